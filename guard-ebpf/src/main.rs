@@ -1,0 +1,19 @@
+//! Bulkhead's kernel side: one ELF for every kernel.
+#![no_std]
+#![no_main]
+// For `atomic_xadd`, which stable `core` does not offer on this target.
+#![allow(internal_features)]
+#![feature(core_intrinsics)]
+
+mod hazards;
+mod maps;
+
+/// The helpers used here are for GPL-compatible programs only; the source is MIT as well.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
