@@ -4,7 +4,14 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "std")]
+extern crate std;
+
+pub mod config;
+pub mod event;
 pub mod fork_storm;
+pub mod host;
+pub mod identity;
 
 /// What a cgroup belongs to: the value of the kernel table `SUBJECTS`, whose key is a cgroup id (kernfs id).
 ///
@@ -12,11 +19,55 @@ pub mod fork_storm;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Subject {
-    /// Cgroup id of the container's own (outermost) cgroup; key of the container's bucket.
+    /// Cgroup id of the container's own (outermost) cgroup.
     pub container: u64,
-    /// Index of the limits that apply, in the kernel table `PROFILES`.
-    pub profile: u32,
+    /// Index of the container's state in the kernel table `CONTAINERS`.
+    pub slot: u32,
     /// Reserved, zero: keeps the size a multiple of eight without hidden padding.
     pub reserved: u32,
 }
 const _: () = assert!(size_of::<Subject>() == 16);
+
+/// Slots of the kernel table `CONTAINERS`.
+pub const SLOTS: u32 = 8192;
+/// Entries of the kernel table `SUBJECTS`: containers and the cgroups nested in them.
+pub const SUBJECTS: u32 = 65_536;
+/// Bytes of the kernel's ring buffer of events.
+pub const EVENT_BYTES: u32 = 1 << 20;
+
+/// The state of one container: a value of the kernel table `CONTAINERS`, which the daemon maps into its memory.
+///
+/// The kernel side adds to counters with `XADD` (5.10 has no atomic that returns a value) and fills a slot when it gives
+/// it away; the daemon stores `profile` alone into a slot that is in use.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Container {
+    /// Cgroup id of the container; 0 where the slot is free.
+    pub id: u64,
+    /// Kernel address of the container's `struct cgroup`; 0 while it is not known.
+    pub cgroup: u64,
+    /// The enforced fork limit's bucket, and the audited one's.
+    pub buckets: [fork_storm::Bucket; 2],
+    /// Forks allowed.
+    pub allowed: u64,
+    /// Forks refused, by [`fork_storm::Reason`].
+    pub refused: [u64; 3],
+    /// Forks allowed that enforcing would have refused, by [`fork_storm::Reason`].
+    pub audited: [u64; 3],
+    /// Start of the window in which a refusal was last told, and in which an audited fork was.
+    pub told_ns: [u64; 2],
+    /// Forks at which the number of pids could not be read.
+    pub unread: u64,
+    /// Index of the limits that apply, in the kernel table `PROFILES`.
+    pub profile: u32,
+    /// Cgroups nested in the container that stand in `SUBJECTS`.
+    pub nested: u32,
+    /// One of the [`SLOT_USER_MADE`] bits.
+    pub flags: u32,
+    /// Reserved, zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<Container>() == 144);
+
+/// The container's name could have been made by an unprivileged user.
+pub const SLOT_USER_MADE: u32 = 1;

@@ -4,9 +4,16 @@
 // For `atomic_xadd`, which stable `core` does not offer on this target.
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
+// For `kernel::apart`.
+#![feature(asm_experimental_arch)]
 
+mod event;
+mod gate;
 mod hazards;
+mod kernel;
 mod maps;
+mod names;
+mod subject;
 
 /// The helpers used here are for GPL-compatible programs only; the source is MIT as well.
 #[unsafe(no_mangle)]

@@ -1,22 +1,45 @@
 //! Every kernel table, in one place.
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap},
+    maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
 use guard_common::{
-    Subject,
-    fork_storm::{ForkBucket, ForkLimits},
+    Container, EVENT_BYTES, SLOTS, SUBJECTS as SUBJECTS_MAX, Subject,
+    fork_storm::{PROFILES as PROFILES_MAX, Profile},
+    host::Host,
+    identity::{NameMatcher, PATH_MAX},
 };
 
 /// cgroup id → whose it is.
 #[map]
-pub static SUBJECTS: HashMap<u64, Subject> = HashMap::with_max_entries(32_768, 0);
+pub static SUBJECTS: HashMap<u64, Subject> = HashMap::with_max_entries(SUBJECTS_MAX, 0);
 
-/// Profile index → fork limits.
+/// Slot → the state of a container.
 #[map]
-pub static PROFILES: Array<ForkLimits> = Array::with_max_entries(256, 0);
+pub static CONTAINERS: Array<Container> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
 
-/// Container's cgroup id → what it has used up.
+/// Slots that were given back.
 #[map]
-pub static FORK_BUCKETS: HashMap<u64, ForkBucket> = HashMap::with_max_entries(4_096, 0);
+pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(SLOTS, 0);
+
+/// Profile → limits.
+#[map]
+pub static PROFILES: Array<Profile> = Array::with_max_entries(PROFILES_MAX, 0);
+
+/// The host's own numbers.
+#[map]
+pub static HOST: Array<Host> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Two automata over cgroup paths; `Host::matcher` names the one in force.
+#[map]
+pub static MATCHERS: Array<NameMatcher> = Array::with_max_entries(2, BPF_F_MMAPABLE);
+
+/// A cgroup's path while it is being matched.
+#[map]
+pub static PATH: PerCpuArray<[u8; PATH_MAX]> = PerCpuArray::with_max_entries(1, 0);
+
+/// What the daemon is told.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);

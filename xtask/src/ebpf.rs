@@ -6,7 +6,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+
+use crate::debian::{Apt, output, run};
 
 /// The version whose embedded LLVM loader fits rustc 1.95 (kernel object reproducibility depends on it too).
 const BPF_LINKER: &str = "0.10.4";
@@ -19,6 +21,14 @@ pub fn root() -> Result<PathBuf> {
         .parent()
         .context("xtask has no parent folder")?
         .to_path_buf())
+}
+
+/// Where cargo puts what it builds.
+pub fn target() -> Result<PathBuf> {
+    Ok(match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(target) => PathBuf::from(target),
+        None => root()?.join("target"),
+    })
 }
 
 /// Builds the object and puts it where it is committed.
@@ -99,11 +109,31 @@ fn need_rust_src(root: &Path) -> Result<()> {
     if added.is_ok_and(|status| status.success()) && sources.exists() {
         return Ok(());
     }
-    bail!(
-        "rust-src is missing, and rustup could not add it: unpack the `library` folder of Debian's rust-src of \
-         rustc's own version as lib/rustlib/src/rust/library below {}",
-        sysroot.trim()
+    rust_src_of_debian(root, Path::new(sysroot.trim())).context(
+        "rust-src is missing: rustup could not add it, and Debian's package could not be had",
     )
+}
+
+/// Debian's package of the compiler's own sources, unpacked into the sysroot.
+fn rust_src_of_debian(root: &Path, sysroot: &Path) -> Result<()> {
+    let version = output(Command::new("rustc").arg("--version").current_dir(root))?;
+    let version = version
+        .split(' ')
+        .nth(1)
+        .context("rustc does not say its version")?;
+    let folder = root.join("target/rust-src");
+    let apt = Apt::new(&folder.join("apt"), &["trixie-backports", "trixie"])?;
+    let package = apt.version("rust-src", &format!("{version}+"))?;
+    println!("unpacking Debian's rust-src {package} into the sysroot");
+    let tree = folder.join("tree");
+    apt.unpack(&[format!("rust-src={package}")], &tree)?;
+    let to = sysroot.join("lib/rustlib/src/rust");
+    fs::create_dir_all(&to)?;
+    run(Command::new("cp")
+        .arg("-r")
+        .arg(tree.join(format!("usr/src/rustc-{version}/library")))
+        .arg(to))?;
+    Ok(fs::remove_dir_all(tree)?)
 }
 
 fn need_bpf_linker() -> Result<()> {

@@ -21,6 +21,18 @@ pub fn run() -> Result<()> {
     crate::ebpf::check()
 }
 
+/// Builds the binary that the virtual machines run.
+pub fn build_release() -> Result<()> {
+    cargo(&[
+        "build",
+        "--quiet",
+        "--release",
+        "--locked",
+        "--package",
+        "bulkhead",
+    ])
+}
+
 fn cargo(arguments: &[&str]) -> Result<()> {
     let status = Command::new("cargo")
         .args(arguments)

@@ -1,74 +1,159 @@
 //! Fork storm: a container that forks faster than its limit is refused, before it costs the host a pid.
 
-use core::{
-    intrinsics::{AtomicOrdering, atomic_xadd},
-    ptr::{addr_of, addr_of_mut, read_volatile, write_volatile},
-};
-
 use aya_ebpf::{
-    helpers::{bpf_get_current_cgroup_id, bpf_ktime_get_ns},
-    macros::lsm,
-    programs::LsmContext,
+    macros::{lsm, raw_tracepoint},
+    programs::{LsmContext, RawTracePointContext},
 };
-use guard_common::fork_storm::{MODE_AUDIT, MODE_ENFORCE};
+use guard_common::{
+    Container,
+    fork_storm::{Bucket, ForkLimits, MODE_AUDIT, MODE_ENFORCE, Reason},
+    host::Host,
+};
 
-use crate::maps::{FORK_BUCKETS, PROFILES, SUBJECTS};
+use crate::{
+    gate::{Attempt, Verdict},
+    kernel::{self, add},
+    maps::PROFILES,
+    subject,
+};
 
 const ALLOW: i32 = 0;
 const EAGAIN: i32 = 11;
+
+const ENFORCED: usize = 0;
+const AUDITED: usize = 1;
 
 // int security_task_alloc(struct task_struct *task, unsigned long clone_flags)   5.10
 // int security_task_alloc(struct task_struct *task, u64 clone_flags)             7.3
 // Runs in the parent, before a pid is allocated; the error is what clone(2) returns.
 #[lsm(hook = "task_alloc")]
 pub fn fork_storm_task_alloc(_ctx: LsmContext) -> i32 {
-    if over_limit().is_some() {
-        -EAGAIN
-    } else {
-        ALLOW
+    match judge(false) {
+        Some(Verdict::Deny) => kernel::apart(-EAGAIN),
+        Some(Verdict::Allow) | None => ALLOW,
     }
 }
 
-/// `Some` when the fork must be refused. Whatever cannot be looked up is allowed.
-fn over_limit() -> Option<()> {
-    // SAFETY: the helper has no preconditions; it names the task's cgroup in the default hierarchy (v2).
-    let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    // SAFETY: entries are replaced whole and read once, under RCU.
-    let subject = unsafe { SUBJECTS.get(&cgroup) }?;
-    let limits = PROFILES.get(subject.profile)?;
-    if limits.mode != MODE_ENFORCE && limits.mode != MODE_AUDIT {
-        return None;
+// TRACE_EVENT(sched_process_fork, TP_PROTO(struct task_struct *parent, struct task_struct *child))   5.10 to 7.3
+// Runs in the parent, after the child is made: the rung that can only watch.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn fork_storm_process_fork(_ctx: RawTracePointContext) -> i32 {
+    let _ = judge(true);
+    0
+}
+
+/// `None`: the host's task, or something could not be looked up. Both are allowed.
+#[inline(always)]
+fn judge(watching: bool) -> Option<Verdict> {
+    let host = subject::host()?;
+    let subject = subject::of_current(host)?;
+    let container = subject::container(&subject)?;
+    let attempt = Attempt::new(host, subject.slot, container, watching)?;
+    // SAFETY: a live map value; the daemon stores the word whole.
+    let profile = PROFILES.get(unsafe { (&raw const (*container).profile).read_volatile() })?;
+
+    if profile.refuse_all != 0 {
+        return Some(attempt.refuse(Reason::Rate));
     }
-    let bucket = FORK_BUCKETS.get_ptr_mut(&subject.container)?;
-    // SAFETY: `bucket` is a live map value for as long as the program runs; counters are only added to, and the
-    // one plain store (an idle bucket's start) can lose at most one concurrent fork per CPU, and only once per idle spell.
+    // SAFETY: `host` and `container` are live map values.
     unsafe {
-        let used = addr_of_mut!((*bucket).used_until_ns);
-        let now = bpf_ktime_get_ns();
-        if read_volatile(used) < now {
-            write_volatile(used, now);
+        if let Some(over) = over_reserve(host, &attempt, profile.reserve) {
+            return Some(over);
         }
-        // Add, then judge: an XADD without result, since 5.10 knows no other.
-        add(used, limits.interval_ns);
-        if !limits.exceeded(read_volatile(addr_of!((*bucket).used_until_ns)), now) {
-            add(addr_of_mut!((*bucket).allowed), 1);
-            return None;
+        if profile.pids_enforced != 0 || profile.pids_audited != 0 {
+            match pids(container) {
+                None => add(&raw mut (*container).unread, 1),
+                Some(pids) => {
+                    if profile.pids_enforced != 0 && pids >= u64::from(profile.pids_enforced) {
+                        return Some(attempt.refuse(Reason::PidsCap));
+                    }
+                    if profile.pids_audited != 0 && pids >= u64::from(profile.pids_audited) {
+                        attempt.audit(Reason::PidsCap);
+                    }
+                }
+            }
         }
-        add(used, limits.interval_ns.wrapping_neg());
-        if limits.mode == MODE_AUDIT {
-            add(addr_of_mut!((*bucket).audited), 1);
-            return None;
+        if over_rate(container, ENFORCED, &profile.enforced, attempt.now_ns) {
+            return Some(attempt.refuse(Reason::Rate));
         }
-        add(addr_of_mut!((*bucket).denied), 1);
+        if over_rate(container, AUDITED, &profile.audited, attempt.now_ns) {
+            attempt.audit(Reason::Rate);
+        }
+        add(&raw mut (*container).allowed, 1);
     }
-    Some(())
+    Some(Verdict::Allow)
 }
 
-/// Adds without reading the result back: the one atomic that 5.10 has. `core` hides `fetch_add` on this target.
+/// Whether the host has only its reserve of pids left.
 ///
 /// # Safety
-/// `counter` points into a live map value and is aligned.
-unsafe fn add(counter: *mut u64, value: u64) {
-    // SAFETY: the caller's promise.
-    let _ = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, value) };
+/// `host` is a live map value.
+#[inline(always)]
+unsafe fn over_reserve(host: *mut Host, attempt: &Attempt, mode: u32) -> Option<Verdict> {
+    if mode != MODE_ENFORCE && mode != MODE_AUDIT {
+        return None;
+    }
+    // SAFETY: the caller's promise; words are stored whole, and every CPU finds the same namespace.
+    let (ceiling, known) = unsafe {
+        (
+            (&raw const (*host).pid_ceiling).read_volatile(),
+            (&raw const (*host).init_pid_ns).read_volatile(),
+        )
+    };
+    if ceiling == 0 {
+        return None;
+    }
+    let mut namespace = known;
+    let pids = kernel::host_pids(&mut namespace)?;
+    if known == 0 {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*host).init_pid_ns).write_volatile(namespace) };
+    }
+    if pids < ceiling {
+        return None;
+    }
+    if mode == MODE_ENFORCE {
+        return Some(attempt.refuse(Reason::HostReserve));
+    }
+    attempt.audit(Reason::HostReserve);
+    None
+}
+
+/// Pids of the whole container, read from its own counter and not from a nested cgroup's.
+#[inline(always)]
+fn pids(container: *mut Container) -> Option<u64> {
+    kernel::pids(subject::own_cgroup(container)?)
+}
+
+/// Takes one fork out of a bucket; whether that is one too many, in which case nothing is taken.
+///
+/// # Safety
+/// `container` is a live map value.
+#[inline(always)]
+unsafe fn over_rate(
+    container: *mut Container,
+    which: usize,
+    limits: &ForkLimits,
+    now: u64,
+) -> bool {
+    if limits.interval_ns == 0 {
+        return false;
+    }
+    // SAFETY: the caller's promise; `taken_ns` is only added to, and see `Bucket` for the plain store.
+    unsafe {
+        let bucket = &raw mut (*container).buckets[which];
+        let (start, taken) = (&raw mut (*bucket).start_ns, &raw mut (*bucket).taken_ns);
+        if let Some(refilled) = Bucket::refilled(start.read_volatile(), taken.read_volatile(), now)
+        {
+            start.write_volatile(refilled);
+        }
+        // Add, then judge: an XADD without result, since 5.10 knows no other.
+        add(taken, limits.interval_ns);
+        let used = start.read_volatile().wrapping_add(taken.read_volatile());
+        let over = limits.exceeded(used, now);
+        if over {
+            add(taken, limits.interval_ns.wrapping_neg());
+        }
+        over
+    }
 }

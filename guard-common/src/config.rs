@@ -1,0 +1,83 @@
+//! What the kernel side must know of this kernel and this host before it runs: read-only data, set when it is loaded.
+
+/// Value of a field that this kernel does not have. Whatever needs it is off.
+pub const MISSING: u32 = u32::MAX;
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $name:ident = $path:literal,)*) => {
+        /// A word of the kernel side's read-only `CONFIG`.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Field { $($(#[$doc])* $name,)* }
+
+        impl Field {
+            /// Every field, in order.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// Where the running kernel's BTF says it: `struct.member.member` (offset in bytes), `enum:constant`, or
+            /// empty where the daemon sets it.
+            #[must_use]
+            pub const fn btf(self) -> &'static str {
+                match self { $(Self::$name => $path,)* }
+            }
+        }
+    };
+}
+
+fields! {
+    /// Number of this load; see [`crate::host::Host::generation`].
+    Generation = "",
+    /// 1: cgroups are told apart in the pids controller's v1 hierarchy; 2: in the v2 hierarchy.
+    CgroupVersion = "",
+    /// Number of that hierarchy; ids are unique only within one.
+    Hierarchy = "",
+    /// Nested cgroups of one container that may stand in `SUBJECTS`.
+    NestedMax = "",
+    /// Containers with a name that an unprivileged user could have made, at most.
+    UserMadeMax = "",
+    /// Flags of a task; `PF_KTHREAD` is 0x00200000 on every kernel since 2.6.
+    TaskFlags = "task_struct.flags",
+    /// The cgroups of a task, a `css_set`.
+    TaskCgroups = "task_struct.cgroups",
+    /// The task's pid, a `struct pid`.
+    TaskPid = "task_struct.thread_pid",
+    /// The states of a `css_set`, by controller.
+    CssSetSubsys = "css_set.subsys",
+    /// The v2 cgroup of a `css_set`.
+    CssSetDefault = "css_set.dfl_cgrp",
+    /// The cgroup of a controller's state.
+    CssCgroup = "cgroup_subsys_state.cgroup",
+    /// The parent of a controller's state.
+    CssParent = "cgroup_subsys_state.parent",
+    /// A cgroup's own state.
+    CgroupSelf = "cgroup.self",
+    /// A cgroup's states, by controller; null where it has not got the controller.
+    CgroupSubsys = "cgroup.subsys",
+    /// A cgroup's kernfs node.
+    CgroupNode = "cgroup.kn",
+    /// A cgroup's hierarchy.
+    CgroupRoot = "cgroup.root",
+    /// A cgroup's depth; the root's is 0.
+    CgroupLevel = "cgroup.level",
+    /// A cgroup's ancestors from the root down, itself last (since 6.1).
+    CgroupAncestors = "cgroup.ancestors",
+    /// The ids of a cgroup's ancestors from the root down, its own last (5.10).
+    CgroupAncestorIds = "cgroup.ancestor_ids",
+    /// A hierarchy's number.
+    RootHierarchy = "cgroup_root.hierarchy_id",
+    /// A kernfs node's id: the cgroup id.
+    NodeId = "kernfs_node.id",
+    /// A pid's numbers, one for each namespace, the host's first.
+    PidNumbers = "pid.numbers",
+    /// The namespace of a number.
+    NumberNamespace = "upid.ns",
+    /// Pids in use in a namespace.
+    NamespacePids = "pid_namespace.pid_allocated",
+    /// Pids in a container, and all below it.
+    PidsCounter = "pids_cgroup.counter",
+    /// The pids controller's number.
+    PidsController = "cgroup_subsys_id:pids_cgrp_id",
+}
+
+/// Number of words in `CONFIG`.
+pub const FIELDS: usize = Field::ALL.len();

@@ -1,0 +1,87 @@
+//! What the kernel side tells the daemon. No decision depends on it, and every count stands in a table as well.
+
+/// What an [`Event`] tells.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A fork was refused; the first in a one-second window of its container.
+    Refused = 1,
+    /// A fork would have been refused; the first in a one-second window of its container.
+    Audited = 2,
+    /// A container was made; [`Made`] follows.
+    Made = 3,
+    /// A container is gone; [`Gone`] follows.
+    Gone = 4,
+    /// A task of a container moved a task out of it; `other` is the cgroup id of the destination.
+    MovedOut = 5,
+}
+
+impl Kind {
+    /// The kind with this number.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Refused),
+            2 => Some(Self::Audited),
+            3 => Some(Self::Made),
+            4 => Some(Self::Gone),
+            5 => Some(Self::MovedOut),
+            _ => None,
+        }
+    }
+}
+
+/// The beginning of every record in the ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// A [`Kind`].
+    pub kind: u32,
+    /// A [`crate::fork_storm::Reason`], for [`Kind::Refused`] and [`Kind::Audited`].
+    pub reason: u32,
+    /// Cgroup id of the container.
+    pub container: u64,
+    /// The container's slot.
+    pub slot: u32,
+    /// The container's profile at that moment.
+    pub profile: u32,
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub time_ns: u64,
+    /// Thread id and thread group id of the task that did it, in the host's pid namespace.
+    pub pid: u32,
+    /// Thread group id.
+    pub tgid: u32,
+    /// Name of the task that did it, as it calls itself.
+    pub comm: [u8; 16],
+    /// See [`Kind`].
+    pub other: u64,
+}
+const _: () = assert!(size_of::<Event>() == 64);
+
+/// A container was made.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Made {
+    /// What all events have.
+    pub event: Event,
+    /// Bytes of `path` that count, without a NUL.
+    pub length: u64,
+    /// The cgroup's path from the root of its hierarchy.
+    pub path: [u8; crate::identity::PATH_MAX],
+}
+const _: () = assert!(size_of::<Made>() == 72 + crate::identity::PATH_MAX);
+
+/// A container is gone, and this is what became of its forks.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gone {
+    /// What all events have.
+    pub event: Event,
+    /// As in [`crate::Container`].
+    pub allowed: u64,
+    /// As in [`crate::Container`].
+    pub refused: [u64; 3],
+    /// As in [`crate::Container`].
+    pub audited: [u64; 3],
+}
+const _: () = assert!(size_of::<Gone>() == 120);

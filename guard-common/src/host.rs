@@ -1,0 +1,41 @@
+//! The host's own numbers that every decision rests on: the panic switch, the pids that are left, what was lost.
+
+/// The one value of the kernel table `HOST`, which the daemon maps into its memory.
+///
+/// The daemon stores the first block, the kernel side adds to the second.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Everything is allowed until this `CLOCK_MONOTONIC` time in nanoseconds; `u64::MAX`: until it is switched on.
+    pub off_until_ns: u64,
+    /// The programs that act are those whose [`crate::config::Field::Generation`] this is.
+    pub generation: u32,
+    /// A container's fork is over the host's reserve when the host has this many pids; 0: no reserve.
+    pub pid_ceiling: u32,
+    /// Which of the two [`crate::identity::NameMatcher`]s recognises new containers.
+    pub matcher: u32,
+    /// The last slots of `CONTAINERS`, from this one on, are the daemon's to give; the kernel gives those below.
+    pub slot_floor: u32,
+    /// Slots that the kernel has ever given.
+    pub slots_given: u32,
+    /// Containers whose name an unprivileged user could have made.
+    pub user_made: u32,
+
+    /// Kernel address of `init_pid_ns`; 0 until the first fork of a container.
+    pub init_pid_ns: u64,
+    /// Cgroups inside containers that `SUBJECTS` has no entry for; while there are any, a miss walks the ancestors.
+    pub unlisted: u64,
+    /// Refusals, of all containers that ever were.
+    pub refused: u64,
+    /// Audited forks, of all containers that ever were.
+    pub audited: u64,
+    /// New containers that could not be entered, because a table was full.
+    pub unrecognised: u64,
+    /// Events that found no room in the ring.
+    pub events_lost: u64,
+    /// Walks over a task's ancestors.
+    pub walks: u64,
+    /// Reserved, zero.
+    pub reserved: u64,
+}
+const _: () = assert!(size_of::<Host>() == 96);

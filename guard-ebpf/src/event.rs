@@ -1,0 +1,105 @@
+//! Tells the daemon. A full ring costs the message, which is counted, and never a decision.
+
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use guard_common::{
+    Container,
+    event::{Event, Gone, Kind, Made},
+    host::Host,
+};
+
+use crate::{
+    kernel::add,
+    maps::{EVENTS, PATH},
+};
+
+/// What all events have in common.
+#[inline(always)]
+fn head(kind: Kind, reason: u32, slot: u32, container: *const Container) -> Event {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    Event {
+        kind: kind as u32,
+        reason,
+        // SAFETY: `container` is a live map value.
+        container: unsafe { (*container).id },
+        slot,
+        // SAFETY: as above.
+        profile: unsafe { (*container).profile },
+        // SAFETY: the helper has no preconditions.
+        time_ns: unsafe { bpf_ktime_get_ns() },
+        pid: pid_tgid as u32,
+        tgid: (pid_tgid >> 32) as u32,
+        comm: bpf_get_current_comm().unwrap_or_default(),
+        other: 0,
+    }
+}
+
+/// A fork was refused or audited, or a task moved out.
+#[inline(always)]
+pub fn tell(
+    host: *mut Host,
+    kind: Kind,
+    reason: u32,
+    slot: u32,
+    container: *const Container,
+    other: u64,
+) {
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        return lost(host);
+    };
+    let mut event = head(kind, reason, slot, container);
+    event.other = other;
+    entry.write(event);
+    entry.submit(0);
+}
+
+/// A container was made; its path is in `PATH`.
+#[inline(always)]
+pub fn tell_made(host: *mut Host, slot: u32, container: *const Container, length: u64) {
+    let Some(path) = PATH.get_ptr(0) else {
+        return lost(host);
+    };
+    let Some(mut entry) = EVENTS.reserve::<Made>(0) else {
+        return lost(host);
+    };
+    let made = entry.as_mut_ptr();
+    // SAFETY: `made` is the reserved room for one `Made`, which is written whole; `path` is a live map value.
+    unsafe {
+        (&raw mut (*made).event).write(head(Kind::Made, 0, slot, container));
+        (&raw mut (*made).length).write(length);
+        core::ptr::copy_nonoverlapping(
+            path.cast::<u64>(),
+            (&raw mut (*made).path).cast::<u64>(),
+            guard_common::identity::PATH_MAX / 8,
+        );
+    }
+    entry.submit(0);
+}
+
+/// A container is gone.
+#[inline(always)]
+pub fn tell_gone(host: *mut Host, slot: u32, container: *const Container) {
+    let Some(mut entry) = EVENTS.reserve::<Gone>(0) else {
+        return lost(host);
+    };
+    // SAFETY: `container` is a live map value, and no task of a removed cgroup forks.
+    let (allowed, refused, audited) = unsafe {
+        (
+            (*container).allowed,
+            (*container).refused,
+            (*container).audited,
+        )
+    };
+    entry.write(Gone {
+        event: head(Kind::Gone, 0, slot, container),
+        allowed,
+        refused,
+        audited,
+    });
+    entry.submit(0);
+}
+
+#[inline(always)]
+fn lost(host: *mut Host) {
+    // SAFETY: `host` is a live map value.
+    unsafe { add(&raw mut (*host).events_lost, 1) }
+}

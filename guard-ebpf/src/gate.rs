@@ -1,0 +1,95 @@
+//! The only way to a verdict: counts it, tells it once a second, and applies the panic switch and audit mode.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use guard_common::{Container, event::Kind, fork_storm::Reason, host::Host};
+
+use crate::{
+    event,
+    kernel::{add, is_kernel_thread},
+};
+
+/// One refusal in a second is told; the others are counted.
+const WINDOW_NS: u64 = 1_000_000_000;
+
+/// What becomes of an attempt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Allow,
+    Deny,
+}
+
+/// A container before the gate.
+pub struct Attempt {
+    pub host: *mut Host,
+    pub slot: u32,
+    pub container: *mut Container,
+    pub now_ns: u64,
+    /// The program can only watch: a refusal is counted as audited.
+    pub watching: bool,
+}
+
+impl Attempt {
+    /// `None` while the panic switch is thrown.
+    #[inline(always)]
+    pub fn new(
+        host: *mut Host,
+        slot: u32,
+        container: *mut Container,
+        watching: bool,
+    ) -> Option<Self> {
+        // SAFETY: the helper has no preconditions.
+        let now_ns = unsafe { bpf_ktime_get_ns() };
+        // SAFETY: a live map value; the daemon stores the word whole.
+        let off_until = unsafe { (&raw const (*host).off_until_ns).read_volatile() };
+        (off_until <= now_ns).then_some(Self {
+            host,
+            slot,
+            container,
+            now_ns,
+            watching,
+        })
+    }
+
+    /// Refuses, unless the task may not be refused anything or the program only watches.
+    #[inline(always)]
+    pub fn refuse(&self, reason: Reason) -> Verdict {
+        if is_kernel_thread() {
+            return Verdict::Allow;
+        }
+        if self.watching {
+            self.audit(reason);
+            return Verdict::Allow;
+        }
+        // SAFETY: live map values; counters are only added to.
+        unsafe {
+            add(&raw mut (*self.container).refused[reason as usize], 1);
+            add(&raw mut (*self.host).refused, 1);
+        }
+        self.tell(Kind::Refused, reason, 0);
+        Verdict::Deny
+    }
+
+    /// Counts what enforcing would have refused.
+    #[inline(always)]
+    pub fn audit(&self, reason: Reason) {
+        // SAFETY: live map values; counters are only added to.
+        unsafe {
+            add(&raw mut (*self.container).audited[reason as usize], 1);
+            add(&raw mut (*self.host).audited, 1);
+        }
+        self.tell(Kind::Audited, reason, 1);
+    }
+
+    #[inline(always)]
+    fn tell(&self, kind: Kind, reason: Reason, which: usize) {
+        // SAFETY: a live map value. Two CPUs may both tell at the start of a window; nothing is counted here.
+        unsafe {
+            let told = &raw mut (*self.container).told_ns[which];
+            if self.now_ns.wrapping_sub(told.read_volatile()) < WINDOW_NS {
+                return;
+            }
+            told.write_volatile(self.now_ns);
+        }
+        event::tell(self.host, kind, reason as u32, self.slot, self.container, 0);
+    }
+}

@@ -1,0 +1,163 @@
+//! Reads of the running kernel's structures, at offsets that the daemon took from its BTF.
+
+use core::{
+    arch::asm,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    ptr::read_volatile,
+};
+
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_probe_read_kernel};
+use guard_common::config::{FIELDS, Field, MISSING};
+
+/// A kernel thread (`PF_KTHREAD`, include/linux/sched.h, the same bit on 5.10 to 7.3).
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// Set by the daemon before the programs are loaded, and frozen: the verifier sees constants.
+#[unsafe(no_mangle)]
+static CONFIG: [u32; FIELDS] = [MISSING; FIELDS];
+
+/// What the daemon set.
+#[inline(always)]
+pub fn config(field: Field) -> u32 {
+    // SAFETY: the index is below FIELDS by the enum's construction. Volatile, since the value is set after compilation.
+    unsafe { read_volatile(&raw const CONFIG[field as usize]) }
+}
+
+/// A value inside a kernel structure; `None` if this kernel has no such field or the read fails.
+#[inline(always)]
+pub fn read<T>(base: u64, field: Field) -> Option<T> {
+    let offset = config(field);
+    if offset == MISSING || base == 0 {
+        return None;
+    }
+    read_at(base + u64::from(offset))
+}
+
+/// A value at a kernel address.
+#[inline(always)]
+pub fn read_at<T>(address: u64) -> Option<T> {
+    // SAFETY: the helper checks the address and fails on one that cannot be read.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
+/// Adds without reading the result back: the one atomic that 5.10 has. `core` hides `fetch_add` on this target.
+///
+/// # Safety
+/// `counter` points into a live map value and is aligned.
+#[inline(always)]
+pub unsafe fn add(counter: *mut u64, value: u64) {
+    // SAFETY: the caller's promise.
+    let _ = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, value) };
+}
+
+/// The same for 32 bits.
+///
+/// # Safety
+/// `counter` points into a live map value and is aligned.
+#[inline(always)]
+pub unsafe fn add32(counter: *mut u32, value: u32) {
+    // SAFETY: the caller's promise.
+    let _ = unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, value) };
+}
+
+/// A constant that the compiler may not compute from a condition: the verifier (6.12) wants to see that what an LSM
+/// program returns is 0 or a negative errno, and does not see it in arithmetic.
+#[inline(always)]
+pub fn apart(value: i32) -> i32 {
+    // SAFETY: no instruction at all; it only keeps the branch that it stands in.
+    unsafe { asm!("", options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Address of the running task's `task_struct`.
+#[inline(always)]
+pub fn current() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task() }
+}
+
+/// Whether the running task is a kernel thread. Unknown counts as one: it is then refused nothing.
+#[inline(always)]
+pub fn is_kernel_thread() -> bool {
+    read::<u32>(current(), Field::TaskFlags).is_none_or(|flags| flags & PF_KTHREAD != 0)
+}
+
+/// Id of the running task's cgroup in the hierarchy that tells containers apart.
+#[inline(always)]
+pub fn current_cgroup_id() -> Option<u64> {
+    if config(Field::CgroupVersion) == 2 {
+        // SAFETY: the helper has no preconditions.
+        return Some(unsafe { bpf_get_current_cgroup_id() });
+    }
+    cgroup_id(current_cgroup()?)
+}
+
+/// Address of the running task's `struct cgroup` in that hierarchy.
+#[inline(always)]
+pub fn current_cgroup() -> Option<u64> {
+    let sets: u64 = read(current(), Field::TaskCgroups)?;
+    if config(Field::CgroupVersion) == 2 {
+        return read(sets, Field::CssSetDefault);
+    }
+    let state = controller_state(sets, Field::CssSetSubsys)?;
+    read(state, Field::CssCgroup)
+}
+
+/// Id of a cgroup.
+#[inline(always)]
+pub fn cgroup_id(cgroup: u64) -> Option<u64> {
+    read(read::<u64>(cgroup, Field::CgroupNode)?, Field::NodeId)
+}
+
+/// Whether a cgroup stands in the hierarchy that tells containers apart.
+#[inline(always)]
+pub fn in_our_hierarchy(cgroup: u64) -> bool {
+    read::<u64>(cgroup, Field::CgroupRoot)
+        .and_then(|root| read::<u32>(root, Field::RootHierarchy))
+        .is_some_and(|hierarchy| hierarchy == config(Field::Hierarchy))
+}
+
+/// The parent of a cgroup.
+#[inline(always)]
+pub fn parent(cgroup: u64) -> Option<u64> {
+    let own = config(Field::CgroupSelf);
+    if own == MISSING {
+        return None;
+    }
+    let above: u64 = read(cgroup + u64::from(own), Field::CssParent)?;
+    read(above, Field::CssCgroup)
+}
+
+/// Pids in a cgroup and below it; `None` where it has no pids controller.
+#[inline(always)]
+pub fn pids(cgroup: u64) -> Option<u64> {
+    read(
+        controller_state(cgroup, Field::CgroupSubsys)?,
+        Field::PidsCounter,
+    )
+}
+
+/// Pids in use on the host. `namespace` remembers where the first namespace is.
+#[inline(always)]
+pub fn host_pids(namespace: &mut u64) -> Option<u32> {
+    if *namespace == 0 {
+        let pid: u64 = read(current(), Field::TaskPid)?;
+        let offset = config(Field::PidNumbers);
+        if offset == MISSING {
+            return None;
+        }
+        // The first number is the one in the host's namespace, whatever namespace the task is in.
+        *namespace = read(pid + u64::from(offset), Field::NumberNamespace)?;
+    }
+    // The topmost bit says that the namespace may still take pids (PIDNS_ADDING).
+    read::<u32>(*namespace, Field::NamespacePids).map(|pids| pids & 0x7fff_ffff)
+}
+
+#[inline(always)]
+fn controller_state(base: u64, table: Field) -> Option<u64> {
+    let (offset, controller) = (config(table), config(Field::PidsController));
+    if offset == MISSING || controller == MISSING || base == 0 {
+        return None;
+    }
+    read_at::<u64>(base + u64::from(offset) + 8 * u64::from(controller)).filter(|state| *state != 0)
+}

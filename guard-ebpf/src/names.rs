@@ -1,0 +1,226 @@
+//! Identity: whose a cgroup is, decided when it is made, so that no task of a container runs unrecognised.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::bpf_probe_read_kernel_str_bytes,
+    macros::{fentry, raw_tracepoint},
+    programs::{FEntryContext, RawTracePointContext},
+};
+use guard_common::{
+    Container, SLOT_USER_MADE, Subject,
+    config::Field,
+    event::Kind,
+    host::Host,
+    identity::{LABEL_PROFILE, LABEL_USER_MADE, PATH_MAX},
+};
+
+use crate::{
+    event,
+    kernel::{self, add, add32, config},
+    maps::{CONTAINERS, FREE_SLOTS, MATCHERS, PATH, SUBJECTS},
+    subject,
+};
+
+// TRACE_EVENT(cgroup_mkdir, TP_PROTO(struct cgroup *cgrp, const char *path))   5.10 to 7.3
+// Under cgroup_mutex, one at a time on the whole host, and before the directory can be used.
+#[raw_tracepoint(tracepoint = "cgroup_mkdir")]
+pub fn identity_cgroup_mkdir(ctx: RawTracePointContext) -> i32 {
+    let _ = made(ctx.arg::<u64>(0), ctx.arg::<u64>(1));
+    0
+}
+
+// TRACE_EVENT(cgroup_rmdir, TP_PROTO(struct cgroup *cgrp, const char *path))   5.10 to 7.3
+#[raw_tracepoint(tracepoint = "cgroup_rmdir")]
+pub fn identity_cgroup_rmdir(ctx: RawTracePointContext) -> i32 {
+    let _ = removed(ctx.arg::<u64>(0));
+    0
+}
+
+// int cgroup_attach_task(struct cgroup *dst_cgrp, struct task_struct *leader, bool threadgroup)   5.10 to 7.3
+// At its entry the mover, if it moves itself, still stands where it comes from.
+#[fentry(function = "cgroup_attach_task")]
+pub fn identity_attach_task(ctx: FEntryContext) -> i32 {
+    let _ = moved(ctx.arg::<u64>(0));
+    0
+}
+
+#[inline(always)]
+fn made(cgroup: u64, path: u64) -> Option<()> {
+    let host = subject::host()?;
+    if !kernel::in_our_hierarchy(cgroup) {
+        return None;
+    }
+    let id = kernel::cgroup_id(cgroup)?;
+    let above = kernel::parent(cgroup)?;
+    match subject::of_cgroup(host, above, kernel::cgroup_id(above)?) {
+        Some(owner) => inherit(host, id, &owner),
+        None => recognise(host, cgroup, id, path),
+    }
+}
+
+/// A cgroup made in a container is that container's. What finds no room is found through its ancestors.
+#[inline(always)]
+fn inherit(host: *mut Host, id: u64, owner: &Subject) -> Option<()> {
+    let container = subject::container(owner)?;
+    // SAFETY: live map values; counters are only added to.
+    unsafe {
+        let room = (&raw const (*container).nested).read_volatile() < config(Field::NestedMax);
+        if room && SUBJECTS.insert(id, owner, u64::from(BPF_NOEXIST)).is_ok() {
+            add32(&raw mut (*container).nested, 1);
+        } else {
+            add(&raw mut (*host).unlisted, 1);
+        }
+    }
+    Some(())
+}
+
+/// A cgroup whose path the policy names is a container.
+#[inline(always)]
+fn recognise(host: *mut Host, cgroup: u64, id: u64, path: u64) -> Option<()> {
+    let buffer = PATH.get_ptr_mut(0)?;
+    // SAFETY: the buffer is this CPU's, and the tracepoint is not entered twice on one CPU.
+    let length = unsafe { bpf_probe_read_kernel_str_bytes(path as *const u8, &mut *buffer) }
+        .ok()?
+        .len();
+    // A path that fills the buffer was cut off.
+    if length >= PATH_MAX - 1 {
+        return None;
+    }
+    // SAFETY: a live map value; the daemon stores the word whole.
+    let matcher = MATCHERS.get(unsafe { (&raw const (*host).matcher).read_volatile() })?;
+    let mut state = matcher.start as u16;
+    // Volatile: the compiler would prove the loop's own bound superfluous and drop it, and the verifier needs it.
+    let end = length;
+    for at in 0..PATH_MAX {
+        // SAFETY: a local.
+        if at >= unsafe { (&raw const end).read_volatile() } {
+            break;
+        }
+        // SAFETY: `at` is below PATH_MAX.
+        state = matcher.step(state, unsafe {
+            *buffer.cast::<u8>().add(at & (PATH_MAX - 1))
+        });
+    }
+    let label = matcher.label(state);
+    if label == 0 {
+        return None;
+    }
+    enter(host, cgroup, id, label, length as u64)
+}
+
+#[inline(always)]
+fn enter(host: *mut Host, cgroup: u64, id: u64, label: u16, length: u64) -> Option<()> {
+    let user_made = label & LABEL_USER_MADE != 0;
+    // SAFETY: a live map value.
+    let made = unsafe { (&raw const (*host).user_made).read_volatile() };
+    if user_made && made >= config(Field::UserMadeMax) {
+        return unrecognised(host);
+    }
+    let Some(slot) = take_slot(host) else {
+        return unrecognised(host);
+    };
+    let container = CONTAINERS.get_ptr_mut(slot)?;
+    // SAFETY: the slot is free, so nobody else writes it; SUBJECTS leads to it only afterwards.
+    unsafe {
+        *container = Container {
+            id,
+            cgroup,
+            profile: u32::from(label & LABEL_PROFILE),
+            flags: if user_made { SLOT_USER_MADE } else { 0 },
+            ..Container::default()
+        };
+    }
+    let subject = Subject {
+        container: id,
+        slot,
+        reserved: 0,
+    };
+    if SUBJECTS
+        .insert(id, subject, u64::from(BPF_NOEXIST))
+        .is_err()
+    {
+        // SAFETY: as above; the slot goes back.
+        unsafe { (*container).id = 0 };
+        let _ = FREE_SLOTS.push(slot, u64::from(BPF_ANY));
+        return unrecognised(host);
+    }
+    if user_made {
+        // SAFETY: a live map value.
+        unsafe { add32(&raw mut (*host).user_made, 1) };
+    }
+    event::tell_made(host, slot, container, length);
+    Some(())
+}
+
+/// A free slot: one that was given back, else the next that was never given. Serialised by cgroup_mutex.
+#[inline(always)]
+fn take_slot(host: *mut Host) -> Option<u32> {
+    if let Ok(Some(slot)) = FREE_SLOTS.pop() {
+        return Some(slot);
+    }
+    // SAFETY: a live map value; only this function stores `slots_given`.
+    unsafe {
+        let slot = (*host).slots_given;
+        if slot >= (&raw const (*host).slot_floor).read_volatile() {
+            return None;
+        }
+        (*host).slots_given = slot + 1;
+        Some(slot)
+    }
+}
+
+#[inline(always)]
+fn unrecognised(host: *mut Host) -> Option<()> {
+    // SAFETY: a live map value.
+    unsafe { add(&raw mut (*host).unrecognised, 1) };
+    None
+}
+
+#[inline(always)]
+fn removed(cgroup: u64) -> Option<()> {
+    let host = subject::host()?;
+    if !kernel::in_our_hierarchy(cgroup) {
+        return None;
+    }
+    let id = kernel::cgroup_id(cgroup)?;
+    let subject = subject::of_cgroup(host, cgroup, id)?;
+    if SUBJECTS.remove(id).is_err() {
+        // It stood in no table, and was found through its ancestors.
+        // SAFETY: a live map value.
+        unsafe { add(&raw mut (*host).unlisted, 1_u64.wrapping_neg()) };
+        return None;
+    }
+    let container = subject::container(&subject)?;
+    if id != subject.container {
+        // SAFETY: a live map value.
+        unsafe { add32(&raw mut (*container).nested, 1_u32.wrapping_neg()) };
+        return None;
+    }
+    event::tell_gone(host, subject.slot, container);
+    // SAFETY: live map values; nothing leads to the slot any more.
+    unsafe {
+        if (*container).flags & SLOT_USER_MADE != 0 {
+            add32(&raw mut (*host).user_made, 1_u32.wrapping_neg());
+        }
+        (&raw mut (*container).id).write_volatile(0);
+    }
+    let _ = FREE_SLOTS.push(subject.slot, u64::from(BPF_ANY));
+    None
+}
+
+/// A task inside a container that moves a task out of it is on record.
+#[inline(always)]
+fn moved(destination: u64) -> Option<()> {
+    let host = subject::host()?;
+    let mover = subject::of_current(host)?;
+    if !kernel::in_our_hierarchy(destination) {
+        return None;
+    }
+    let id = kernel::cgroup_id(destination)?;
+    let into = subject::of_cgroup(host, destination, id);
+    if into.is_none_or(|into| into.container != mover.container) {
+        let container = subject::container(&mover)?;
+        event::tell(host, Kind::MovedOut, 0, mover.slot, container, id);
+    }
+    None
+}

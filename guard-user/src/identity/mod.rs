@@ -1,0 +1,5 @@
+//! Whose a cgroup is: names in the policy, the tree on this host, and what a runtime's path says of a container.
+
+pub mod names;
+pub mod runtime;
+pub mod tree;

@@ -1,0 +1,316 @@
+//! Offsets, enum values and function ids of the running kernel, from its own type information (BTF): never assumed.
+//!
+//! Format: Documentation/bpf/btf.rst. Kinds that this reader does not know end the reading with an error.
+
+use std::{collections::HashMap, fs, io, path::Path};
+
+use guard_common::config::{FIELDS, Field, MISSING};
+use thiserror::Error;
+
+const MAGIC: u16 = 0xeb9f;
+const STRUCT: u32 = 4;
+const UNION: u32 = 5;
+const ENUM: u32 = 6;
+const FUNC: u32 = 12;
+
+/// Why the kernel's type information could not be used.
+#[derive(Debug, Error)]
+pub enum BtfError {
+    /// The kernel was built without it, or it cannot be read.
+    #[error("cannot read the kernel's type information {path}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is not what the format says.
+    #[error("the kernel's type information is malformed at byte {0}")]
+    Malformed(usize),
+}
+
+/// The kernel's type information, with an index of the names that were asked for.
+pub struct Btf {
+    data: Vec<u8>,
+    strings: usize,
+    types: Vec<u32>,
+    named: HashMap<(u32, String), u32>,
+}
+
+/// One type: where it stands, and its three words.
+#[derive(Clone, Copy)]
+struct Type {
+    at: usize,
+    name: u32,
+    info: u32,
+    size: u32,
+}
+
+impl Type {
+    fn kind(self) -> u32 {
+        (self.info >> 24) & 0x1f
+    }
+    fn members(self) -> usize {
+        (self.info & 0xffff) as usize
+    }
+    fn bitfields(self) -> bool {
+        self.info >> 31 != 0
+    }
+    /// Bytes that follow the three words.
+    fn tail(self) -> Option<usize> {
+        let count = self.members();
+        Some(match self.kind() {
+            2 | 7..=12 | 16 | 18 => 0,
+            1 | 14 | 17 => 4,
+            3 => 12,
+            STRUCT | UNION | 15 | 19 => 12 * count,
+            ENUM | 13 => 8 * count,
+            _ => return None,
+        })
+    }
+}
+
+impl Btf {
+    /// Reads the running kernel's, and finds every type that [`Field::ALL`] and `functions` name.
+    ///
+    /// # Errors
+    /// [`BtfError`].
+    pub fn of_this_kernel(functions: &[&str]) -> Result<Self, BtfError> {
+        Self::from_file(Path::new("/sys/kernel/btf/vmlinux"), functions)
+    }
+
+    /// The same from a file.
+    ///
+    /// # Errors
+    /// [`BtfError`].
+    pub fn from_file(path: &Path, functions: &[&str]) -> Result<Self, BtfError> {
+        let data = fs::read(path).map_err(|source| BtfError::Read {
+            path: path.display().to_string(),
+            source,
+        })?;
+        Self::parse(data, functions)
+    }
+
+    /// The same from bytes.
+    ///
+    /// # Errors
+    /// [`BtfError::Malformed`].
+    pub fn parse(data: Vec<u8>, functions: &[&str]) -> Result<Self, BtfError> {
+        let word = |at: usize| word(&data, at).ok_or(BtfError::Malformed(at));
+        if data.get(..2) != Some(&MAGIC.to_le_bytes()) {
+            return Err(BtfError::Malformed(0));
+        }
+        let header = word(4)? as usize;
+        let begin = header.saturating_add(word(8)? as usize);
+        let end = begin.saturating_add(word(12)? as usize);
+        let strings = header.saturating_add(word(16)? as usize);
+        if end > data.len() || strings > data.len() {
+            return Err(BtfError::Malformed(8));
+        }
+        let wanted: Vec<(u32, &str)> = functions
+            .iter()
+            .map(|name| (FUNC, *name))
+            .chain(Field::ALL.iter().filter_map(|field| {
+                let path = field.btf();
+                if let Some((name, _)) = path.split_once(':') {
+                    return Some((ENUM, name));
+                }
+                path.split_once('.').map(|(name, _)| (STRUCT, name))
+            }))
+            .collect();
+        let mut types = vec![0];
+        let mut named = HashMap::new();
+        let mut at = begin;
+        while at < end {
+            let kind = Type {
+                at,
+                name: word(at)?,
+                info: word(at + 4)?,
+                size: word(at + 8)?,
+            };
+            if matches!(kind.kind(), STRUCT | ENUM | FUNC) && kind.name != 0 {
+                let from = strings.saturating_add(kind.name as usize);
+                let rest = data.get(from..).ok_or(BtfError::Malformed(at))?;
+                for (wants, name) in &wanted {
+                    let bytes = name.as_bytes();
+                    if *wants == kind.kind()
+                        && rest.starts_with(bytes)
+                        && rest.get(bytes.len()) == Some(&0)
+                    {
+                        // A declaration without members says nothing; the first definition counts.
+                        named
+                            .entry((kind.kind(), (*name).to_owned()))
+                            .or_insert(types.len() as u32);
+                    }
+                }
+            }
+            types.push(at as u32);
+            at += 12 + kind.tail().ok_or(BtfError::Malformed(at))?;
+        }
+        Ok(Self {
+            data,
+            strings,
+            types,
+            named,
+        })
+    }
+
+    /// Id of a function, as `attach_btf_id` wants it; only of those that were asked for.
+    #[must_use]
+    pub fn function(&self, name: &str) -> Option<u32> {
+        self.named.get(&(FUNC, name.to_owned())).copied()
+    }
+
+    /// The words of the kernel side's `CONFIG` that BTF knows; [`MISSING`] elsewhere.
+    #[must_use]
+    pub fn config(&self) -> [u32; FIELDS] {
+        let mut words = [MISSING; FIELDS];
+        for (word, field) in words.iter_mut().zip(Field::ALL) {
+            let path = field.btf();
+            let found = match path.split_once(':') {
+                Some((name, constant)) => self.constant(name, constant),
+                None => self.offset(path),
+            };
+            if let Some(found) = found {
+                *word = found;
+            }
+        }
+        words
+    }
+
+    /// Offset in bytes of `struct.member.member`.
+    fn offset(&self, path: &str) -> Option<u32> {
+        let mut names = path.split('.');
+        let mut id = *self.named.get(&(STRUCT, names.next()?.to_owned()))?;
+        let mut bits = 0;
+        for name in names {
+            let (more, next) = self.member(id, name, 0)?;
+            bits += more;
+            id = next;
+        }
+        (bits % 8 == 0).then_some(bits / 8)
+    }
+
+    /// A member's offset in bits and its type; anonymous structs and unions are looked into.
+    fn member(&self, id: u32, name: &str, depth: u32) -> Option<(u32, u32)> {
+        let of = self.resolve(id)?;
+        if !matches!(of.kind(), STRUCT | UNION) || depth > 8 {
+            return None;
+        }
+        for index in 0..of.members() {
+            let at = of.at + 12 + 12 * index;
+            let (called, kind, mut bits) = (
+                word(&self.data, at)?,
+                word(&self.data, at + 4)?,
+                word(&self.data, at + 8)?,
+            );
+            if of.bitfields() {
+                if bits >> 24 != 0 {
+                    continue;
+                }
+                bits &= 0x00ff_ffff;
+            }
+            if called == 0 {
+                if let Some((more, found)) = self.member(kind, name, depth + 1) {
+                    return Some((bits + more, found));
+                }
+            } else if self.is(called, name) {
+                return Some((bits, kind));
+            }
+        }
+        None
+    }
+
+    fn constant(&self, name: &str, constant: &str) -> Option<u32> {
+        let of = self.get(*self.named.get(&(ENUM, name.to_owned()))?)?;
+        (0..of.members()).find_map(|index| {
+            let at = of.at + 12 + 8 * index;
+            self.is(word(&self.data, at)?, constant)
+                .then(|| word(&self.data, at + 4))?
+        })
+    }
+
+    /// The type behind typedefs and qualifiers.
+    fn resolve(&self, mut id: u32) -> Option<Type> {
+        for _ in 0..16 {
+            let of = self.get(id)?;
+            match of.kind() {
+                8..=11 | 18 => id = of.size,
+                _ => return Some(of),
+            }
+        }
+        None
+    }
+
+    fn get(&self, id: u32) -> Option<Type> {
+        let at = *self.types.get(id as usize).filter(|_| id != 0)? as usize;
+        Some(Type {
+            at,
+            name: word(&self.data, at)?,
+            info: word(&self.data, at + 4)?,
+            size: word(&self.data, at + 8)?,
+        })
+    }
+
+    fn is(&self, name: u32, text: &str) -> bool {
+        self.data
+            .get(self.strings.saturating_add(name as usize)..)
+            .is_some_and(|rest| {
+                rest.starts_with(text.as_bytes()) && rest.get(text.len()) == Some(&0)
+            })
+    }
+}
+
+fn word(data: &[u8], at: usize) -> Option<u32> {
+    let bytes = data.get(at..at.checked_add(4)?)?;
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A struct `task_struct { int a; union { long cgroups; }; }`, by hand.
+    fn sample() -> Vec<u8> {
+        let strings = b"\0int\0task_struct\0a\0cgroups\0f\0";
+        let mut types: Vec<u32> = Vec::new();
+        types.extend([1, 1 << 24, 4, 32]); // 1: int
+        types.extend([0, UNION << 24 | 1, 8, 19, 1, 0]); // 2: anonymous union
+        types.extend([5, STRUCT << 24 | 2, 16, 17, 1, 0, 0, 2, 64]); // 3: task_struct
+        types.extend([27, FUNC << 24, 1]); // 4: f
+        let types: Vec<u8> = types.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut data = MAGIC.to_le_bytes().to_vec();
+        data.extend([1, 0]);
+        for word in [
+            24,
+            0,
+            types.len() as u32,
+            types.len() as u32,
+            strings.len() as u32,
+        ] {
+            data.extend(word.to_le_bytes());
+        }
+        data.extend(types);
+        data.extend(strings);
+        data
+    }
+
+    #[test]
+    fn members_are_found_inside_anonymous_unions_and_only_those_that_exist() {
+        let btf = Btf::parse(sample(), &["f", "g"]).unwrap();
+        let words = btf.config();
+        assert_eq!(words[Field::TaskCgroups as usize], 8);
+        assert_eq!(words[Field::TaskFlags as usize], MISSING);
+        assert_eq!((btf.function("f"), btf.function("g")), (Some(4), None));
+    }
+
+    #[test]
+    fn a_cut_or_foreign_file_is_an_error_and_no_panic() {
+        let whole = sample();
+        for length in 0..whole.len() {
+            let _ = Btf::parse(whole[..length].to_vec(), &["f"]).map(|btf| btf.config());
+        }
+        assert!(Btf::parse(b"\x7fELF and more".to_vec(), &[]).is_err());
+        assert!(Btf::parse(whole[..30].to_vec(), &[]).is_err());
+    }
+}

@@ -1,0 +1,499 @@
+//! Loads the kernel side, takes over the tables of an earlier daemon, and keeps programs attached after our death.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::CStr,
+    fs, io,
+    mem::offset_of,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap as Table, Map, MapData, Queue, RingBuf},
+};
+use aya_obj::{
+    Object,
+    generated::{bpf_attach_type, bpf_prog_type},
+};
+use guard_common::{
+    Container, SLOTS, Subject,
+    config::{FIELDS, Field},
+    fork_storm::Profile,
+    host::Host,
+    identity::NameMatcher,
+};
+use thiserror::Error;
+
+use super::{
+    btf::Btf,
+    rungs::Rung,
+    sys,
+    tables::{Mapped, Plain},
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/prebuilt/guard.bpf.o");
+
+/// Where everything that outlives the daemon stands; the last name is the version of the tables' layout.
+pub const PINS: &str = "/sys/fs/bpf/bulkhead/v1";
+
+/// Functions of the kernel that programs attach to.
+pub const FUNCTIONS: [&str; 3] = [
+    "bpf_lsm_task_alloc",
+    "security_task_alloc",
+    "cgroup_attach_task",
+];
+
+/// Tables that a later daemon takes over.
+const PINNED: [&str; 7] = [
+    "SUBJECTS",
+    "CONTAINERS",
+    "FREE_SLOTS",
+    "PROFILES",
+    "HOST",
+    "MATCHERS",
+    "EVENTS",
+];
+
+/// Why the kernel side is not loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The object or the tables.
+    #[error("cannot load the kernel tables")]
+    Tables(#[from] aya::EbpfError),
+    /// A table is not what this daemon expects.
+    #[error("the pinned kernel table {0} is of another layout: `bulkhead off`, then remove {PINS}")]
+    Layout(String),
+    /// A table cannot be used.
+    #[error("cannot use the kernel table {name}")]
+    Table {
+        /// Its name.
+        name: &'static str,
+        /// What aya said.
+        source: aya::maps::MapError,
+    },
+    /// A table cannot be mapped.
+    #[error("cannot map the kernel table {name}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The object is not what this daemon was built with.
+    #[error("the embedded kernel object is broken: {0}")]
+    Object(String),
+    /// The kernel's type information has no such function.
+    #[error("this kernel has no function {0} to attach to")]
+    NoFunction(&'static str),
+    /// The kernel refused a program.
+    #[error("the kernel refused the program {program} as {how}: {source}{}{log}", if log.is_empty() { "" } else { "\n" })]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// How it was to be attached.
+        how: &'static str,
+        /// What the system said.
+        source: io::Error,
+        /// The end of what the verifier said.
+        log: String,
+    },
+    /// A link or a directory of pins.
+    #[error("cannot pin {path}")]
+    Pin {
+        /// The path in bpffs.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What is different for a test.
+#[derive(Clone, Debug, Default)]
+pub struct Sizes {
+    /// Entries of `SUBJECTS`.
+    pub subjects: Option<u32>,
+}
+
+/// The kernel side: tables, and the programs ready to be loaded.
+pub struct Kernel {
+    /// Keeps the tables that nobody took out of it.
+    _ebpf: Ebpf,
+    object: Object,
+    /// Number of this load.
+    pub generation: u32,
+    /// Where tables and links are pinned, if they are.
+    pub pins: Option<PathBuf>,
+    /// Whether an earlier daemon's tables were found.
+    pub taken_over: bool,
+    /// See [`Host`].
+    pub host: Mapped<Host>,
+    /// See [`Container`].
+    pub containers: Mapped<Container>,
+    matchers: OwnedFd,
+    /// cgroup id → whose.
+    pub subjects: Table<MapData, u64, Plain<Subject>>,
+    /// Profile → limits.
+    pub profiles: Array<MapData, Plain<Profile>>,
+    /// Slots that were given back.
+    pub free_slots: Queue<MapData, u32>,
+    /// What the kernel side tells.
+    pub events: RingBuf<MapData>,
+}
+
+/// A program that is attached; dropped, it is so no longer, unless it is pinned.
+pub struct Link {
+    name: &'static str,
+    fd: OwnedFd,
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy)]
+enum How {
+    Lsm(&'static str),
+    ModifyReturn(&'static str),
+    Entry(&'static str),
+    RawTracepoint(&'static CStr),
+}
+
+impl How {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Lsm(_) => "lsm",
+            Self::ModifyReturn(_) => "fmod_ret",
+            Self::Entry(_) => "fentry",
+            Self::RawTracepoint(_) => "raw tracepoint",
+        }
+    }
+}
+
+impl Kernel {
+    /// Makes the tables, or takes over those pinned below `pins`. `config` needs no generation: it is one more than the
+    /// last. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn open(
+        mut config: [u32; FIELDS],
+        pins: Option<&Path>,
+        sizes: &Sizes,
+    ) -> Result<Self, LoadError> {
+        let mut taken_over = false;
+        let mut generation = 1;
+        if let Some(pins) = pins {
+            fs::create_dir_all(pins).map_err(|source| LoadError::Pin {
+                path: pins.into(),
+                source,
+            })?;
+            if let Ok(data) = MapData::from_pin(pins.join("HOST")) {
+                let host: Mapped<Host> =
+                    Mapped::new(data.fd().as_fd(), 1).map_err(|source| LoadError::Map {
+                        name: "HOST",
+                        source,
+                    })?;
+                generation = host.get(0).generation.wrapping_add(1).max(1);
+                taken_over = true;
+            }
+        }
+        config[Field::Generation as usize] = generation;
+
+        let paths: Vec<(&str, PathBuf)> = PINNED
+            .iter()
+            .filter_map(|name| Some((*name, pins?.join(name))))
+            .collect();
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(None)
+            .override_global("CONFIG", config.as_slice(), true);
+        for (name, path) in &paths {
+            loader.map_pin_path(name, path.as_path());
+        }
+        if let Some(subjects) = sizes.subjects {
+            loader.map_max_entries("SUBJECTS", subjects);
+        }
+        let mut ebpf = loader.load(OBJECT)?;
+        let object = programs(&ebpf)?;
+
+        let host = Mapped::new(table(&ebpf, "HOST")?.fd().as_fd(), 1).map_err(|source| {
+            LoadError::Map {
+                name: "HOST",
+                source,
+            }
+        })?;
+        let containers =
+            Mapped::new(table(&ebpf, "CONTAINERS")?.fd().as_fd(), SLOTS).map_err(|source| {
+                LoadError::Map {
+                    name: "CONTAINERS",
+                    source,
+                }
+            })?;
+        let matchers = table(&ebpf, "MATCHERS")?
+            .fd()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|source| LoadError::Map {
+                name: "MATCHERS",
+                source,
+            })?;
+        let kernel = Self {
+            object,
+            generation,
+            pins: pins.map(Path::to_path_buf),
+            taken_over,
+            host,
+            containers,
+            matchers,
+            subjects: take(&mut ebpf, "SUBJECTS")?,
+            profiles: take(&mut ebpf, "PROFILES")?,
+            free_slots: take(&mut ebpf, "FREE_SLOTS")?,
+            events: take(&mut ebpf, "EVENTS")?,
+            _ebpf: ebpf,
+        };
+        if !taken_over {
+            // The last slot is the self-test's.
+            kernel
+                .host
+                .word(0, offset_of!(Host, slot_floor))
+                .store(SLOTS - 1, Ordering::Release);
+        }
+        Ok(kernel)
+    }
+
+    /// Fills one of the two matchers; the other may be in force meanwhile.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`].
+    pub fn fill_matcher(&self, bank: u32, matcher: &NameMatcher) -> Result<(), LoadError> {
+        // Unmapped again at once: half a megabyte that nobody needs to see.
+        let both: Mapped<NameMatcher> =
+            Mapped::new(self.matchers.as_fd(), 2).map_err(|source| LoadError::Map {
+                name: "MATCHERS",
+                source,
+            })?;
+        both.fill(bank as usize, matcher);
+        Ok(())
+    }
+
+    /// Loads and attaches the fork governor on one rung; nothing for [`Rung::Setting`].
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_governor(&self, btf: &Btf, rung: Rung) -> Result<Option<Link>, LoadError> {
+        let (program, how) = match rung {
+            Rung::Lsm => ("fork_storm_task_alloc", How::Lsm("bpf_lsm_task_alloc")),
+            Rung::FmodRet => (
+                "fork_storm_task_alloc",
+                How::ModifyReturn("security_task_alloc"),
+            ),
+            Rung::Observe => (
+                "fork_storm_process_fork",
+                How::RawTracepoint(c"sched_process_fork"),
+            ),
+            Rung::Setting => return Ok(None),
+        };
+        self.attach(btf, program, how).map(Some)
+    }
+
+    /// Loads and attaches the programs that recognise containers.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_identity(&self, btf: &Btf) -> Result<Vec<Link>, LoadError> {
+        Ok(vec![
+            self.attach(
+                btf,
+                "identity_cgroup_mkdir",
+                How::RawTracepoint(c"cgroup_mkdir"),
+            )?,
+            self.attach(
+                btf,
+                "identity_cgroup_rmdir",
+                How::RawTracepoint(c"cgroup_rmdir"),
+            )?,
+        ])
+    }
+
+    /// Loads and attaches the program that records moves out of a container; needs a trampoline.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_moves(&self, btf: &Btf) -> Result<Link, LoadError> {
+        self.attach(
+            btf,
+            "identity_attach_task",
+            How::Entry("cgroup_attach_task"),
+        )
+    }
+
+    fn attach(&self, btf: &Btf, program: &'static str, how: How) -> Result<Link, LoadError> {
+        let broken = || LoadError::Object(format!("no program {program}"));
+        let found = self.object.programs.get(program).ok_or_else(broken)?;
+        let code = self
+            .object
+            .functions
+            .get(&found.function_key())
+            .ok_or_else(broken)?;
+        let function = |name| btf.function(name).ok_or(LoadError::NoFunction(name));
+        let (kind, attach, id) = match how {
+            How::Lsm(name) => (
+                bpf_prog_type::BPF_PROG_TYPE_LSM,
+                bpf_attach_type::BPF_LSM_MAC as u32,
+                function(name)?,
+            ),
+            How::ModifyReturn(name) => (
+                bpf_prog_type::BPF_PROG_TYPE_TRACING,
+                bpf_attach_type::BPF_MODIFY_RETURN as u32,
+                function(name)?,
+            ),
+            How::Entry(name) => (
+                bpf_prog_type::BPF_PROG_TYPE_TRACING,
+                bpf_attach_type::BPF_TRACE_FENTRY as u32,
+                function(name)?,
+            ),
+            How::RawTracepoint(_) => (bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0),
+        };
+        let refused = |source, log| LoadError::Program {
+            program,
+            how: how.name(),
+            source,
+            log,
+        };
+        let loaded = sys::load(&sys::Load {
+            kind: kind as u32,
+            attach,
+            function: id,
+            code: &code.instructions,
+            license: &found.license,
+            name: program,
+        })
+        .map_err(|(source, log)| refused(source, log))?;
+        let name = match how {
+            How::RawTracepoint(name) => Some(name),
+            How::Lsm(_) | How::ModifyReturn(_) | How::Entry(_) => None,
+        };
+        let fd =
+            sys::attach(loaded.as_fd(), name).map_err(|source| refused(source, String::new()))?;
+        Ok(Link { name: program, fd })
+    }
+
+    /// From now on these programs act, and those of earlier loads do not.
+    pub fn act(&self) {
+        self.host
+            .word(0, offset_of!(Host, generation))
+            .store(self.generation, Ordering::Release);
+    }
+
+    /// Pins the links, so that they outlive us.
+    ///
+    /// # Errors
+    /// [`LoadError::Pin`].
+    pub fn pin(&self, links: &[Link]) -> Result<(), LoadError> {
+        let Some(directory) = self.links() else {
+            return Ok(());
+        };
+        let error = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| LoadError::Pin { path, source }
+        };
+        fs::create_dir_all(&directory).map_err(error(&directory))?;
+        for link in links {
+            let path = directory.join(link.name);
+            sys::pin(link.fd.as_fd(), &path).map_err(error(&path))?;
+        }
+        Ok(())
+    }
+
+    fn links(&self) -> Option<PathBuf> {
+        Some(
+            self.pins
+                .as_ref()?
+                .join(format!("links-{}", self.generation)),
+        )
+    }
+
+    /// Takes away the pinned links of earlier loads, which no longer act.
+    pub fn unpin_others(&self) {
+        let (Some(pins), Some(own)) = (&self.pins, self.links()) else {
+            return;
+        };
+        for entry in fs::read_dir(pins).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("links-") && entry.path() != own {
+                let _ = remove_pins(&entry.path());
+            }
+        }
+    }
+}
+
+/// Takes away a directory of pins, whatever it holds.
+///
+/// # Errors
+/// The last that the system said.
+pub fn remove_pins(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_pins(&path)?
+        } else {
+            fs::remove_file(&path)?
+        }
+    }
+    fs::remove_dir(directory)
+}
+
+/// The object's programs, with aya's tables in them.
+fn programs(ebpf: &Ebpf) -> Result<Object, LoadError> {
+    let broken = |error: &dyn std::fmt::Display| LoadError::Object(error.to_string());
+    let mut object = Object::parse(OBJECT).map_err(|error| broken(&error))?;
+    let sections: HashSet<usize> = object
+        .functions
+        .keys()
+        .map(|(section, _)| *section)
+        .collect();
+    let maps: HashMap<String, aya_obj::Map> = std::mem::take(&mut object.maps);
+    let mut tables = Vec::new();
+    for (name, map) in &maps {
+        let data = table_named(ebpf, name).ok_or_else(|| broken(name))?;
+        tables.push((name.as_str(), data.fd().as_fd().as_raw_fd(), map));
+    }
+    object
+        .relocate_maps(tables.into_iter(), &sections)
+        .map_err(|error| broken(&error))?;
+    object
+        .relocate_calls(&sections)
+        .map_err(|error| broken(&error))?;
+    Ok(object)
+}
+
+fn table<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
+    table_named(ebpf, name).ok_or_else(|| LoadError::Object(format!("no table {name}")))
+}
+
+fn table_named<'a>(ebpf: &'a Ebpf, name: &str) -> Option<&'a MapData> {
+    match ebpf.map(name)? {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::Queue(data)
+        | Map::RingBuf(data) => Some(data),
+        _ => None,
+    }
+}
+
+fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, LoadError> {
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| LoadError::Object(format!("no table {name}")))?;
+    T::try_from(map).map_err(|source| LoadError::Table { name, source })
+}
+
+/// The raw descriptor of a link, for those who ask the kernel about it.
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -1,0 +1,9 @@
+//! What this kernel offers, and the way into it: BTF, rungs, tables, programs, pins.
+
+pub mod btf;
+pub mod load;
+pub mod prove;
+pub mod rungs;
+pub mod self_test;
+mod sys;
+pub mod tables;

@@ -1,0 +1,148 @@
+//! Attaches the fork governor on the best rung that is seen to work, never on one that merely attaches.
+
+use guard_common::config::{FIELDS, Field, MISSING};
+
+use super::{
+    btf::Btf,
+    load::{Kernel, Link, LoadError},
+    rungs::{self, Rung},
+    self_test::{self, Seen, SelfTestError},
+};
+use crate::identity::tree::{Hierarchy, Version, id_of};
+
+/// Cgroups of one container that may stand in the table: one of them cannot fill it.
+const NESTED_MAX: u32 = 4096;
+/// A quarter of the slots, for containers with a name that a user could have made.
+const USER_MADE_MAX: u32 = guard_common::SLOTS / 4;
+
+/// What became of one rung.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Tried {
+    /// The rung.
+    pub rung: Rung,
+    /// Whether the self-test saw it work.
+    pub works: bool,
+    /// What was seen, or why not.
+    pub reason: String,
+}
+
+/// A host on which the governor was tried.
+pub struct Proved {
+    /// The best rung that works; [`Rung::Setting`] if none does.
+    pub rung: Rung,
+    /// Every rung that was tried, best first.
+    pub tried: Vec<Tried>,
+    /// The programs that now act.
+    pub links: Vec<Link>,
+}
+
+/// The kernel side's read-only words for this host.
+#[must_use]
+pub fn config(btf: &Btf, hierarchy: &Hierarchy) -> [u32; FIELDS] {
+    let mut words = btf.config();
+    let version = match hierarchy.version {
+        Version::V1 => 1,
+        Version::V2 => 2,
+    };
+    for (field, word) in [
+        (Field::CgroupVersion, version),
+        (Field::Hierarchy, hierarchy.number),
+        (Field::NestedMax, NESTED_MAX),
+        (Field::UserMadeMax, USER_MADE_MAX),
+    ] {
+        words[field as usize] = word;
+    }
+    words
+}
+
+/// Fields that this kernel's type information lacks and that identity cannot do without.
+#[must_use]
+pub fn missing(words: &[u32; FIELDS]) -> Vec<&'static str> {
+    Field::ALL
+        .iter()
+        .filter(|field| !field.btf().is_empty() && words[**field as usize] == MISSING)
+        // One of the two is always missing.
+        .filter(|field| !matches!(field, Field::CgroupAncestors | Field::CgroupAncestorIds))
+        .map(|field| field.btf())
+        .collect()
+}
+
+/// Tries the rungs from the best down, or the one that is forced, and leaves the first that works attached.
+///
+/// # Errors
+/// The self-test itself could not be made.
+pub fn prove(
+    kernel: &mut Kernel,
+    btf: &Btf,
+    hierarchy: &Hierarchy,
+    forced: Option<Rung>,
+) -> Result<Proved, SelfTestError> {
+    let mut tried = Vec::new();
+    kernel.act();
+    for rung in Rung::ALL {
+        if forced.is_some_and(|forced| forced != rung) {
+            continue;
+        }
+        if rung == Rung::Setting {
+            break;
+        }
+        if rung == Rung::Lsm && rungs::bpf_is_a_security_module() == Some(false) && forced.is_none()
+        {
+            tried.push(Tried {
+                rung,
+                works: false,
+                reason: "bpf is not among the active security modules: boot with lsm=…,bpf"
+                    .to_owned(),
+            });
+            continue;
+        }
+        let link = match kernel.attach_governor(btf, rung) {
+            Ok(link) => link,
+            Err(error) => {
+                tried.push(Tried {
+                    rung,
+                    works: false,
+                    reason: one_line(&error),
+                });
+                continue;
+            }
+        };
+        let seen = self_test::run(kernel, &hierarchy.mount, id_of)?;
+        let works = match seen {
+            Seen::Refused => rung.refuses(),
+            Seen::Watched => !rung.refuses(),
+            Seen::Nothing => false,
+        };
+        let reason = match seen {
+            Seen::Refused => "a fork was refused with EAGAIN, and counted",
+            Seen::Watched => "a fork was seen after it happened, and counted",
+            Seen::Nothing => "attached, but no fork was seen: the kernel never calls it",
+        };
+        tried.push(Tried {
+            rung,
+            works,
+            reason: reason.to_owned(),
+        });
+        if works {
+            return Ok(Proved {
+                rung,
+                tried,
+                links: link.into_iter().collect(),
+            });
+        }
+    }
+    Ok(Proved {
+        rung: Rung::Setting,
+        tried,
+        links: Vec::new(),
+    })
+}
+
+fn one_line(error: &LoadError) -> String {
+    error
+        .to_string()
+        .lines()
+        .map(str::trim)
+        .collect::<Vec<_>>()
+        .join("; ")
+}

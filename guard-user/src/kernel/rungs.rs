@@ -1,0 +1,101 @@
+//! What this host can do: the mechanisms that a hook may run on, best first.
+
+use std::{fmt, fs, io, str::FromStr};
+
+/// The mechanism that the fork governor runs on (`docs/hazards.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rung {
+    /// BPF LSM: the kernel asks us before it forks.
+    Lsm,
+    /// `BPF_MODIFY_RETURN` on the function that asks the security modules: the same, where `bpf` is not one of them.
+    FmodRet,
+    /// A raw tracepoint that sees forks when they are done.
+    Observe,
+    /// No program at all: `pids.max` alone.
+    Setting,
+}
+
+impl Rung {
+    /// Best first.
+    pub const ALL: [Self; 4] = [Self::Lsm, Self::FmodRet, Self::Observe, Self::Setting];
+
+    /// The name that records and `--rung` use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lsm => "lsm",
+            Self::FmodRet => "fmod_ret",
+            Self::Observe => "observe",
+            Self::Setting => "setting",
+        }
+    }
+
+    /// Whether a fork can be refused before it happens.
+    #[must_use]
+    pub const fn refuses(self) -> bool {
+        match self {
+            Self::Lsm | Self::FmodRet => true,
+            Self::Observe | Self::Setting => false,
+        }
+    }
+}
+
+impl fmt::Display for Rung {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+impl FromStr for Rung {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|rung| rung.name() == text)
+            .ok_or_else(|| {
+                format!("no rung is called {text}; there are lsm, fmod_ret, observe and setting")
+            })
+    }
+}
+
+/// The active security modules, as `/sys/kernel/security/lsm` names them; `None` where they cannot be read.
+#[must_use]
+pub fn security_modules() -> Option<Vec<String>> {
+    let text = fs::read_to_string("/sys/kernel/security/lsm").ok()?;
+    Some(text.trim().split(',').map(str::to_owned).collect())
+}
+
+/// Whether a BPF LSM program would ever be called: it loads and attaches either way.
+#[must_use]
+pub fn bpf_is_a_security_module() -> Option<bool> {
+    security_modules().map(|modules| modules.iter().any(|name| name == "bpf"))
+}
+
+/// Whether kernel lockdown forbids programs to read kernel memory (`confidentiality`).
+#[must_use]
+pub fn locked_down() -> bool {
+    fs::read_to_string("/sys/kernel/security/lockdown")
+        .is_ok_and(|text| text.contains("[confidentiality]"))
+}
+
+/// Mounts a kernel file system where it is missing; whether it was.
+///
+/// # Errors
+/// What mount(2) said.
+pub fn need_mounted(kind: &str, at: &str, probe: &str) -> io::Result<bool> {
+    if fs::symlink_metadata(probe).is_ok() {
+        return Ok(false);
+    }
+    fs::create_dir_all(at)?;
+    nix::mount::mount(
+        Some(kind),
+        at,
+        Some(kind),
+        nix::mount::MsFlags::MS_NOSUID
+            | nix::mount::MsFlags::MS_NODEV
+            | nix::mount::MsFlags::MS_NOEXEC,
+        None::<&str>,
+    )?;
+    Ok(true)
+}

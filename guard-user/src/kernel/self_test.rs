@@ -1,0 +1,167 @@
+//! Attaching proves nothing: a child in a cgroup of its own tries to fork, and only what came of it counts.
+
+use std::{
+    fs,
+    io::{self, Write},
+    mem::offset_of,
+    os::fd::AsRawFd,
+    path::Path,
+    sync::atomic::Ordering,
+};
+
+use guard_common::{
+    Container, SLOTS, Subject,
+    fork_storm::{PROFILE_SELF_TEST, Profile},
+};
+use nix::{
+    errno::Errno,
+    libc,
+    sys::wait::{WaitStatus, waitpid},
+    unistd::{ForkResult, fork},
+};
+use thiserror::Error;
+
+use super::{load::Kernel, tables::Plain};
+
+/// Directory of the self-test's cgroup, at the root of the hierarchy.
+pub const DIRECTORY: &str = "bulkhead-self-test";
+
+/// Why the self-test could not be made.
+#[derive(Debug, Error)]
+pub enum SelfTestError {
+    /// The cgroup.
+    #[error("cannot use the self-test's cgroup {path}")]
+    Cgroup {
+        /// The directory.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A kernel table.
+    #[error("cannot enter the self-test into the kernel's tables")]
+    Table(#[from] aya::maps::MapError),
+    /// The child.
+    #[error("the self-test's child did not report ({0})")]
+    Child(String),
+}
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// The fork was refused with EAGAIN, and counted.
+    Refused,
+    /// The fork happened, and was counted as one that should have been refused.
+    Watched,
+    /// The fork happened, and no program saw it.
+    Nothing,
+}
+
+const FORKED: i32 = 10;
+const NOT_MOVED: i32 = 11;
+
+/// Lets a child fork under a profile that refuses everything. The caller's programs must act already.
+///
+/// # Errors
+/// [`SelfTestError`].
+pub fn run(
+    kernel: &mut Kernel,
+    hierarchy: &Path,
+    id_of: impl Fn(&Path) -> io::Result<u64>,
+) -> Result<Seen, SelfTestError> {
+    let path = hierarchy.join(DIRECTORY);
+    let failed = |source| SelfTestError::Cgroup {
+        path: path.display().to_string(),
+        source,
+    };
+    if let Err(error) = fs::create_dir(&path)
+        && error.kind() != io::ErrorKind::AlreadyExists
+    {
+        return Err(failed(error));
+    }
+    let id = id_of(&path).map_err(failed)?;
+    let slot = SLOTS - 1;
+    kernel.containers.fill(
+        slot as usize,
+        &Container {
+            id,
+            profile: PROFILE_SELF_TEST,
+            ..Container::default()
+        },
+    );
+    let refuse_all = Profile {
+        refuse_all: 1,
+        ..Profile::default()
+    };
+    kernel
+        .profiles
+        .set(PROFILE_SELF_TEST, Plain(refuse_all), 0)?;
+    kernel.subjects.insert(
+        id,
+        Plain(Subject {
+            container: id,
+            slot,
+            reserved: 0,
+        }),
+        0,
+    )?;
+    let outcome = child(&path);
+    // Out of the table before the directory goes: its slot is never given to anyone.
+    let removed = kernel.subjects.remove(&id);
+    let counted = kernel.containers.get(slot as usize);
+    kernel
+        .containers
+        .long(slot as usize, offset_of!(Container, id))
+        .store(0, Ordering::Release);
+    let gone = fs::remove_dir(&path);
+    let outcome = outcome?;
+    removed?;
+    gone.map_err(failed)?;
+    match outcome {
+        libc::EAGAIN if counted.refused[0] > 0 => Ok(Seen::Refused),
+        FORKED if counted.audited[0] > 0 => Ok(Seen::Watched),
+        FORKED => Ok(Seen::Nothing),
+        NOT_MOVED => Err(failed(io::Error::other("the child could not enter it"))),
+        other => Err(SelfTestError::Child(Errno::from_raw(other).to_string())),
+    }
+}
+
+/// Forks a child that enters the cgroup and forks; its exit code is what came of that.
+fn child(path: &Path) -> Result<i32, SelfTestError> {
+    let failed = |source| SelfTestError::Cgroup {
+        path: path.display().to_string(),
+        source,
+    };
+    let mut procs = fs::OpenOptions::new()
+        .write(true)
+        .open(path.join("cgroup.procs"))
+        .map_err(failed)?;
+    procs.flush().map_err(failed)?;
+    let descriptor = procs.as_raw_fd();
+    // SAFETY: the child makes only async-signal-safe calls (write, fork, waitpid, _exit) and allocates nothing.
+    match unsafe { fork() }.map_err(|error| SelfTestError::Child(error.to_string()))? {
+        ForkResult::Child => {
+            // SAFETY: plain system calls on a descriptor that is open and a buffer that is static.
+            unsafe {
+                if libc::write(descriptor, c"0".as_ptr().cast(), 1) != 1 {
+                    libc::_exit(NOT_MOVED);
+                }
+                match libc::fork() {
+                    0 => libc::_exit(0),
+                    -1 => libc::_exit(*libc::__errno_location()),
+                    grandchild => {
+                        libc::waitpid(grandchild, std::ptr::null_mut(), 0);
+                        libc::_exit(FORKED)
+                    }
+                }
+            }
+        }
+        ForkResult::Parent { child } => loop {
+            match waitpid(child, None) {
+                Ok(WaitStatus::Exited(_, code)) => return Ok(code),
+                Ok(status) => return Err(SelfTestError::Child(format!("{status:?}"))),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(SelfTestError::Child(error.to_string())),
+            }
+        },
+    }
+}

@@ -1,0 +1,119 @@
+//! The few calls of bpf(2) that aya has no door to: a program of a chosen type, its link, its pin.
+//!
+//! One load path for every rung: fmod_ret, which aya cannot attach, takes the same bytecode as LSM.
+
+use std::{
+    ffi::{CStr, CString},
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    path::Path,
+};
+
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn};
+use nix::libc;
+
+/// What the kernel's verifier may say about a program that it refuses.
+const LOG_BYTES: usize = (1 << 24) - 1;
+
+/// How a program is loaded.
+pub struct Load<'a> {
+    /// `BPF_PROG_TYPE_*`.
+    pub kind: u32,
+    /// `BPF_*` attach type; 0 for raw tracepoints.
+    pub attach: u32,
+    /// BTF id of the function; 0 for raw tracepoints.
+    pub function: u32,
+    /// Its bytecode.
+    pub code: &'a [bpf_insn],
+    /// Its licence.
+    pub license: &'a CStr,
+    /// Its name, of which the kernel keeps 15 bytes.
+    pub name: &'a str,
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is a whole, initialised bpf_attr, and the pointers in it outlive the call (see the callers).
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_long,
+            std::ptr::from_mut(attr),
+            size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+fn descriptor(result: libc::c_long) -> OwnedFd {
+    // SAFETY: the kernel has just given us this descriptor, close-on-exec, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(result as i32) }
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: bpf_attr is a union of plain integers; all zero is a value of every member.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Loads a program. On refusal the error is followed by the end of what the verifier said.
+pub fn load(load: &Load<'_>) -> Result<OwnedFd, (io::Error, String)> {
+    match load_with(load, &mut []) {
+        Ok(fd) => Ok(fd),
+        Err(first) if first.raw_os_error() == Some(libc::EPERM) => Err((first, String::new())),
+        Err(first) => {
+            let mut log = vec![0_u8; LOG_BYTES];
+            match load_with(load, &mut log) {
+                Ok(fd) => Ok(fd),
+                // ENOSPC speaks of the log alone.
+                Err(_) => {
+                    let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+                    let text = String::from_utf8_lossy(&log[..end]);
+                    let tail: Vec<&str> = text.lines().rev().take(12).collect();
+                    Err((first, tail.into_iter().rev().collect::<Vec<_>>().join("\n")))
+                }
+            }
+        }
+    }
+}
+
+fn load_with(load: &Load<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: this command reads the anonymous program member of the union; it was zeroed as a whole.
+    let program = unsafe { &mut attr.__bindgen_anon_3 };
+    program.prog_type = load.kind;
+    program.expected_attach_type = load.attach;
+    program.insns = load.code.as_ptr() as u64;
+    program.insn_cnt = load.code.len() as u32;
+    program.license = load.license.as_ptr() as u64;
+    program.attach_btf_id = load.function;
+    for (to, from) in program.prog_name.iter_mut().take(15).zip(load.name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    if !log.is_empty() {
+        program.log_level = 1;
+        program.log_buf = log.as_mut_ptr() as u64;
+        program.log_size = log.len() as u32;
+    }
+    bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(descriptor)
+}
+
+/// Attaches a program: to the raw tracepoint `name`, or where its BTF id says.
+pub fn attach(program: BorrowedFd<'_>, name: Option<&CStr>) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.raw_tracepoint.name = name.map_or(0, |name| name.as_ptr() as u64);
+    attr.raw_tracepoint.prog_fd = program.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr).map(descriptor)
+}
+
+/// Gives a link a name in bpffs, so that it outlives us.
+pub fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+    let mut attr = zeroed();
+    // SAFETY: this command reads the object member of the union; it was zeroed as a whole.
+    let object = unsafe { &mut attr.__bindgen_anon_4 };
+    object.pathname = path.as_ptr() as u64;
+    object.bpf_fd = link.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}

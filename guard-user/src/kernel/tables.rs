@@ -1,0 +1,119 @@
+//! The kernel's tables as the daemon sees them: two are mapped into its memory, the others are asked.
+
+use std::{
+    io,
+    marker::PhantomData,
+    num::NonZeroUsize,
+    os::fd::BorrowedFd,
+    ptr::NonNull,
+    sync::atomic::{AtomicU32, AtomicU64},
+};
+
+use aya::Pod;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+/// A value of a kernel table, which is plain data of one size on both sides.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Plain<T: Copy>(pub T);
+
+// SAFETY: `Plain` wraps guard-common's `repr(C)` structures of integers only, without padding.
+unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
+
+/// An array table (`BPF_F_MMAPABLE`) in our memory. The kernel side writes it at any time.
+pub struct Mapped<T> {
+    base: NonNull<u8>,
+    length: usize,
+    count: usize,
+    of: PhantomData<T>,
+}
+
+// SAFETY: the memory is shared with the kernel anyway; every access is an atomic or a volatile one.
+unsafe impl<T> Send for Mapped<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Mapped<T> {}
+
+impl<T> Mapped<T> {
+    /// Maps the whole table of `count` values.
+    ///
+    /// # Errors
+    /// What mmap(2) said.
+    pub fn new(table: BorrowedFd<'_>, count: u32) -> io::Result<Self> {
+        let count = count as usize;
+        let bytes = NonZeroUsize::new(count * size_of::<T>().next_multiple_of(8))
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: a fresh shared mapping at an address of the kernel's choice; nothing of ours is replaced.
+        let base = unsafe {
+            mmap(
+                None,
+                bytes,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                table,
+                0,
+            )
+        }?;
+        Ok(Self {
+            base: base.cast(),
+            length: bytes.get(),
+            count,
+            of: PhantomData,
+        })
+    }
+
+    /// Number of values.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    fn at(&self, index: usize) -> *mut T {
+        assert!(index < self.count, "table index out of range");
+        // SAFETY: below the mapping's length, by the assertion and the size in `new`.
+        unsafe {
+            self.base
+                .as_ptr()
+                .add(index * size_of::<T>().next_multiple_of(8))
+                .cast()
+        }
+    }
+
+    /// A copy of a value. Words are whole; two words may stem from different moments.
+    #[must_use]
+    pub fn get(&self, index: usize) -> T
+    where
+        T: Copy,
+    {
+        // SAFETY: `at` is in the mapping and aligned, and every bit pattern is a value of T.
+        unsafe { self.at(index).read_volatile() }
+    }
+
+    /// Replaces a value that the kernel side does not use.
+    pub fn fill(&self, index: usize, value: &T) {
+        // SAFETY: `at` is in the mapping and aligned; the caller knows that nobody reads it meanwhile.
+        unsafe { std::ptr::copy_nonoverlapping(value, self.at(index), 1) }
+    }
+
+    /// One 32-bit word of a value, by `offset_of!`.
+    #[must_use]
+    pub fn word(&self, index: usize, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(4) && offset + 4 <= size_of::<T>());
+        // SAFETY: inside the value and aligned, by the assertion; lives as long as the mapping.
+        unsafe { AtomicU32::from_ptr(self.at(index).cast::<u8>().add(offset).cast()) }
+    }
+
+    /// One 64-bit word of a value, by `offset_of!`.
+    #[must_use]
+    pub fn long(&self, index: usize, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= size_of::<T>());
+        // SAFETY: inside the value and aligned, by the assertion; lives as long as the mapping.
+        unsafe { AtomicU64::from_ptr(self.at(index).cast::<u8>().add(offset).cast()) }
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, of this length; no reference outlives `self`.
+        let _ = unsafe { munmap(self.base.cast(), self.length) };
+    }
+}

@@ -1,0 +1,10 @@
+//! Bulkhead's daemon: compiles a policy into kernel tables, escalates, and keeps the record.
+//!
+//! The spine is by stage (`sense` → `decide` → `act` → `record`), the leaves are by hazard.
+
+pub mod act;
+pub mod decide;
+pub mod identity;
+pub mod kernel;
+pub mod policy;
+pub mod record;

@@ -1,0 +1,378 @@
+//! A virtual machine with one of Debian's kernels and a Debian userland, for one script.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::{
+    debian::{self, Apt, run},
+    kernels::{self, Image, Kernel},
+};
+
+/// Programs that scripts find in the virtual machine, with all that they need.
+const USERLAND: [&str; 25] = [
+    "base-files",
+    "dash",
+    "bash",
+    "coreutils",
+    "util-linux",
+    "mount",
+    "iproute2",
+    "procps",
+    "psmisc",
+    "kmod",
+    "stress-ng",
+    "podman",
+    "crun",
+    "runc",
+    "conmon",
+    "gawk",
+    "sed",
+    "grep",
+    "findutils",
+    "hostname",
+    "jq",
+    "tar",
+    "python3-minimal",
+    "strace",
+    "busybox-static",
+];
+
+/// The exit code of a machine that was cut off by its time limit, and of one that crashed.
+const TIMED_OUT: i32 = 124;
+const CRASHED: i32 = 125;
+
+/// How long KVM may take to boot a kernel that only powers off.
+const KVM_TRIAL: Duration = Duration::from_secs(10);
+
+/// One boot.
+#[derive(Args, Clone)]
+pub struct Boot {
+    /// Which of Debian's kernels.
+    #[arg(long, value_enum)]
+    pub kernel: Kernel,
+    /// Processors.
+    #[arg(long, default_value_t = 2)]
+    pub smp: u32,
+    /// Memory in MiB.
+    #[arg(long, default_value_t = 1024)]
+    pub memory: u32,
+    /// Appended to the kernel's command line, and wins.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    pub cmdline: String,
+    /// Seconds after which the machine is switched off.
+    #[arg(long, default_value_t = 300)]
+    pub timeout: u64,
+    /// A file or a folder's contents to put into the machine; without DEST as /root/NAME.
+    #[arg(long, value_name = "PATH[:DEST]")]
+    pub add: Vec<String>,
+    /// Appended to QEMU's own command line, for instance `-icount shift=1,sleep=off`.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    pub qemu: String,
+    /// What to run there, as root.
+    #[arg(long)]
+    pub script: PathBuf,
+}
+
+/// Where the machine's two streams go.
+pub enum Streams {
+    /// To our own, as they come.
+    Inherit,
+    /// Into one file.
+    File(PathBuf),
+}
+
+/// Boots, runs the script, and returns its exit code.
+pub fn boot(boot: &Boot, streams: Streams) -> Result<i32> {
+    prepare()?;
+    let vm = folder()?;
+    let image = boot.kernel.image(&vm)?;
+    let root = userland(&vm)?;
+    let work = vm.join(format!("run-{}-{}", boot.kernel.name(), std::process::id()));
+    let _ = fs::remove_dir_all(&work);
+    fs::create_dir_all(&work)?;
+    let initramfs = added(boot, &work, &image.initramfs)?;
+    let console = vm.join(format!("console-{}.log", boot.kernel.name()));
+
+    let mut command = Command::new("qemu-system-x86_64");
+    if kvm_works(&vm, &image)? {
+        command.args(["-accel", "kvm", "-cpu", "host"]);
+    } else {
+        command.args(["-accel", "tcg", "-cpu", "max"]);
+    }
+    command
+        .args([
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-smp",
+            &boot.smp.to_string(),
+            "-m",
+            &boot.memory.to_string(),
+        ])
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .arg("-kernel")
+        .arg(&image.vmlinuz)
+        .arg("-initrd")
+        .arg(&initramfs)
+        .arg("-append")
+        .arg(format!(
+            "console=ttyS0 quiet panic=-1 oops=panic {}",
+            boot.cmdline
+        ))
+        .args(["-device", "virtio-serial-pci,max_ports=8"]);
+    for disk in [&root, &image.modules] {
+        command.arg("-drive").arg(format!(
+            "file={},format=raw,if=virtio,snapshot=on",
+            disk.display()
+        ));
+    }
+    for name in ["stdout", "stderr", "exit"] {
+        let file = work.join(name);
+        File::create(&file)?;
+        command
+            .arg("-chardev")
+            .arg(format!("file,id={name},path={}", file.display()))
+            .arg("-device")
+            .arg(format!("virtserialport,chardev={name},name={name}"));
+    }
+    command
+        .args(boot.qemu.split_whitespace())
+        .env("TMPDIR", &work)
+        .stdin(Stdio::null());
+    let mut child = command.spawn().context("cannot start qemu-system-x86_64")?;
+    let outcome = watch(&mut child, boot, &work, streams);
+    let _ = child.kill();
+    let _ = child.wait();
+    let code = outcome?;
+    if code == CRASHED {
+        let text = String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        eprintln!(
+            "the machine crashed; the end of its console:\n{}",
+            lines[lines.len().saturating_sub(40)..].join("\n")
+        );
+    }
+    let _ = fs::remove_dir_all(&work);
+    Ok(code)
+}
+
+/// Installs what a boot needs on this machine.
+pub fn prepare() -> Result<()> {
+    debian::need(&[
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("cpio", "cpio"),
+        ("mke2fs", "e2fsprogs"),
+        ("depmod", "kmod"),
+        ("xz", "xz-utils"),
+    ])
+}
+
+fn folder() -> Result<PathBuf> {
+    let folder = crate::ebpf::root()?.join("target/vm");
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+fn watch(child: &mut Child, boot: &Boot, work: &Path, streams: Streams) -> Result<i32> {
+    let mut sinks: Vec<(File, Box<dyn Write>)> = Vec::new();
+    let both = match streams {
+        Streams::File(path) => Some(File::create(path)?),
+        Streams::Inherit => None,
+    };
+    for name in ["stdout", "stderr"] {
+        let sink: Box<dyn Write> = match &both {
+            Some(file) => Box::new(file.try_clone()?),
+            None if name == "stdout" => Box::new(std::io::stdout()),
+            None => Box::new(std::io::stderr()),
+        };
+        sinks.push((File::open(work.join(name))?, sink));
+    }
+    let mut pump = move || -> Result<()> {
+        for (from, to) in &mut sinks {
+            let mut bytes = Vec::new();
+            from.read_to_end(&mut bytes)?;
+            to.write_all(&bytes)?;
+            to.flush()?;
+        }
+        Ok(())
+    };
+    let deadline = Instant::now() + Duration::from_secs(boot.timeout);
+    let mut timed_out = false;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            timed_out = true;
+            child.kill()?;
+            child.wait()?;
+            break;
+        }
+        pump()?;
+        thread::sleep(Duration::from_millis(50));
+    }
+    pump()?;
+    let code = fs::read_to_string(work.join("exit"))?;
+    Ok(match code.trim().parse() {
+        Ok(code) => code,
+        Err(_) if timed_out => TIMED_OUT,
+        Err(_) => CRASHED,
+    })
+}
+
+/// The initramfs with the script, our binary and what was asked for behind it.
+fn added(boot: &Boot, work: &Path, initramfs: &Path) -> Result<PathBuf> {
+    let add = work.join("add.d/add");
+    fs::create_dir_all(add.join("usr/local/bin"))?;
+    fs::create_dir_all(add.join("root"))?;
+    let binary = crate::ebpf::target()?.join("release/bulkhead");
+    ensure!(
+        binary.exists(),
+        "{} is not built: cargo build --release -p bulkhead",
+        binary.display()
+    );
+    fs::copy(binary, add.join("usr/local/bin/bulkhead"))?;
+    let script = add.join("bulkhead-vm-script");
+    fs::copy(&boot.script, &script)
+        .with_context(|| format!("cannot read {}", boot.script.display()))?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    for pair in &boot.add {
+        let (from, to) = match pair.split_once(':') {
+            Some((from, to)) => (Path::new(from), to.to_owned()),
+            None => {
+                let name = Path::new(pair)
+                    .file_name()
+                    .context("--add needs a name")?
+                    .to_string_lossy();
+                (Path::new(pair), format!("/root/{name}"))
+            }
+        };
+        let to = add.join(to.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().context("--add needs a destination")?)?;
+        let from = if from.is_dir() {
+            from.join(".")
+        } else {
+            from.to_path_buf()
+        };
+        if from.ends_with(".") {
+            fs::create_dir_all(&to)?;
+        }
+        run(Command::new("cp").arg("-a").arg(&from).arg(&to))?;
+    }
+    let archive = work.join("add.cpio.gz");
+    kernels::pack(&work.join("add.d"), &archive)?;
+    let whole = work.join("initramfs");
+    let mut bytes = fs::read(initramfs)?;
+    bytes.extend(fs::read(archive)?);
+    fs::write(&whole, bytes)?;
+    Ok(whole)
+}
+
+/// The disk with the Debian userland, built once.
+fn userland(vm: &Path) -> Result<PathBuf> {
+    let init = crate::ebpf::root()?.join("xtask/vm/root-init");
+    let text = fs::read_to_string(&init)?;
+    let image = vm.join("root.img");
+    let recorded = vm.join("root.of");
+    let of = format!("{}\n{text}", USERLAND.join(" "));
+    if image.exists() && fs::read_to_string(&recorded).is_ok_and(|recorded| recorded == of) {
+        return Ok(image);
+    }
+    println!("building the virtual machine's Debian userland");
+    let tree = vm.join("root.d");
+    let _ = fs::remove_dir_all(&tree);
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        fs::create_dir_all(tree.join("usr").join(name))?;
+        std::os::unix::fs::symlink(format!("usr/{name}"), tree.join(name))?;
+    }
+    Apt::new(&vm.join("apt-root"), &["bookworm", "bookworm-security"])?
+        .unpack_closure(&USERLAND, &tree)?;
+    for name in [
+        "proc",
+        "sys",
+        "dev",
+        "run",
+        "tmp",
+        "root",
+        "lib/modules",
+        "etc/containers",
+    ] {
+        fs::create_dir_all(tree.join(name))?;
+    }
+    fs::copy(&init, tree.join("sbin/bulkhead-vm-init"))?;
+    fs::set_permissions(
+        tree.join("sbin/bulkhead-vm-init"),
+        fs::Permissions::from_mode(0o755),
+    )?;
+    for (file, text) in [
+        (
+            "etc/passwd",
+            "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
+        ),
+        ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+        ("etc/hostname", "bulkhead-vm\n"),
+    ] {
+        fs::write(tree.join(file), text)?;
+    }
+    // What the packages' own scripts would have done.
+    for (link, to) in [
+        ("usr/bin/sh", "dash"),
+        ("usr/bin/awk", "gawk"),
+        ("usr/bin/python3", "python3.11"),
+    ] {
+        let link = tree.join(link);
+        if fs::symlink_metadata(&link).is_err() {
+            std::os::unix::fs::symlink(to, link)?;
+        }
+    }
+    run(Command::new("ldconfig").arg("-r").arg(&tree))?;
+    kernels::disk(&tree, &image)?;
+    fs::remove_dir_all(&tree)?;
+    fs::write(recorded, of)?;
+    Ok(image)
+}
+
+/// Whether KVM carries a kernel from its first instruction to power-off; found out once. Some machines have a
+/// /dev/kvm that opens and then fails.
+fn kvm_works(vm: &Path, image: &Image) -> Result<bool> {
+    let recorded = vm.join("accelerator");
+    if let Ok(text) = fs::read_to_string(&recorded) {
+        return Ok(text == "kvm");
+    }
+    let works = Path::new("/dev/kvm").exists() && {
+        let mut child = Command::new("qemu-system-x86_64")
+            .args(["-accel", "kvm", "-cpu", "host", "-m", "512", "-nodefaults"])
+            .args(["-display", "none", "-no-reboot", "-kernel"])
+            .arg(&image.vmlinuz)
+            .arg("-initrd")
+            .arg(&image.initramfs)
+            .args(["-append", "panic=-1 rdinit=/bin/busybox -- poweroff -f"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start qemu-system-x86_64")?;
+        let deadline = Instant::now() + KVM_TRIAL;
+        let works = loop {
+            match child.try_wait()? {
+                Some(status) => break status.success(),
+                None if Instant::now() > deadline => break false,
+                None => thread::sleep(Duration::from_millis(50)),
+            }
+        };
+        let _ = child.kill();
+        let _ = child.wait();
+        works
+    };
+    fs::write(recorded, if works { "kvm" } else { "tcg" })?;
+    Ok(works)
+}
