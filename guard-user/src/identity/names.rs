@@ -3,16 +3,10 @@
 //! `*` stands for any bytes within one name, `**` as a whole name for any number of names (also none); everything else,
 //! the backslash of systemd's `\x2d` too, stands for itself.
 
-use std::collections::HashMap;
-
-use guard_common::identity::{LABEL_USER_MADE, NameMatcher, PATH_MAX, TRANSITIONS};
-use regex_automata::{
-    Anchored, MatchKind,
-    dfa::{Automaton, StartKind, dense},
-    nfa::thompson,
-    util::{primitives::StateID, syntax},
-};
+use guard_common::identity::{NameMatcher, PATH_MAX, TRANSITIONS};
 use thiserror::Error;
+
+use super::automaton;
 
 /// Below this an unprivileged user makes cgroups himself: a match there may only tighten policy.
 pub const USER_MADE: &str = "/**/user@*.service/**";
@@ -52,9 +46,9 @@ pub enum NamesError {
         /// Byte classes, and one.
         columns: usize,
     },
-    /// The automaton cannot be built.
-    #[error("the cgroup patterns cannot be compiled")]
-    Build(#[from] Box<dense::BuildError>),
+    /// The patterns are too long.
+    #[error("the cgroup patterns have more than about 60000 characters together")]
+    TooLong,
     /// More kinds of containers than the kernel tables hold.
     #[error("the rules treat containers in more than {0} different ways")]
     TooManyProfiles(usize),
@@ -75,96 +69,9 @@ impl Names {
         patterns: &[(String, Role)],
         label: &mut dyn FnMut(&Matched) -> Result<u16, NamesError>,
     ) -> Result<Self, NamesError> {
-        let mut expressions: Vec<String> =
-            patterns.iter().map(|(glob, _)| expression(glob)).collect();
-        expressions.push(expression(USER_MADE));
-        let dfa = dense::Builder::new()
-            .configure(
-                dense::Config::new()
-                    .start_kind(StartKind::Anchored)
-                    .match_kind(MatchKind::All)
-                    .accelerate(false),
-            )
-            .thompson(thompson::Config::new().utf8(false))
-            .syntax(
-                syntax::Config::new()
-                    .unicode(false)
-                    .utf8(false)
-                    .dot_matches_new_line(true),
-            )
-            .build_many(&expressions)
-            .map_err(Box::new)?;
-
-        // One byte stands for each class.
-        let mut table = NameMatcher::empty();
-        let mut representatives = Vec::new();
-        for byte in 0..=u8::MAX {
-            let class = dfa.byte_classes().get(byte);
-            if usize::from(class) == representatives.len() {
-                representatives.push(byte);
-            }
-            table.classes[usize::from(byte)] = class;
-        }
-        let stride = representatives.len() + 1;
-        table.stride = stride as u32;
-
-        let start = dfa
-            .universal_start_state(Anchored::Yes)
-            .or_else(|| {
-                dfa.start_state_forward(&regex_automata::Input::new("").anchored(Anchored::Yes))
-                    .ok()
-            })
-            .unwrap_or(StateID::ZERO);
-        let mut numbers: HashMap<StateID, u16> = HashMap::new();
-        let mut states = vec![start];
-        // 0 is dead: what leads nowhere is not looked at.
-        numbers.insert(start, 1);
-        let mut at = 0;
-        let mut labels: HashMap<Matched, u16> = HashMap::new();
-        while let Some(&state) = states.get(at) {
-            let row = (at + 1) * stride;
-            if row + stride > TRANSITIONS || states.len() > usize::from(u16::MAX) - 1 {
-                return Err(NamesError::TooLarge {
-                    states: states.len(),
-                    columns: stride,
-                });
-            }
-            for (column, byte) in representatives.iter().enumerate() {
-                let next = dfa.next_state(state, *byte);
-                if dfa.is_dead_state(next) || dfa.is_quit_state(next) {
-                    continue;
-                }
-                let number = *numbers.entry(next).or_insert_with(|| {
-                    states.push(next);
-                    states.len() as u16
-                });
-                table.transitions[row + column] = number;
-            }
-            let end = dfa.next_eoi_state(state);
-            if dfa.is_match_state(end) {
-                let matched = gather(
-                    patterns,
-                    (0..dfa.match_len(end)).map(|index| dfa.match_pattern(end, index).as_usize()),
-                );
-                if let Some(matched) = matched {
-                    let number = match labels.get(&matched) {
-                        Some(number) => *number,
-                        None => {
-                            let mut number = label(&matched)?;
-                            if number != 0 && matched.user_made {
-                                number |= LABEL_USER_MADE;
-                            }
-                            labels.insert(matched, number);
-                            number
-                        }
-                    };
-                    table.transitions[row + stride - 1] = number;
-                }
-            }
-            at += 1;
-        }
-        table.start = 1;
-        Ok(Self { table })
+        Ok(Self {
+            table: automaton::build(patterns, label)?,
+        })
     }
 
     /// What goes into the kernel.
@@ -201,55 +108,10 @@ impl Names {
     }
 }
 
-/// What the patterns with these numbers, together, say; `None`: not a container.
-fn gather(patterns: &[(String, Role)], numbers: impl Iterator<Item = usize>) -> Option<Matched> {
-    let (mut matched, mut except) = (Matched::default(), 0_u64);
-    for number in numbers {
-        match patterns.get(number).map(|(_, role)| *role) {
-            Some(Role::Subject(subject)) => matched.subjects |= 1 << (subject & 63),
-            Some(Role::Except(subject)) => except |= 1 << (subject & 63),
-            Some(Role::Exempt) => matched.exempt = true,
-            // The last expression is USER_MADE's.
-            None => matched.user_made = true,
-        }
-    }
-    if matched.user_made {
-        matched.exempt = false;
-    } else {
-        matched.subjects &= !except;
-    }
-    (matched.subjects != 0).then_some(matched)
-}
-
-/// A glob as a regular expression over bytes, anchored at both ends.
-fn expression(glob: &str) -> String {
-    let mut text = String::from("\\A");
-    for name in glob.split('/').skip(usize::from(glob.starts_with('/'))) {
-        if name == "**" {
-            text.push_str("(?:/[^/]+)*");
-            continue;
-        }
-        text.push('/');
-        for part in name.split_inclusive('*') {
-            let literal = part.strip_suffix('*').unwrap_or(part);
-            for byte in literal.bytes() {
-                if byte.is_ascii_alphanumeric() || byte == b'_' {
-                    text.push(char::from(byte));
-                } else {
-                    text.push_str(&format!("\\x{byte:02x}"));
-                }
-            }
-            if part.ends_with('*') {
-                text.push_str("[^/]*");
-            }
-        }
-    }
-    text.push_str("\\z");
-    text
-}
-
 #[cfg(test)]
 mod tests {
+    use guard_common::identity::LABEL_USER_MADE;
+
     use super::*;
 
     fn names(patterns: &[(&str, Role)]) -> Names {

@@ -1,1 +1,18 @@
-//! (wiring)
+//! Policy: what the operator wants, read so strictly that a slip of the pen is an error and never a hole.
+
+pub mod compile;
+pub mod describe;
+pub mod fields;
+pub mod glob;
+pub mod load;
+mod merge;
+pub mod model;
+mod parse;
+pub mod problem;
+mod rule;
+mod section;
+pub mod units;
+mod yaml;
+
+#[cfg(test)]
+mod tests;

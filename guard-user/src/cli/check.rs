@@ -1,0 +1,176 @@
+//! `bulkhead check`: whether a policy is valid, and what it would do.
+
+use std::{
+    io::{self, ErrorKind, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::Args;
+use guard_user::policy::{
+    compile::compile,
+    describe::{self, Line},
+    load,
+    model::Policy,
+    problem::{Problem, Problems},
+};
+use serde::Serialize;
+
+/// Check a policy, and say in one line for each rule what it would do. Needs no root, and changes nothing.
+///
+/// Each FILE is checked as a policy of its own. Without one: what the daemon would load, which is
+/// /etc/bulkhead/policy.yaml, then /etc/bulkhead/policy.d/*.yaml in order of their names, together; the built-in default
+/// where there is none. Every error begins with FILE:LINE:COLUMN: and says what was expected and what to do.
+///
+/// Exit code 0: valid; 1: not.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  bulkhead check                       what the daemon would load
+  bulkhead check new.yaml && sudo cp new.yaml /etc/bulkhead/policy.yaml && sudo systemctl reload bulkhead
+  bulkhead check --json policies/*.yaml")]
+pub struct Arguments {
+    /// Policy files, each checked alone.
+    file: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Checked {
+    files: Vec<String>,
+    valid: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<Problem>,
+    #[serde(flatten)]
+    effect: Option<Effect>,
+}
+
+#[derive(Serialize)]
+struct Effect {
+    embedded: bool,
+    mode: &'static str,
+    subjects: usize,
+    patterns: usize,
+    rules: Vec<Line>,
+    notes: Vec<String>,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut all = Vec::new();
+    if arguments.file.is_empty() {
+        let files = load::default_sources().unwrap_or_default();
+        let files = files
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        all.push(checked(files, load::in_force(None)));
+    }
+    for file in &arguments.file {
+        let files = vec![file.display().to_string()];
+        all.push(checked(files, load::load(std::slice::from_ref(file))));
+    }
+    let valid = all.iter().all(|checked| checked.valid);
+    to_stdout(|out| {
+        if arguments.json {
+            return writeln!(out, "{}", serde_json::to_string_pretty(&all)?);
+        }
+        all.iter().try_for_each(|checked| print(out, checked))
+    })?;
+    Ok(ExitCode::from(u8::from(!valid)))
+}
+
+fn checked(files: Vec<String>, policy: Result<Policy, Problems>) -> Checked {
+    let refused = |files, problems| Checked {
+        files,
+        valid: false,
+        problems,
+        effect: None,
+    };
+    let policy = match policy {
+        Ok(policy) => policy,
+        Err(Problems(problems)) => return refused(files, problems),
+    };
+    let compiled = match compile(&policy, None) {
+        Ok(compiled) => compiled,
+        Err(error) => {
+            let file = policy.files.first().map_or("", String::as_str);
+            let message = format!("{:#}", anyhow::Error::from(error));
+            return refused(
+                policy.files.clone(),
+                vec![Problem::of_file(
+                    file,
+                    message,
+                    "patterns and rules that fit the kernel's tables",
+                    "write patterns that begin with the names they mean; put subjects together that are treated alike",
+                )],
+            );
+        }
+    };
+    Checked {
+        valid: true,
+        problems: Vec::new(),
+        effect: Some(Effect {
+            embedded: policy.embedded,
+            mode: policy.mode.name(),
+            subjects: policy.subjects.len(),
+            patterns: compiled.patterns,
+            rules: describe::rules(&policy, None),
+            notes: describe::notes(&policy, &compiled),
+        }),
+        files: policy.files,
+    }
+}
+
+fn print(out: &mut dyn Write, checked: &Checked) -> io::Result<()> {
+    for problem in &checked.problems {
+        eprintln!("{problem}");
+    }
+    let files = checked.files.join(", ");
+    let Some(effect) = &checked.effect else {
+        return Ok(());
+    };
+    writeln!(
+        out,
+        "{files}: valid; mode {}, {} patterns of {} subject{}",
+        effect.mode,
+        effect.patterns,
+        effect.subjects,
+        if effect.subjects == 1 { "" } else { "s" }
+    )?;
+    if effect.embedded {
+        writeln!(
+            out,
+            "  no policy in {}: the built-in one is audited altogether; `bulkhead run --enforce` enforces it",
+            load::DIRECTORY
+        )?;
+    }
+    let width = effect
+        .rules
+        .iter()
+        .map(|line| line.rule.len())
+        .max()
+        .unwrap_or(0);
+    for line in &effect.rules {
+        writeln!(
+            out,
+            "  {:<width$}  {:<8} {}",
+            line.rule, line.mode, line.says
+        )?;
+    }
+    for note in &effect.notes {
+        writeln!(out, "  note: {note}")?;
+    }
+    Ok(())
+}
+
+/// Prints. Whoever stops reading, as `head` does, has read enough.
+pub fn to_stdout(print: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match print(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}

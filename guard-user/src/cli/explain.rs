@@ -1,0 +1,219 @@
+//! `bulkhead explain`: the policy's language, from the program that reads it.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::Args;
+use guard_common::fork_storm::Reason;
+use guard_user::policy::{
+    describe::{self, Line},
+    fields::{self, FIELDS, Field, children},
+    load,
+    model::Policy,
+};
+use serde::Serialize;
+
+use super::check::to_stdout;
+
+/// The one action that this version governs, as records name it.
+const ACTION: &str = "fork";
+
+/// Explain the policy's language: a field, an action, or a rule of the policy that is in force here.
+///
+/// Without a WORD: all fields. A field goes by its name or the end of its path (`forks`, `pids.max`, `reserve`), also by
+/// a word that may be written there (`freeze`); an action or a reason by its name in records (`fork`, `pids_cap`).
+///
+/// Exit code 0: explained; 1: nothing goes by that word, and what it may have been is printed.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  bulkhead explain                     every field
+  bulkhead explain forks               the fork rate, and what stands in it
+  bulkhead explain pids.max
+  bulkhead explain fork-storm          the rule of that name")]
+pub struct Arguments {
+    /// A field, an action, or a rule's name.
+    word: Option<String>,
+    /// Look for rules in this policy, and not in the one that the daemon would load.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize, Default)]
+struct Explained {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<String>,
+    fields: Vec<&'static Field>,
+    rules: Vec<OfRule>,
+}
+
+#[derive(Serialize)]
+struct OfRule {
+    #[serde(flatten)]
+    line: Line,
+    severity: &'static str,
+    defined_at: String,
+    /// Each subject, and its patterns.
+    cgroups: Vec<(String, Vec<String>)>,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let Some(word) = &arguments.word else {
+        to_stdout(|out| {
+            if arguments.json {
+                return writeln!(out, "{}", serde_json::to_string_pretty(FIELDS)?);
+            }
+            overview(out)
+        })?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    // A policy that is broken still has a language.
+    let policy = load::in_force(arguments.policy.as_deref());
+    let explained = explain(word, policy.as_ref().ok());
+    if explained.fields.is_empty() && explained.rules.is_empty() {
+        eprintln!("bulkhead: nothing goes by `{}`", word.escape_debug());
+        let mut known: Vec<&str> = FIELDS.iter().map(Field::key).collect();
+        if let Ok(policy) = &policy {
+            known.extend(policy.rules.iter().map(|rule| rule.name.as_str()));
+        }
+        let near = fields::near(word, known.into_iter());
+        if !near.is_empty() {
+            eprintln!("  near it: {}", near.join(", "));
+        }
+        if let Err(problems) = &policy {
+            eprintln!(
+                "  rules could not be looked for, since the policy is not valid; {} in it, see `bulkhead check`",
+                count(problems.0.len())
+            );
+        }
+        eprintln!("  `bulkhead explain` shows all fields");
+        return Ok(ExitCode::from(1));
+    }
+    to_stdout(|out| {
+        if arguments.json {
+            return writeln!(out, "{}", serde_json::to_string_pretty(&explained)?);
+        }
+        print(out, &explained)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn count(problems: usize) -> String {
+    format!("{problems} problem{}", if problems == 1 { "" } else { "s" })
+}
+
+fn explain(word: &str, policy: Option<&Policy>) -> Explained {
+    let mut explained = Explained::default();
+    let field = |path: &str| FIELDS.iter().find(move |field| field.path == path);
+    let reason = Reason::ALL.into_iter().find(|reason| reason.name() == word);
+    if word == ACTION {
+        explained.action = Some(
+            "fork: a task of a container makes a process or a thread (fork, vfork, clone, clone3). A fork that is refused \
+             fails with EAGAIN, before it costs the host a pid. Three limits are about it, of reason rate, pids_cap and \
+             host_reserve in records:"
+                .to_owned(),
+        );
+        explained.fields.extend(
+            ["rules[].forks", "rules[].pids", "host.reserve"]
+                .into_iter()
+                .filter_map(field),
+        );
+    } else if let Some(reason) = reason.filter(|reason| *reason != Reason::Rate) {
+        let path = match reason {
+            Reason::Rate => "rules[].forks",
+            Reason::PidsCap => "rules[].pids.max",
+            Reason::HostReserve => "host.reserve",
+        };
+        explained.action = Some(format!(
+            "{word}: the reason of a refused fork; the limit stands in `{path}`"
+        ));
+        explained.fields.extend(field(path));
+    } else {
+        explained.fields = fields::find(word);
+    }
+    let Some(policy) = policy else {
+        return explained;
+    };
+    let lines = describe::rules(policy, None);
+    for line in lines.into_iter().filter(|line| line.rule == word) {
+        let Some(rule) = policy.rules.iter().find(|rule| rule.name == word) else {
+            continue;
+        };
+        explained.rules.push(OfRule {
+            line,
+            severity: rule.severity.name(),
+            defined_at: rule.place.to_string(),
+            cgroups: (policy.subjects.iter())
+                .filter(|subject| rule.subjects.contains(&subject.name))
+                .map(|subject| (subject.name.clone(), subject.cgroups.clone()))
+                .collect(),
+        });
+    }
+    explained
+}
+
+fn overview(out: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "A policy is YAML, in /etc/bulkhead/policy.yaml and policy.d/*.yaml. Its fields:\n"
+    )?;
+    let width = FIELDS
+        .iter()
+        .map(|field| field.path.len())
+        .max()
+        .unwrap_or(0);
+    for field in FIELDS {
+        writeln!(out, "  {:<width$}  {}", field.path, field.kind)?;
+    }
+    writeln!(
+        out,
+        "\n`bulkhead explain FIELD` tells what a field does, its default and an example;"
+    )?;
+    writeln!(
+        out,
+        "`bulkhead explain RULE` what a rule of the policy does; `bulkhead explain fork` what a fork is judged by."
+    )?;
+    writeln!(out, "`bulkhead check FILE` says whether a policy is valid.")
+}
+
+fn print(out: &mut dyn Write, explained: &Explained) -> io::Result<()> {
+    if let Some(action) = &explained.action {
+        writeln!(out, "{action}\n")?;
+    }
+    for rule in &explained.rules {
+        writeln!(
+            out,
+            "rule {} ({}, severity {})",
+            rule.line.rule, rule.line.mode, rule.severity
+        )?;
+        writeln!(out, "  {}", rule.line.says)?;
+        writeln!(out, "  defined   {}", rule.defined_at)?;
+        for (subject, patterns) in &rule.cgroups {
+            writeln!(out, "  {subject} are the cgroups")?;
+            for pattern in patterns {
+                writeln!(out, "    {pattern}")?;
+            }
+        }
+        writeln!(out)?;
+    }
+    for field in &explained.fields {
+        writeln!(out, "{}", field.path)?;
+        writeln!(out, "  {}", field.says)?;
+        writeln!(out, "  holds     {}", field.kind)?;
+        writeln!(out, "  default   {}", field.default)?;
+        writeln!(out, "  example   {}", field.example)?;
+        for (number, child) in children(field.path).enumerate() {
+            let title = if number == 0 { "fields" } else { "" };
+            writeln!(out, "  {title:<8}  {:<9} {}", child.key(), child.kind)?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}

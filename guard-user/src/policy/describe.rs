@@ -1,0 +1,171 @@
+//! A policy in one readable line for each thing that it would do, so that a surprise comes before it is in force.
+
+use serde::Serialize;
+
+use super::{
+    compile::{Compiled, ModeOverride, effective},
+    model::{Act, Mode, Policy, RESERVE, Rule},
+    units::write_duration,
+};
+
+/// What a rule, or the reserve, would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// Its name.
+    pub rule: String,
+    /// `audit`, `enforce`, or `off` for a reserve that there is not.
+    pub mode: &'static str,
+    /// The rest of the sentence.
+    pub says: String,
+}
+
+/// What each rule would do, the reserve last.
+#[must_use]
+pub fn rules(policy: &Policy, call: Option<ModeOverride>) -> Vec<Line> {
+    let call = call.or(policy.embedded.then_some(ModeOverride::Audit));
+    let mut lines: Vec<Line> = (policy.rules.iter())
+        .map(|rule| {
+            let mode = effective(call, policy.mode, rule.mode);
+            Line {
+                rule: rule.name.clone(),
+                mode: mode.name(),
+                says: sentence(rule, mode),
+            }
+        })
+        .collect();
+    lines.push(match policy.reserve {
+        None => Line {
+            rule: RESERVE.to_owned(),
+            mode: "off",
+            says: "no pids are kept for the host".to_owned(),
+        },
+        Some(reserve) => {
+            let mode = effective(call, policy.mode, reserve.mode);
+            let does = verb(mode);
+            Line {
+                rule: RESERVE.to_owned(),
+                mode: mode.name(),
+                says: format!(
+                    "{does} any container's fork into the last {} of the host's pids",
+                    reserve.pids
+                ),
+            }
+        }
+    });
+    lines
+}
+
+const fn verb(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "refuses",
+        Mode::Audit => "records, and allows,",
+    }
+}
+
+fn sentence(rule: &Rule, mode: Mode) -> String {
+    let mut parts = Vec::new();
+    if let Some(forks) = rule.forks {
+        parts.push(format!(
+            "forks beyond {} (burst {})",
+            forks.rate, forks.burst
+        ));
+    }
+    if let Some(max) = rule.pids {
+        parts.push(format!("forks beyond {max} pids"));
+    }
+    let subjects = rule.subjects.join(", ");
+    let mut text = if parts.is_empty() {
+        format!("{subjects}: refuses nothing")
+    } else {
+        format!("{subjects}: {} {}", verb(mode), parts.join(", and "))
+    };
+    if let Some(leak) = rule.leak {
+        text.push_str(&format!(
+            "; alarm when less than {} is left",
+            write_duration(leak)
+        ));
+    }
+    let steps: Vec<String> = (rule.escalate.iter())
+        .map(|step| {
+            let after = write_duration(step.after);
+            match step.act {
+                Act::Freeze { time } => {
+                    format!("freeze for {} after {after}", write_duration(time))
+                }
+                Act::Kill => format!("kill after {after}"),
+            }
+        })
+        .collect();
+    if !steps.is_empty() {
+        let does = match mode {
+            Mode::Enforce => "; then ",
+            Mode::Audit => "; would then, and only records, ",
+        };
+        text.push_str(does);
+        text.push_str(&steps.join(", "));
+    }
+    text
+}
+
+/// What is allowed and may still not be what was meant.
+#[must_use]
+pub fn notes(policy: &Policy, compiled: &Compiled) -> Vec<String> {
+    let mut notes = Vec::new();
+    for rule in &policy.rules {
+        let treatments = (compiled.treatments.iter())
+            .filter(|treatment| !treatment.exempt)
+            .filter(|treatment| {
+                rule.subjects
+                    .iter()
+                    .any(|name| treatment.subjects.contains(name))
+            });
+        let (mut any, mut rate, mut pids) = (false, rule.forks.is_none(), rule.pids.is_none());
+        for treatment in treatments {
+            any = true;
+            let rates = [&treatment.rate_enforced, &treatment.rate_audited];
+            rate |= rates
+                .into_iter()
+                .flatten()
+                .any(|applied| applied.rule == rule.name);
+            let caps = [&treatment.pids_enforced, &treatment.pids_audited];
+            pids |= caps
+                .into_iter()
+                .flatten()
+                .any(|applied| applied.rule == rule.name);
+        }
+        if !any {
+            notes.push(format!(
+                "rule `{}` applies to no container: every pattern of its subjects is taken out by `except` or `exempt`",
+                rule.name
+            ));
+            continue;
+        }
+        for (holds, what) in [(rate, "fork rate"), (pids, "pids cap")] {
+            if !holds {
+                notes.push(format!(
+                    "rule `{}`: its {what} has no effect, since another rule's is smaller wherever it applies; its `escalate` does not follow from it",
+                    rule.name
+                ));
+            }
+        }
+    }
+    for subject in &policy.subjects {
+        if !policy
+            .rules
+            .iter()
+            .any(|rule| rule.subjects.contains(&subject.name))
+        {
+            notes.push(match policy.reserve {
+                Some(_) => format!(
+                    "no rule is about subject `{}`: only the host's reserve holds for it",
+                    subject.name
+                ),
+                None => format!(
+                    "no rule is about subject `{}`, and there is no reserve: it is not governed",
+                    subject.name
+                ),
+            });
+        }
+    }
+    notes
+}

@@ -1,0 +1,160 @@
+//! The policy's language as data: what the parser knows, `bulkhead explain` prints, and a test holds the docs to.
+
+use serde::Serialize;
+
+/// One field of the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Field {
+    /// Its path: `[]` is an item of a list, `NAME` a key of the operator's choice.
+    pub path: &'static str,
+    /// What it holds, with its unit.
+    pub kind: &'static str,
+    /// What holds where it is left out.
+    pub default: &'static str,
+    /// How it is written.
+    pub example: &'static str,
+    /// What it does.
+    pub says: &'static str,
+}
+
+impl Field {
+    /// The last part of its path, as it stands in a file.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        self.path
+            .rsplit('.')
+            .next()
+            .unwrap_or(self.path)
+            .trim_end_matches("[]")
+    }
+
+    /// The unit that a number alone lacks; `None` where it needs none.
+    pub(super) fn unit(&self) -> Option<&'static str> {
+        let units = [("a rate", "/s"), ("a duration", "s"), ("a size", "MiB")];
+        let fits = |(kind, _): &&(&str, &str)| self.kind.starts_with(kind);
+        units.iter().find(fits).map(|(_, unit)| *unit)
+    }
+
+    /// The path of what it stands in; empty for the file itself.
+    #[must_use]
+    pub fn parent(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or("", |(parent, _)| parent)
+    }
+}
+
+/// The fields that may stand directly in what has this path.
+pub fn children(parent: &str) -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(move |field| field.parent() == parent)
+}
+
+/// The fields that `word` names: by the end of their path, or as one of the words that may be written there.
+#[must_use]
+pub fn find(word: &str) -> Vec<&'static Field> {
+    let word = plain(word.trim_matches('.'));
+    let end = format!(".{word}");
+    let named: Vec<&Field> = (FIELDS.iter())
+        .filter(|field| plain(field.path) == word || plain(field.path).ends_with(&end))
+        .collect();
+    if !named.is_empty() {
+        return named;
+    }
+    (FIELDS.iter())
+        .filter(|field| {
+            field.kind.contains(" | ") && field.kind.split(" | ").any(|one| one == word)
+        })
+        .collect()
+}
+
+/// A path without the marks of lists.
+fn plain(path: &str) -> String {
+    path.replace("[]", "")
+}
+
+macro_rules! fields {
+    ($($path:literal, $kind:literal, $default:literal, $example:literal, $says:literal;)*) => {
+        &[$(Field { path: $path, kind: $kind, default: $default, example: $example, says: $says },)*]
+    };
+}
+
+/// Every field, in the order of a file.
+pub const FIELDS: &[Field] = fields! {
+    "version", "the number 1", "must be given, in every file", "version: 1",
+    "The version of the policy language.";
+    "mode", "audit | enforce", "audit", "mode: enforce",
+    "audit: allow, and record what would have been refused. enforce: refuse. Holds for every rule and for the reserve, unless they say their own.";
+    "subjects", "map: name → cgroups", "must be given in one of the files", "subjects: {containers: {cgroups: [\"/docker/*\"]}}",
+    "What rules are about: sets of cgroups, each with a name of your choice. At most 64.";
+    "subjects.NAME", "map", "-", "containers: {cgroups: [\"/docker/*\"]}",
+    "One subject. A container is the outermost cgroup that matches; everything below it belongs to it.";
+    "subjects.NAME.cgroups", "list of cgroup patterns", "must be given", "cgroups: [\"/docker/*\", \"/**/libpod-*.scope\"]",
+    "The cgroups that are containers, absolute from the root of the hierarchy. `*` is any text within one name, `**` any number of names.";
+    "subjects.NAME.except", "list of cgroup patterns", "[]", "except: [\"/**/libpod-conmon-*\"]",
+    "Cgroups that are not containers after all: runtimes' helpers. Wins over `cgroups`, for that one cgroup and not for those below it; ignored below user@UID.service, where users make names themselves.";
+    "exempt", "map", "{}", "exempt: {cgroups: [\"/docker/0123abcd*\"]}",
+    "What is never refused, frozen or killed.";
+    "exempt.cgroups", "list of cgroup patterns", "[]", "cgroups: [\"/docker/0123abcd*\"]",
+    "Containers that are refused nothing, the host's reserve included. Beats every rule; ignored below user@UID.service, where users make names themselves.";
+    "rules", "list of rules", "[]", "rules: [{name: cap, subjects: [containers], pids: {max: 4096}}]",
+    "Limits for the containers of some subjects. Where several apply, the smallest limit holds. At most 256.";
+    "rules[].name", "a name: letters, digits, - _ .", "must be given", "name: fork-storm",
+    "The rule's name in records, unique in all files.";
+    "rules[].subjects", "list of subjects' names", "must be given", "subjects: [containers]",
+    "Whom the rule is about.";
+    "rules[].mode", "audit | enforce", "the policy's mode", "mode: audit",
+    "This rule's own mode; `run --enforce` does not change it, `run --audit` does.";
+    "rules[].forks", "map", "no limit", "forks: {rate: 500/s, burst: 2000}",
+    "How fast a container may make processes and threads. What is too fast is refused with EAGAIN, before it costs the host a pid.";
+    "rules[].forks.rate", "a rate: NUMBER/s, /m or /h", "must be given within `forks`", "rate: 500/s",
+    "Forks that a container may make in the long run.";
+    "rules[].forks.burst", "a count of forks", "twice the number in `rate`", "burst: 2000",
+    "Forks that may come at once after a quiet time.";
+    "rules[].pids", "map", "no limit", "pids: {max: 4096}",
+    "How many processes and threads a container may have.";
+    "rules[].pids.max", "a count of pids, 1 to 4194304", "no cap", "max: 4096",
+    "Processes and threads of one container, all cgroups below it included. The fork after the last is refused with EAGAIN. Enforced, it is also written to the container's pids.max if it is less than what stands there.";
+    "rules[].pids.leak", "a duration, or off", "30m", "leak: 30m",
+    "Alarm when a container's pids rise so steadily that less than this is left until its cap or the host's reserve is reached. Refuses nothing.";
+    "rules[].severity", "low | medium | high | critical", "high", "severity: high",
+    "How much the rule's breaches matter; stands in every record.";
+    "rules[].escalate", "list of steps", "[]", "escalate: [{after: 10s, do: freeze}, {after: 60s, do: kill}]",
+    "What is done to a container whose breach of this rule lasts. Only refusals of an enforced rule escalate. At most 8 steps.";
+    "rules[].escalate[].after", "a duration, 1s to 1d", "must be given", "after: 10s",
+    "Time since the start of the breach; each step's is longer than the one before.";
+    "rules[].escalate[].do", "freeze | kill", "must be given", "do: freeze",
+    "freeze: stop all tasks of the container for a while. kill: kill all of them.";
+    "rules[].escalate[].for", "a duration, 1s to 1h", "10s", "for: 10s",
+    "How long a freeze lasts. The breach stays open meanwhile.";
+    "host", "map", "its fields' defaults", "host: {reserve: {pids: 10%}}",
+    "What the host keeps for itself.";
+    "host.reserve", "map, or off", "its fields' defaults", "reserve: {pids: 10%}",
+    "Pids that only the host may use: whatever the containers do, someone can log in and act.";
+    "host.reserve.pids", "a percentage up to 90%, a count of pids, or off", "10%", "pids: 10%",
+    "How many of the host's pids (the smaller of pid_max and threads-max) no container's fork may take.";
+    "host.reserve.mode", "audit | enforce", "the policy's mode", "mode: enforce",
+    "The reserve's own mode.";
+    "audit", "map", "its fields' defaults", "audit: {file: /var/log/bulkhead/audit.jsonl}",
+    "The audit log.";
+    "audit.file", "an absolute path", "/var/log/bulkhead/audit.jsonl", "file: /var/log/bulkhead/audit.jsonl",
+    "Where it is written, one JSON object a line.";
+    "audit.rotate", "map", "its fields' defaults", "rotate: {size: 64MiB, age: 7d, keep: 8}",
+    "When a new file is begun.";
+    "audit.rotate.size", "a size: KiB, MiB or GiB, 64KiB to 64GiB", "64MiB", "size: 64MiB",
+    "A new file is begun when this one has grown so large.";
+    "audit.rotate.age", "a duration, 1m to 365d", "7d", "age: 7d",
+    "A new file is begun when this one is so old.";
+    "audit.rotate.keep", "a count of files, 1 to 1000", "8", "keep: 8",
+    "Old files that are kept.";
+};
+
+/// The words of `words` that `word` could have been meant for, best first.
+pub fn near<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Vec<&'w str> {
+    let mut near: Vec<(usize, &str)> = words
+        .map(|known| (strsim::damerau_levenshtein(word, known), known))
+        .filter(|(distance, known)| {
+            *distance <= known.len().max(word.len()) / 3 || known.len() > 2 && word.contains(known)
+        })
+        .collect();
+    near.sort_unstable();
+    near.dedup();
+    near.into_iter().map(|(_, known)| known).take(3).collect()
+}

@@ -1,0 +1,167 @@
+//! Where a policy comes from: the files of /etc, one file that replaces them, or the one that is built in.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    merge,
+    model::Policy,
+    problem::{Problem, Problems, Source},
+    yaml::FILE_BYTES,
+};
+
+/// Where the host's policy lies: `policy.yaml`, and `policy.d/*.yaml` in order of their names.
+pub const DIRECTORY: &str = "/etc/bulkhead";
+/// The policy of a host that has none.
+pub const EMBEDDED: &str = include_str!("../../../policies/default.yaml");
+/// What the embedded policy is called in messages.
+pub const EMBEDDED_NAME: &str = "(built in) default.yaml";
+
+/// The files of `directory` that make up its policy, in order; none where it has none.
+///
+/// # Errors
+/// The directory is there and cannot be read.
+pub fn sources_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut sources = Vec::new();
+    let main = directory.join("policy.yaml");
+    // Not `exists`: what is there and cannot be seen must not be passed over.
+    match fs::symlink_metadata(&main) {
+        Ok(_) => sources.push(main),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let parts = match fs::read_dir(directory.join("policy.d")) {
+        Ok(entries) => entries
+            .map(|entry| Ok(entry?.path()))
+            .collect::<io::Result<Vec<_>>>()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let mut parts: Vec<PathBuf> = (parts.into_iter())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "yaml")
+        })
+        .collect();
+    parts.sort();
+    sources.extend(parts);
+    Ok(sources)
+}
+
+/// The files of [`DIRECTORY`].
+///
+/// # Errors
+/// The directory is there and cannot be read.
+pub fn default_sources() -> io::Result<Vec<PathBuf>> {
+    sources_in(Path::new(DIRECTORY))
+}
+
+/// Reads the policy that these files make up together.
+///
+/// # Errors
+/// All that is wrong with them, a file that cannot be read among it.
+pub fn load(files: &[PathBuf]) -> Result<Policy, Problems> {
+    let mut sources = Vec::new();
+    let mut problems = Vec::new();
+    for path in files {
+        match read(path) {
+            Ok(source) => sources.push(source),
+            Err(problem) => problems.push(*problem),
+        }
+    }
+    if problems.is_empty() {
+        merge::policy(sources)
+    } else {
+        Err(Problems(problems))
+    }
+}
+
+/// What the daemon runs with: `file` alone if there is one, else the host's files, else the embedded policy.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn in_force(file: Option<&Path>) -> Result<Policy, Problems> {
+    if let Some(file) = file {
+        return load(&[file.to_owned()]);
+    }
+    match default_sources() {
+        Ok(files) if files.is_empty() => embedded(),
+        Ok(files) => load(&files),
+        Err(error) => {
+            let message = format!("cannot look for policy files: {error}");
+            let problem = Problem::of_file(
+                DIRECTORY,
+                message,
+                "a directory that can be read",
+                "check its permissions",
+            );
+            Err(Problems(vec![problem]))
+        }
+    }
+}
+
+/// The policy that is built in.
+///
+/// # Errors
+/// None that a test would not have found.
+pub fn embedded() -> Result<Policy, Problems> {
+    let source = Source {
+        file: EMBEDDED_NAME.to_owned(),
+        text: EMBEDDED.to_owned(),
+    };
+    Ok(Policy {
+        embedded: true,
+        ..merge::policy(vec![source])?
+    })
+}
+
+/// Reads the text of a policy that is in memory; `name` stands for the file in messages.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Policy, Problems> {
+    let source = text(name, bytes).map_err(|problem| Problems(vec![*problem]))?;
+    merge::policy(vec![source])
+}
+
+fn read(path: &Path) -> Result<Source, Box<Problem>> {
+    let name = path.display().to_string();
+    let mut bytes = Vec::new();
+    // One byte more than is allowed, so that too much is seen, and a device or a pipe does not fill the memory.
+    let taken = fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES as u64 + 1).read_to_end(&mut bytes));
+    match taken {
+        Ok(_) => text(&name, &bytes),
+        Err(error) => Err(Box::new(Problem::of_file(
+            &name,
+            format!("cannot read the file: {error}"),
+            "a policy file",
+            "check the path and its permissions",
+        ))),
+    }
+}
+
+fn text(name: &str, bytes: &[u8]) -> Result<Source, Box<Problem>> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(Source {
+            file: name.to_owned(),
+            text: text.to_owned(),
+        }),
+        Err(error) => {
+            let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
+            let good = String::from_utf8_lossy(good);
+            let mut problem = Problem::of_file(
+                name,
+                "the file is not UTF-8 text here".to_owned(),
+                "UTF-8",
+                "save it as UTF-8; comments may be the cause",
+            );
+            problem.line = good.matches('\n').count() + 1;
+            problem.column = good.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            Err(Box::new(problem))
+        }
+    }
+}

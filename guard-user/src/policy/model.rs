@@ -1,0 +1,205 @@
+//! Policy: the typed model, which holds only what was checked.
+
+use std::{fmt, time::Duration};
+
+use guard_common::fork_storm::ForkLimits;
+
+use super::units::{Pids, Rate};
+
+/// Most subjects that a policy may name: each is a bit of the names' automaton.
+pub const SUBJECTS: usize = 64;
+/// Most rules that a policy may have.
+pub const RULES: usize = 256;
+/// What the host's reserve is called where a rule's name is asked for.
+pub const RESERVE: &str = "host.reserve";
+
+/// Whether a refusal is made or only recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Allow, and record what would have been refused.
+    Audit,
+    /// Refuse.
+    Enforce,
+}
+
+impl Mode {
+    /// As the policy writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+            Self::Enforce => "enforce",
+        }
+    }
+}
+
+/// How much a breach matters to whoever reads the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// To be read some day.
+    Low,
+    /// To be read this week.
+    Medium,
+    /// To be read today.
+    High,
+    /// To be woken up for.
+    Critical,
+}
+
+impl Severity {
+    /// As the policy writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// A position in a policy file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file, as it was named.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// A set of cgroups with a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// Its name.
+    pub name: String,
+    /// Patterns of the cgroups that are its containers.
+    pub cgroups: Vec<String>,
+    /// Patterns of cgroups that are not, after all.
+    pub except: Vec<String>,
+    /// Where it is defined.
+    pub place: Place,
+}
+
+/// How fast forks may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forks {
+    /// The steady rate.
+    pub rate: Rate,
+    /// Forks that may come at once.
+    pub burst: u32,
+    /// The same as the kernel side counts it.
+    pub limits: ForkLimits,
+}
+
+impl fmt::Display for Forks {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}, burst {}", self.rate, self.burst)
+    }
+}
+
+/// What a step of a ladder does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Stops all tasks of the container, and lets them run again.
+    Freeze {
+        /// How long they are stopped.
+        time: Duration,
+    },
+    /// Kills all tasks of the container.
+    Kill,
+}
+
+/// A step of a rule's ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Escalation {
+    /// Since the start of the breach.
+    pub after: Duration,
+    /// What is done then.
+    pub act: Act,
+}
+
+/// Limits for the containers of some subjects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its name, unique in the policy.
+    pub name: String,
+    /// Names of its subjects, at least one.
+    pub subjects: Vec<String>,
+    /// Its own mode; `None`: the policy's.
+    pub mode: Option<Mode>,
+    /// The fork rate.
+    pub forks: Option<Forks>,
+    /// The pids cap.
+    pub pids: Option<u32>,
+    /// Alarm when pids rise so fast that less than this is left until the cap, or the host's reserve, is reached.
+    pub leak: Option<Duration>,
+    /// How much its breach matters.
+    pub severity: Severity,
+    /// Its ladder, in order of time.
+    pub escalate: Vec<Escalation>,
+    /// Where it is defined.
+    pub place: Place,
+}
+
+/// Pids that only the host may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserve {
+    /// How many.
+    pub pids: Pids,
+    /// Its own mode; `None`: the policy's.
+    pub mode: Option<Mode>,
+}
+
+/// Where the audit log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditSettings {
+    /// Absolute path of the file.
+    pub file: String,
+    /// A new file is begun when it has so many bytes.
+    pub size: u64,
+    /// A new file is begun when it is so old.
+    pub age: Duration,
+    /// So many old files are kept.
+    pub keep: u32,
+}
+
+impl Default for AuditSettings {
+    fn default() -> Self {
+        Self {
+            file: "/var/log/bulkhead/audit.jsonl".to_owned(),
+            size: 64 << 20,
+            age: Duration::from_secs(7 * 86_400),
+            keep: 8,
+        }
+    }
+}
+
+/// A policy: all its files together, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The files that it was read from.
+    pub files: Vec<String>,
+    /// It is the one that is built in, since the host has none: audited altogether, unless the call says enforce.
+    pub embedded: bool,
+    /// What holds where a rule says nothing.
+    pub mode: Mode,
+    /// In order of definition; the index is the number in the names' automaton.
+    pub subjects: Vec<Subject>,
+    /// Patterns of cgroups that are refused nothing.
+    pub exempt: Vec<String>,
+    /// In order of definition.
+    pub rules: Vec<Rule>,
+    /// The host's reserve of pids.
+    pub reserve: Option<Reserve>,
+    /// The audit log.
+    pub audit: AuditSettings,
+}

@@ -1,0 +1,230 @@
+//! YAML as a tree that knows where everything stands; bounded, so that no file costs more than reading it.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_yaml::{DuplicateKeyPolicy, MergeKeyPolicy, Spanned};
+
+use super::problem::{At, Problem, Source};
+
+/// Bytes of a file.
+pub const FILE_BYTES: usize = 1 << 20;
+/// Lists and maps within each other; the policy's language needs seven.
+const DEPTH: usize = 16;
+/// Values of a file, what aliases repeat included.
+const NODES: usize = 100_000;
+
+/// A value, and where it stands.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub value: Value,
+    pub at: At,
+}
+
+#[derive(Clone, Debug)]
+pub enum Value {
+    Nothing,
+    /// A word or a number, as text.
+    Text(String),
+    List(Vec<Node>),
+    /// With duplicate keys, in order.
+    Map(Vec<(Node, Node)>),
+}
+
+impl Value {
+    /// For messages.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Nothing => "empty",
+            Self::Text(_) => "a single value",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a map",
+        }
+    }
+}
+
+/// Reads the source with this number.
+pub fn read(source: &Source, number: usize) -> Result<Node, Box<Problem>> {
+    let start = At {
+        source: number,
+        line: 1,
+        column: 1,
+        length: 1,
+    };
+    if source.text.len() > FILE_BYTES {
+        let message = format!("the file has {} bytes", source.text.len());
+        return Err(told(
+            source,
+            start,
+            message,
+            "at most 1 MiB",
+            "split it up into policy.d/*.yaml",
+        ));
+    }
+    let options = serde_yaml::options! {
+        budget: serde_yaml::budget! {
+            max_depth: DEPTH,
+            flow_nesting_limit: DEPTH,
+            max_nodes: NODES,
+            max_events: 3 * NODES,
+            max_documents: 1,
+            max_aliases: 1000,
+            max_anchors: 1000,
+            max_total_scalar_bytes: 4 * FILE_BYTES,
+        },
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        merge_keys: MergeKeyPolicy::AsOrdinary,
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
+        reject_unsupported_tags: true,
+        with_snippet: false,
+    };
+    let raw: Result<Option<Spanned<Raw>>, _> =
+        serde_yaml::from_str_with_options(&source.text, options);
+    match raw {
+        Ok(Some(raw)) => Ok(node(raw, number)),
+        Ok(None) => Err(told(
+            source,
+            start,
+            "the file is empty".to_owned(),
+            "a policy",
+            "begin with `version: 1`; `bulkhead explain` shows the language",
+        )),
+        Err(error) => {
+            let at = error.location().map_or(start, |location| At {
+                source: number,
+                line: location.line() as usize,
+                column: location.column() as usize,
+                length: 1,
+            });
+            if let serde_yaml::Error::Budget { .. } = error.without_snippet() {
+                return Err(told(
+                    source,
+                    at,
+                    "the file is more than one policy: too deep, too much, or a second document"
+                        .to_owned(),
+                    "one document, at most 16 levels deep, with at most 100000 values",
+                    "take out the `---`, or what aliases repeat",
+                ));
+            }
+            let message = error.without_snippet().to_string();
+            // Where it is stands before the message already.
+            let message = message.lines().next().unwrap_or_default();
+            let message = message.split(" at line ").next().unwrap_or_default();
+            Err(told(
+                source,
+                at,
+                format!("this is not YAML that can be read: {message}"),
+                "YAML 1.2: blanks for indentation, `key: value`, `- item`",
+                "correct the line, or the one above it",
+            ))
+        }
+    }
+}
+
+fn told(source: &Source, at: At, message: String, expected: &str, advice: &str) -> Box<Problem> {
+    Box::new(Problem::new(source, at, message, expected, advice))
+}
+
+fn node(raw: Spanned<Raw>, source: usize) -> Node {
+    let at = At {
+        source,
+        line: raw.referenced.line() as usize,
+        column: raw.referenced.column() as usize,
+        length: raw.referenced.span().len() as usize,
+    };
+    let value = match raw.value {
+        Raw::Nothing => Value::Nothing,
+        Raw::Text(text) => Value::Text(text),
+        Raw::List(items) => Value::List(items.into_iter().map(|item| node(item, source)).collect()),
+        Raw::Map(pairs) => Value::Map(
+            (pairs.into_iter())
+                .map(|(key, value)| (node(key, source), node(value, source)))
+                .collect(),
+        ),
+    };
+    Node { value, at }
+}
+
+enum Raw {
+    Nothing,
+    Text(String),
+    List(Vec<Spanned<Raw>>),
+    Map(Vec<(Spanned<Raw>, Spanned<Raw>)>),
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a value, a list or a map")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
+        Ok(Raw::Text(value.to_string()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
+        Ok(Raw::Text(value.to_string()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
+        Ok(Raw::Text(value.to_string()))
+    }
+
+    fn visit_i128<E>(self, value: i128) -> Result<Raw, E> {
+        Ok(Raw::Text(value.to_string()))
+    }
+
+    fn visit_u128<E>(self, value: u128) -> Result<Raw, E> {
+        Ok(Raw::Text(value.to_string()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
+        // With its point: a fraction must not pass for a count.
+        Ok(Raw::Text(format!("{value:?}")))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
+        Ok(Raw::Text(value.to_owned()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Nothing)
+    }
+
+    fn visit_none<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Nothing)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Raw, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Raw, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Raw::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Raw, A::Error> {
+        let mut map = Vec::new();
+        while let Some(pair) = pairs.next_entry()? {
+            map.push(pair);
+        }
+        Ok(Raw::Map(map))
+    }
+}
