@@ -1,0 +1,65 @@
+//! `docs/audit.md` names what the code names: every key, kind and measure, and no other.
+
+use std::collections::BTreeSet;
+
+use super::{Kind, Measure, Mode, Record, Severity, Verdict};
+use crate::kernel::rungs::Rung;
+
+const PAGE: &str = include_str!("../../../docs/audit.md");
+
+/// Rows of the table below a heading: the first two cells.
+fn rows(heading: &str) -> BTreeSet<(String, String)> {
+    let (_, below) = PAGE.split_once(&format!("\n## {heading}\n")).unwrap();
+    let section = below.split("\n## ").next().unwrap();
+    section
+        .lines()
+        .filter_map(|line| {
+            let (name, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+            Some((name.to_owned(), rest.split(" |").next()?.to_owned()))
+        })
+        .collect()
+}
+
+#[test]
+fn the_page_has_every_kind_and_measure_with_its_meaning() {
+    let words = |name: &str, meaning: &str| (name.to_owned(), meaning.to_owned());
+    let kinds = Kind::ALL
+        .iter()
+        .map(|kind| words(kind.name(), kind.meaning()));
+    assert_eq!(rows("Kinds"), kinds.collect());
+    let measures = Measure::ALL
+        .iter()
+        .map(|measure| words(measure.name(), measure.meaning()));
+    assert_eq!(rows("Measures"), measures.collect());
+}
+
+#[test]
+fn the_page_has_every_key() {
+    let mut record = Record::new(Kind::Step)
+        .severity(Severity::Low)
+        .action("fork")
+        .verdict(Verdict::Deny)
+        .mode(Mode::Audit)
+        .rule("rule")
+        .rung(Rung::Lsm)
+        .container(b"/docker/abc")
+        .process(1, b"sh")
+        .count(1)
+        .suppressed(1)
+        .reason("reason")
+        .measured(Measure::Pids, 1)
+        .step("freeze")
+        .setting("pids.max", "max", "1")
+        .outcome("outcome")
+        .error_type("EIO")
+        .policy("policy");
+    record.time = Some(chrono::Utc::now());
+    record.boot_id = "boot".into();
+    record.lost = Some(1);
+    // A field that is left out above is missed here: `None` shows in the debug string.
+    assert!(!format!("{record:?}").contains("None"));
+    let json = serde_json::to_value(&record).unwrap();
+    let keys: BTreeSet<String> = json.as_object().unwrap().keys().cloned().collect();
+    let told: BTreeSet<String> = rows("Keys").into_iter().map(|(key, _)| key).collect();
+    assert_eq!(told, keys);
+}

@@ -1,0 +1,135 @@
+//! A record for people: one line that says who did what, what was decided, on what grounds, and what came of it.
+
+use std::fmt::Write as _;
+
+use chrono::SecondsFormat;
+
+use super::{Record, Verdict};
+
+/// Characters of a container's id that are enough to know it by, as every runtime prints them.
+const SHORT_ID: usize = 12;
+
+/// One line for a terminal, without its end. Whatever a container wrote into it is escaped: see [`super::Text`].
+#[must_use]
+pub fn readable(record: &Record) -> String {
+    let time = record.time.map_or_else(String::new, |time| {
+        time.to_rfc3339_opts(SecondsFormat::Millis, true)
+    });
+    let severity = record.severity.map_or("-", |severity| severity.name());
+    let mut line = format!("{time:<24}  {severity:<8}  {:<17}", record.kind);
+    // Writing to a string cannot fail, here and below.
+    let _ = write!(line, "  {}", said(record).join("; "));
+    line.truncate(line.trim_end().len());
+    line
+}
+
+fn said(record: &Record) -> Vec<String> {
+    let mut said = Vec::new();
+    if let Some(lost) = record.lost {
+        said.push(format!("{lost} records LOST before this one"));
+    }
+    if let Some(id) = &record.container_id {
+        let short: String = id.as_str().chars().take(SHORT_ID).collect();
+        let runtime = record.container_runtime.as_ref();
+        said.push(match runtime.map(super::Text::as_str) {
+            Some("unknown") | None => short,
+            Some(runtime) => format!("{runtime} {short}"),
+        });
+    } else if let Some(cgroup) = &record.cgroup {
+        said.push(format!("cgroup {cgroup}"));
+    }
+    said.extend(decided(record));
+    if let Some(step) = &record.step {
+        said.push(step.to_string());
+    }
+    if let Some(setting) = &record.setting {
+        let [old, new] =
+            [&record.old, &record.new].map(|value| value.as_ref().map_or("?", super::Text::as_str));
+        said.push(format!("{setting}: {old} -> {new}"));
+    }
+    if let Some(policy) = &record.policy {
+        said.push(format!("policy {policy}"));
+    }
+    if let Some(rung) = record.rung {
+        said.push(format!("rung {rung}"));
+    }
+    if let Some(rule) = &record.rule {
+        said.push(format!("rule {rule}"));
+    }
+    if let Some(reason) = &record.reason {
+        said.push(reason.to_string());
+    }
+    match (&record.process_executable_name, record.process_pid) {
+        (Some(name), Some(pid)) => said.push(format!("by {name}[{pid}]")),
+        (Some(name), None) => said.push(format!("by {name}")),
+        (None, Some(pid)) => said.push(format!("by pid {pid}")),
+        (None, None) => {}
+    }
+    if !record.measured.is_empty() {
+        let measured: Vec<String> = record
+            .measured
+            .iter()
+            .map(|(measure, value)| format!("{measure}={value}"))
+            .collect();
+        said.push(measured.join(" "));
+    }
+    if let Some(suppressed) = record.suppressed {
+        said.push(format!("{suppressed} more not told"));
+    }
+    if let Some(outcome) = &record.outcome {
+        said.push(format!("outcome: {outcome}"));
+    }
+    if let Some(error) = &record.error_type {
+        said.push(error.to_string());
+    }
+    said
+}
+
+fn decided(record: &Record) -> Option<String> {
+    let count = record
+        .count
+        .map_or_else(String::new, |count| format!(" x{count}"));
+    let action = record.action.as_ref().map(super::Text::as_str);
+    let verdict = record.verdict.map(|verdict| match verdict {
+        Verdict::Allow => "allowed",
+        Verdict::Audit => "would be refused",
+        Verdict::Deny => "refused",
+    });
+    match (action, verdict) {
+        (Some(action), Some(verdict)) => Some(format!("{action} {verdict}{count}")),
+        (Some(word), None) | (None, Some(word)) => Some(format!("{word}{count}")),
+        (None, None) if !count.is_empty() => Some(count.trim_start().to_owned()),
+        (None, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::record::{Kind, Measure, Mode, Record, Severity, Verdict, readable};
+
+    #[test]
+    fn an_incident_is_one_line_that_says_it_all() {
+        let mut record = Record::new(Kind::BreachBegan)
+            .severity(Severity::High)
+            .action("fork")
+            .verdict(Verdict::Deny)
+            .mode(Mode::Enforce)
+            .rule("fork-storm")
+            .container(b"/system.slice/docker-0123456789abcdef.scope")
+            .process(4711, b"bomb\x1b[2J\0\0")
+            .count(17)
+            .reason("rate")
+            .measured(Measure::Pids, 90);
+        record.time = Some("2026-01-02T03:04:05.678Z".parse().unwrap());
+        assert_eq!(
+            readable(&record),
+            "2026-01-02T03:04:05.678Z  high      breach.began       docker 0123456789ab; fork refused x17; \
+             rule fork-storm; rate; by bomb\\x1b[2J[4711]; pids=90"
+        );
+    }
+
+    #[test]
+    fn a_record_that_says_nothing_ends_with_its_kind() {
+        assert!(readable(&Record::new(Kind::DaemonStop)).ends_with("daemon.stop"));
+    }
+}
