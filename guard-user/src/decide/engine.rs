@@ -1,0 +1,491 @@
+//! The engine: knows no hazard, holds what each container has done so far, and says what is to be done and told now.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use guard_common::fork_storm::Reason;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    breach::{Change, Open, observe},
+    budget::Budget,
+    ladder::{Climb, Moment},
+    leak::{Room, Told, Watch},
+    seen::{Decision, Frozen, HostSeen, Kind, Limits, Seen, Tally, Thaw, What},
+    settings::{Max, Next, Setting},
+};
+
+/// How the whole host is spared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rests {
+    /// A step is not taken again on the same container for this long.
+    pub cool_down: Duration,
+    /// Freezes and kills of the whole host…
+    pub actions: usize,
+    /// …in any span of this length.
+    pub per: Duration,
+}
+
+impl Default for Rests {
+    fn default() -> Self {
+        Self {
+            cool_down: Duration::from_secs(60),
+            actions: 10,
+            per: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the engine knows of one container.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct State {
+    profile: u32,
+    /// When it was last looked at.
+    seen: Duration,
+    /// Refusals that were taken in, by [`Kind`].
+    counted: [Tally; 4],
+    /// `pids.events` as last seen, whosever limit it was.
+    controller: u64,
+    #[serde(default, skip_serializing_if = "is_closed")]
+    breaches: [Option<Box<Open>>; 4],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    climb: Option<Box<Climb>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    setting: Option<Box<Setting>>,
+    #[serde(skip)]
+    watch: Option<Box<Watch>>,
+}
+
+fn is_closed(breaches: &[Option<Box<Open>>; 4]) -> bool {
+    breaches.iter().all(Option::is_none)
+}
+
+impl State {
+    /// Whether forgetting it would lose anything.
+    fn matters(&self) -> bool {
+        !is_closed(&self.breaches)
+            || self.climb.is_some()
+            || self.setting.is_some()
+            || self.controller != 0
+            || self.counted.iter().any(|tally| tally.sum() != 0)
+    }
+}
+
+/// What survives a restart of the daemon: who is frozen by us since when, and where everybody stands on the ladder. Times
+/// are since boot: it is of no use after another one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    at: Duration,
+    budget: Budget,
+    withheld: u64,
+    containers: BTreeMap<u64, State>,
+}
+
+/// Decides on all containers of a host.
+#[derive(Debug)]
+pub struct Engine {
+    rests: Rests,
+    budget: Budget,
+    containers: HashMap<u64, State>,
+    ticked: Option<Duration>,
+    withheld: u64,
+    revision: u64,
+}
+
+impl Engine {
+    /// An engine that remembers nothing: what was refused before its first tick is told as missed.
+    #[must_use]
+    pub fn new(rests: Rests) -> Self {
+        Self {
+            rests,
+            budget: Budget::new(rests.actions, rests.per),
+            containers: HashMap::new(),
+            ticked: None,
+            withheld: 0,
+            revision: 0,
+        }
+    }
+
+    /// An engine that goes on where another one left off on this boot.
+    #[must_use]
+    pub fn restore(rests: Rests, saved: Saved) -> Self {
+        Self {
+            rests,
+            budget: saved.budget.with_limits(rests.actions, rests.per),
+            containers: saved.containers.into_iter().collect(),
+            ticked: Some(saved.at),
+            withheld: saved.withheld,
+            revision: 0,
+        }
+    }
+
+    /// What must survive a restart.
+    #[must_use]
+    pub fn save(&self) -> Saved {
+        Saved {
+            at: self.ticked.unwrap_or_default(),
+            budget: self.budget.clone(),
+            withheld: self.withheld,
+            containers: self
+                .containers
+                .iter()
+                .filter(|(_, state)| state.matters())
+                .map(|(id, state)| (*id, state.clone()))
+                .collect(),
+        }
+    }
+
+    /// Changes whenever `save` would give something that it is worth writing down for.
+    #[must_use]
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Steps that were due and not taken, since the state was first made.
+    #[must_use]
+    pub const fn withheld(&self) -> u64 {
+        self.withheld
+    }
+
+    /// Breaches that are open, by container.
+    pub fn open(&self) -> impl Iterator<Item = (u64, Kind, &Open)> {
+        self.containers.iter().flat_map(|(id, state)| {
+            Kind::ALL
+                .into_iter()
+                .filter_map(|kind| Some((*id, kind, state.breaches[kind as usize].as_deref()?)))
+        })
+    }
+
+    /// Whether a ladder holds this container frozen.
+    #[must_use]
+    pub fn holds(&self, container: u64) -> bool {
+        self.containers
+            .get(&container)
+            .and_then(|state| state.climb.as_ref())
+            .is_some_and(|climb| climb.holds())
+    }
+
+    /// Looks at containers, about once a second. One that is left out has the counters that it had the last time; its
+    /// state stays as it was. `limits` gives what applies to a profile.
+    pub fn tick<'l>(
+        &mut self,
+        now: Duration,
+        host: &HostSeen,
+        containers: &[Seen],
+        limits: &dyn Fn(u32) -> Option<&'l Limits>,
+    ) -> Vec<Decision> {
+        let mut told = Vec::new();
+        let before = self.ticked.unwrap_or_default();
+        for seen in containers {
+            let state = self.containers.entry(seen.id).or_insert_with(|| State {
+                seen: before,
+                ..State::default()
+            });
+            state.profile = seen.profile;
+            // What was left out until now had not moved.
+            state.seen = state.seen.max(before);
+            let mut tell = |what| {
+                told.push(Decision {
+                    container: seen.id,
+                    profile: seen.profile,
+                    what,
+                });
+            };
+            let limits = limits(seen.profile);
+            let growth = state.growth(seen, limits);
+            state.climb(
+                now,
+                seen,
+                limits,
+                growth,
+                self.rests.cool_down,
+                &mut self.budget,
+                &mut tell,
+            );
+            state.watch(now, host, seen, limits, &mut tell);
+            state.seen = now;
+        }
+        self.ticked = Some(now);
+        self.note(told)
+    }
+
+    /// A container is gone. `last`: its counters as the kernel last knew them.
+    pub fn gone(&mut self, now: Duration, container: u64, last: Option<&Seen>) -> Vec<Decision> {
+        let Some(mut state) = self.containers.remove(&container) else {
+            return Vec::new();
+        };
+        let mut told = Vec::new();
+        let growth = last.map_or([Tally::default(); 4], |last| state.growth(last, None));
+        let profile = state.profile;
+        let mut tell = |what| {
+            told.push(Decision {
+                container,
+                profile,
+                what,
+            });
+        };
+        for kind in Kind::ALL {
+            let growth = growth[kind as usize];
+            match state.breaches[kind as usize].take() {
+                Some(mut open) => {
+                    open.new.add(&growth);
+                    open.total.add(&growth);
+                    if growth.sum() > 0 {
+                        open.last = now;
+                    }
+                    tell(What::Ended(open.end(kind)));
+                }
+                None if growth.sum() > 0 => tell(What::Missed {
+                    kind,
+                    new: growth,
+                    unwatched: now.saturating_sub(state.seen),
+                }),
+                None => {}
+            }
+        }
+        // Its file entry is out of date in any case.
+        self.revision += 1;
+        self.note(told)
+    }
+
+    /// The step that was decided on could not be taken, or somebody froze the container before us. It still cools down, so that it is not tried in every second.
+    pub fn failed(&mut self, container: u64) {
+        if let Some(state) = self.containers.get_mut(&container)
+            && let Some(climb) = &mut state.climb
+        {
+            climb.failed();
+            self.revision += 1;
+        }
+    }
+
+    /// Lets go of every container that a ladder holds: for the panic switch and a stop that releases.
+    pub fn release(&mut self, now: Duration) -> Vec<Decision> {
+        let mut told = Vec::new();
+        for (id, state) in &mut self.containers {
+            if let Some(climb) = &mut state.climb
+                && let Some(held) = climb.release(now)
+            {
+                told.push(Decision {
+                    container: *id,
+                    profile: state.profile,
+                    what: What::Thaw {
+                        why: Thaw::Released,
+                        held: Some(held),
+                    },
+                });
+            }
+        }
+        told.sort_by_key(|decision| decision.container);
+        self.note(told)
+    }
+
+    /// What is to be done about a container's `pids.max`, where `present` stands now and at most `ours` is wanted. To be
+    /// asked whenever `pids.max` was read, and not before the last answer was carried out.
+    pub fn pids_max(&mut self, container: u64, present: Max, ours: Option<u32>) -> Next {
+        let Some(state) = self.containers.get_mut(&container) else {
+            return Next::Leave;
+        };
+        if state.setting.is_none() && ours.is_none() {
+            return Next::Leave;
+        }
+        let next = state.setting.get_or_insert_default().next(present, ours);
+        if ours.is_none() {
+            state.setting = None;
+        }
+        if next != Next::Leave {
+            self.revision += 1;
+        }
+        next
+    }
+
+    fn note(&mut self, told: Vec<Decision>) -> Vec<Decision> {
+        for decision in &told {
+            match &decision.what {
+                What::Withheld { .. } => self.withheld += 1,
+                What::Leak(_) | What::LeakOver(_) => continue,
+                _ => {}
+            }
+            self.revision += 1;
+        }
+        told
+    }
+}
+
+impl State {
+    /// Refusals since the container was last looked at, by [`Kind`].
+    fn growth(&mut self, seen: &Seen, limits: Option<&Limits>) -> [Tally; 4] {
+        let all = |of: [u64; 3]| Tally {
+            forks: of,
+            controller: 0,
+        };
+        let reserve = |of: [u64; 3]| {
+            let mut forks = [0; 3];
+            forks[Reason::HostReserve as usize] = of[Reason::HostReserve as usize];
+            all(forks)
+        };
+        let own = |of: [u64; 3]| {
+            let mut forks = of;
+            forks[Reason::HostReserve as usize] = 0;
+            all(forks)
+        };
+        let now = [
+            own(seen.refused),
+            reserve(seen.refused),
+            own(seen.audited),
+            reserve(seen.audited),
+        ];
+        let mut growth = [Tally::default(); 4];
+        for ((growth, counted), now) in growth.iter_mut().zip(&mut self.counted).zip(now) {
+            for (reason, count) in now.forks.into_iter().enumerate() {
+                growth.forks[reason] = count.saturating_sub(counted.forks[reason]);
+            }
+            *counted = now;
+        }
+        // A limit that a runtime set is its own affair: only at the cap that we wrote its refusals are ours.
+        let ours = limits.is_some_and(|limits| limits.cap.is_some() && limits.cap == seen.cap);
+        if seen.controller_refused > self.controller {
+            if ours {
+                growth[Kind::Limit as usize].controller = seen.controller_refused - self.controller;
+            }
+            self.controller = seen.controller_refused;
+        }
+        growth
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "split borrows of the engine")]
+    fn climb(
+        &mut self,
+        now: Duration,
+        seen: &Seen,
+        limits: Option<&Limits>,
+        growth: [Tally; 4],
+        cool_down: Duration,
+        budget: &mut Budget,
+        tell: &mut dyn FnMut(What),
+    ) {
+        let moment = Moment {
+            now,
+            seen,
+            storms: growth[Kind::Limit as usize].sum() > 0,
+            cool_down,
+        };
+        let held = self.climb.as_ref().is_some_and(|climb| climb.holds());
+        for kind in Kind::ALL {
+            let index = kind as usize;
+            let breach = &mut self.breaches[index];
+            if breach.is_none() && growth[index].sum() == 0 {
+                continue;
+            }
+            let held = held && kind == Kind::Limit;
+            let climb = &mut self.climb;
+            observe(
+                breach,
+                kind,
+                now,
+                self.seen,
+                growth[index],
+                held,
+                &mut |change| {
+                    if matches!(change, Change::Began(_))
+                        && let Some(climb) = climb
+                    {
+                        climb.restart(kind.audited());
+                    }
+                    tell(match change {
+                        Change::Began(breach) => What::Began(breach),
+                        Change::Ended(breach) => What::Ended(breach),
+                        Change::Missed(new, unwatched) => What::Missed {
+                            kind,
+                            new,
+                            unwatched,
+                        },
+                    });
+                },
+            );
+        }
+        let open = |kind: Kind| self.breaches[kind as usize].is_some();
+        if self.climb.is_some()
+            || seen.frozen == Frozen::Ours
+            || open(Kind::Limit)
+            || open(Kind::LimitAudited)
+        {
+            self.step(&moment, limits, budget, tell);
+        }
+        for kind in Kind::ALL {
+            if let Some(open) = &mut self.breaches[kind as usize]
+                && let Some(breach) = open.tell_again(kind, now)
+            {
+                tell(What::GoesOn(breach));
+            }
+        }
+    }
+
+    fn step(
+        &mut self,
+        moment: &Moment<'_>,
+        limits: Option<&Limits>,
+        budget: &mut Budget,
+        tell: &mut dyn FnMut(What),
+    ) {
+        let now = moment.now;
+        let climb = self.climb.get_or_insert_default();
+        if let Some(what) = climb.thaw(moment) {
+            // The two windows that decide whether it is over are counted from the thaw.
+            if let Some(open) = &mut self.breaches[Kind::Limit as usize] {
+                open.last = now;
+            }
+            tell(what);
+        } else if let Some(limits) = limits {
+            if let Some(open) = &mut self.breaches[Kind::Limit as usize]
+                && let Some(what) = climb.step(moment, open, &limits.ladder, budget)
+            {
+                tell(what);
+            }
+            if let Some(open) = &mut self.breaches[Kind::LimitAudited as usize]
+                && !moment.seen.protected
+                && let Some(what) = climb.would(now, open, &limits.audited_ladder)
+            {
+                tell(what);
+            }
+        }
+        let open = |kind: Kind| self.breaches[kind as usize].is_some();
+        if !open(Kind::Limit) && !open(Kind::LimitAudited) && climb.is_idle(now, moment.cool_down) {
+            self.climb = None;
+        }
+    }
+
+    fn watch(
+        &mut self,
+        now: Duration,
+        host: &HostSeen,
+        seen: &Seen,
+        limits: Option<&Limits>,
+        tell: &mut dyn FnMut(What),
+    ) {
+        let Some((limits, threshold)) = limits.and_then(|limits| Some((limits, limits.leak?)))
+        else {
+            self.watch = None;
+            return;
+        };
+        let Some(pids) = seen.pids else { return };
+        let cap = match (seen.cap, limits.cap) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        let room = Room {
+            cap: cap.map(|cap| u64::from(cap).saturating_sub(pids)),
+            reserve: host
+                .ceiling
+                .zip(host.pids)
+                .map(|(ceiling, pids)| ceiling.saturating_sub(pids)),
+        };
+        let watch = self.watch.get_or_insert_default();
+        match watch.see(now, pids, room, threshold) {
+            Some(Told::Leak(leak)) => tell(What::Leak(leak)),
+            Some(Told::Over(over)) => tell(What::LeakOver(over)),
+            None => {}
+        }
+    }
+}
