@@ -35,7 +35,7 @@ pub struct Host {
     pub events_lost: u64,
     /// Walks over a task's ancestors.
     pub walks: u64,
-    /// Reserved, zero.
-    pub reserved: u64,
+    /// When the daemon last gave a sign of life, in nanoseconds of `CLOCK_MONOTONIC`; the daemon's to store.
+    pub alive_ns: u64,
 }
 const _: () = assert!(size_of::<Host>() == 96);

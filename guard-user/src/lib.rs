@@ -3,8 +3,11 @@
 //! The spine is by stage (`sense` → `decide` → `act` → `record`), the leaves are by hazard.
 
 pub mod act;
+pub mod control;
+pub mod daemon;
 pub mod decide;
 pub mod identity;
 pub mod kernel;
 pub mod policy;
 pub mod record;
+pub mod sense;

@@ -1,11 +1,15 @@
 //! `bulkhead doctor`: what this host can do, each line proved by trying it.
 
-use std::process::ExitCode;
+use std::{fmt::Write, path::Path, process::ExitCode};
 
 use anyhow::Result;
 use clap::Args;
 use guard_user::{
-    identity::tree::{Hierarchy, Version},
+    control::{
+        SOCKET, client,
+        status::{Status, Tried},
+    },
+    identity::tree::Hierarchy,
     kernel::{
         btf::Btf,
         load::{FUNCTIONS, Kernel, Sizes},
@@ -32,22 +36,31 @@ pub struct Arguments {
     json: bool,
 }
 
+/// What was found, by a trial or by the daemon.
 #[derive(Serialize)]
 struct Report {
-    state: &'static str,
-    rung: Rung,
-    cgroups: &'static str,
-    hierarchy: String,
+    state: String,
+    rung: String,
+    /// cgroup version and mount point.
+    cgroups: String,
     identity: String,
     moves: String,
     missing: Vec<&'static str>,
-    tried: Vec<prove::Tried>,
+    tried: Vec<Tried>,
+    /// The daemon that was asked; absent after a trial of our own.
+    daemon: Option<u64>,
+    degraded: Vec<String>,
 }
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Err(reason) = host::usable() {
         return Ok(host::cannot(&reason));
+    }
+    if arguments.rung.is_none()
+        && let Ok(status) = client::status(Path::new(SOCKET))
+    {
+        return of_daemon(&status, arguments.json);
     }
     let hierarchy = match Hierarchy::of_this_host() {
         Ok(hierarchy) => hierarchy,
@@ -65,46 +78,83 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let identity = kernel.attach_identity(&btf);
     let moves = kernel.attach_moves(&btf);
     let proved = prove::prove(&mut kernel, &btf, &hierarchy, arguments.rung)?;
-    let state = match proved.rung {
-        Rung::Lsm | Rung::FmodRet => "ENFORCING",
-        Rung::Observe => "DEGRADED",
-        Rung::Setting => "INERT",
-    };
     let report = Report {
-        state,
-        rung: proved.rung,
-        cgroups: match hierarchy.version {
-            Version::V1 => "v1",
-            Version::V2 => "v2",
-        },
-        hierarchy: hierarchy.mount.display().to_string(),
+        state: proved.rung.state().to_owned(),
+        rung: proved.rung.to_string(),
+        cgroups: format!(
+            "{} at {}",
+            hierarchy.version.name(),
+            hierarchy.mount.display()
+        ),
         identity: said(identity.map(drop).map_err(|error| error.to_string())),
         moves: said(moves.map(drop).map_err(|error| error.to_string())),
         missing: prove::missing(&config),
-        tried: proved.tried,
+        tried: proved
+            .tried
+            .into_iter()
+            .map(|tried| Tried {
+                rung: tried.rung.to_string(),
+                works: tried.works,
+                reason: tried.reason,
+            })
+            .collect(),
+        daemon: None,
+        degraded: Vec::new(),
     };
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+    print(&report, arguments.json)
+}
+
+/// What the running daemon found when it started.
+fn of_daemon(status: &Status, json: bool) -> Result<ExitCode> {
+    let report = Report {
+        state: status.state.clone(),
+        rung: status.rung.clone(),
+        cgroups: status.cgroups.clone(),
+        identity: "attached".to_owned(),
+        moves: "see below where it is not attached".to_owned(),
+        missing: Vec::new(),
+        tried: status.tried.clone(),
+        daemon: status.pid,
+        degraded: status.degraded.clone(),
+    };
+    print(&report, json)
+}
+
+fn print(report: &Report, json: bool) -> Result<ExitCode> {
+    let mut text = String::new();
+    if json {
+        writeln!(text, "{}", serde_json::to_string_pretty(report)?)?;
     } else {
-        println!("fork governor   {:<10} rung {}", report.state, report.rung);
-        for tried in &report.tried {
-            println!(
-                "  {:<10} {:<8} {}",
-                tried.rung.name(),
-                if tried.works { "works" } else { "no" },
-                tried.reason
-            );
+        if let Some(pid) = report.daemon {
+            writeln!(text, "as the daemon found it (process {pid})")?;
         }
-        println!(
-            "identity        cgroup {} at {}: {}",
-            report.cgroups, report.hierarchy, report.identity
-        );
-        println!("moves out       {}", report.moves);
+        writeln!(
+            text,
+            "fork governor   {:<10} rung {}",
+            report.state, report.rung
+        )?;
+        for tried in &report.tried {
+            let works = if tried.works { "works" } else { "no" };
+            writeln!(text, "  {:<10} {works:<8} {}", tried.rung, tried.reason)?;
+        }
+        writeln!(
+            text,
+            "identity        cgroup {}: {}",
+            report.cgroups, report.identity
+        )?;
+        writeln!(text, "moves out       {}", report.moves)?;
         for field in &report.missing {
-            println!("missing         this kernel's type information has no {field}");
+            writeln!(
+                text,
+                "missing         this kernel's type information has no {field}"
+            )?;
+        }
+        for words in &report.degraded {
+            writeln!(text, "DEGRADED        {words}")?;
         }
     }
-    Ok(if proved.rung.refuses() {
+    super::print(&text)?;
+    Ok(if report.state == "ENFORCING" {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(1)

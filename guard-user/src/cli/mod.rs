@@ -1,9 +1,19 @@
 //! The verbs, one file each. Exit codes: 0 done, 1 what was asked does not hold, 2 usage, 3 the host cannot.
 
+mod audit;
+mod check;
 mod doctor;
+mod explain;
 mod host;
+mod pins;
+mod run;
+mod status;
+mod switch;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, ErrorKind, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -17,16 +27,41 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    Run(run::Arguments),
+    Status(status::Arguments),
+    Audit(audit::Arguments),
+    Check(check::Arguments),
     Doctor(doctor::Arguments),
+    Explain(explain::Arguments),
+    Off(switch::Off),
+    On(switch::On),
 }
 
 /// Runs the verb that the command line names.
 pub fn main(arguments: &Arguments) -> ExitCode {
     let result = match &arguments.verb {
+        Verb::Run(arguments) => run::run(arguments),
+        Verb::Status(arguments) => status::run(arguments),
+        Verb::Audit(arguments) => {
+            let settings = guard_user::daemon::Plan::audit_settings();
+            audit::run(arguments, Some(&settings.file))
+        }
+        Verb::Check(arguments) => check::run(arguments),
         Verb::Doctor(arguments) => doctor::run(arguments),
+        Verb::Explain(arguments) => explain::run(arguments),
+        Verb::Off(arguments) => switch::off(arguments),
+        Verb::On(arguments) => switch::on(arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("bulkhead: {error:#}");
         ExitCode::from(1)
     })
+}
+
+/// Prints; a reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }

@@ -34,6 +34,17 @@ pub enum Version {
     V2,
 }
 
+impl Version {
+    /// As people write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+}
+
 /// Why there is no hierarchy to tell containers apart in.
 #[derive(Debug, Error)]
 pub enum TreeError {
@@ -134,22 +145,7 @@ impl Hierarchy {
     /// # Errors
     /// ESTALE: it is gone.
     pub fn open(&self, id: u64) -> io::Result<OwnedFd> {
-        let mut handle = Handle::new();
-        handle.kind = FILEID_KERNFS;
-        handle.id = id.to_ne_bytes();
-        // SAFETY: `handle` is a file_handle with room for the eight bytes that `handle_bytes` announces.
-        let fd = unsafe {
-            libc::open_by_handle_at(
-                self.root.as_raw_fd(),
-                (&raw mut handle).cast(),
-                libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
-            )
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just given us this descriptor.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        open_below(self.root.as_fd(), id)
     }
 
     /// The path of an open cgroup from the hierarchy's root; `None` if it is gone.
@@ -180,6 +176,36 @@ impl Handle {
             id: [0; 8],
         }
     }
+}
+
+/// Opens a cgroup's directory by its id in the hierarchy that `root` is a directory of.
+///
+/// # Errors
+/// ESTALE: it is gone.
+pub fn open_below(root: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
+    let mut handle = Handle::new();
+    handle.kind = FILEID_KERNFS;
+    handle.id = id.to_ne_bytes();
+    // SAFETY: `handle` is a file_handle with room for the eight bytes that `handle_bytes` announces.
+    let fd = unsafe {
+        libc::open_by_handle_at(
+            root.as_raw_fd(),
+            (&raw mut handle).cast(),
+            libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor.
+    let directory = unsafe { OwnedFd::from_raw_fd(fd) };
+    // 5.10 opens what was removed as long as somebody else has it open (kernfs_find_and_get_node_by_id looks at the
+    // reference count alone); but nothing is in it any more.
+    // SAFETY: the descriptor is open, and the name is a C string.
+    if unsafe { libc::faccessat(fd, c"cgroup.procs".as_ptr(), libc::F_OK, 0) } < 0 {
+        return Err(io::Error::from_raw_os_error(libc::ESTALE));
+    }
+    Ok(directory)
 }
 
 /// Id of a cgroup's directory.

@@ -380,9 +380,29 @@ impl Kernel {
 
     /// From now on these programs act, and those of earlier loads do not.
     pub fn act(&self) {
+        self.act_as(self.generation);
+    }
+
+    /// The load whose programs act; 0: none.
+    #[must_use]
+    pub fn acting(&self) -> u32 {
         self.host
             .word(0, offset_of!(Host, generation))
-            .store(self.generation, Ordering::Release);
+            .load(Ordering::Acquire)
+    }
+
+    /// From now on the programs of that load act; 0: none.
+    pub fn act_as(&self, generation: u32) {
+        self.host
+            .word(0, offset_of!(Host, generation))
+            .store(generation, Ordering::Release);
+    }
+
+    /// Takes away the pin of a program that is not used after all.
+    pub fn unpin(&self, link: &Link) {
+        if let Some(directory) = self.links() {
+            let _ = fs::remove_file(directory.join(link.name));
+        }
     }
 
     /// Pins the links, so that they outlive us.

@@ -1,7 +1,9 @@
 //! What this kernel offers, and the way into it: BTF, rungs, tables, programs, pins.
 
 pub mod btf;
+pub mod install;
 pub mod load;
+pub mod pinned;
 pub mod prove;
 pub mod rungs;
 pub mod self_test;

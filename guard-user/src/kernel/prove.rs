@@ -11,9 +11,9 @@ use super::{
 use crate::identity::tree::{Hierarchy, Version, id_of};
 
 /// Cgroups of one container that may stand in the table: one of them cannot fill it.
-const NESTED_MAX: u32 = 4096;
+pub const NESTED_MAX: u32 = 4096;
 /// A quarter of the slots, for containers with a name that a user could have made.
-const USER_MADE_MAX: u32 = guard_common::SLOTS / 4;
+pub const USER_MADE_MAX: u32 = guard_common::SLOTS / 4;
 
 /// What became of one rung.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -78,35 +78,40 @@ pub fn prove(
     forced: Option<Rung>,
 ) -> Result<Proved, SelfTestError> {
     let mut tried = Vec::new();
-    kernel.act();
+    // An earlier daemon's programs act until the ones that take their place are attached and pinned: there is no gap.
+    let before = kernel.acting();
     for rung in Rung::ALL {
         if forced.is_some_and(|forced| forced != rung) {
             continue;
         }
-        if rung == Rung::Setting {
-            break;
-        }
-        if rung == Rung::Lsm && rungs::bpf_is_a_security_module() == Some(false) && forced.is_none()
-        {
+        let mut say = |works: bool, reason: String| {
             tried.push(Tried {
                 rung,
-                works: false,
-                reason: "bpf is not among the active security modules: boot with lsm=…,bpf"
-                    .to_owned(),
+                works,
+                reason,
             });
+        };
+        if rung == Rung::Lsm && rungs::bpf_is_a_security_module() == Some(false) && forced.is_none()
+        {
+            say(
+                false,
+                "bpf is not among the active security modules: boot with lsm=…,bpf".to_owned(),
+            );
             continue;
         }
         let link = match kernel.attach_governor(btf, rung) {
-            Ok(link) => link,
+            Ok(Some(link)) => link,
+            Ok(None) => break,
             Err(error) => {
-                tried.push(Tried {
-                    rung,
-                    works: false,
-                    reason: one_line(&error),
-                });
+                say(false, one_line(&error));
                 continue;
             }
         };
+        if let Err(error) = kernel.pin(std::slice::from_ref(&link)) {
+            say(false, one_line(&error));
+            continue;
+        }
+        kernel.act();
         let seen = self_test::run(kernel, &hierarchy.mount, id_of)?;
         let works = match seen {
             Seen::Refused => rung.refuses(),
@@ -118,19 +123,19 @@ pub fn prove(
             Seen::Watched => "a fork was seen after it happened, and counted",
             Seen::Nothing => "attached, but no fork was seen: the kernel never calls it",
         };
-        tried.push(Tried {
-            rung,
-            works,
-            reason: reason.to_owned(),
-        });
+        say(works, reason.to_owned());
         if works {
             return Ok(Proved {
                 rung,
                 tried,
-                links: link.into_iter().collect(),
+                links: vec![link],
             });
         }
+        kernel.act_as(before);
+        kernel.unpin(&link);
     }
+    // Containers are recognised all the same, for what can be done from user space.
+    kernel.act();
     Ok(Proved {
         rung: Rung::Setting,
         tried,

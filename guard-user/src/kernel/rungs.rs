@@ -31,6 +31,16 @@ impl Rung {
         }
     }
 
+    /// What `status` and `doctor` call a host on this rung, once the self-test has seen it work.
+    #[must_use]
+    pub const fn state(self) -> &'static str {
+        match self {
+            Self::Lsm | Self::FmodRet => "ENFORCING",
+            Self::Observe => "DEGRADED",
+            Self::Setting => "INERT",
+        }
+    }
+
     /// Whether a fork can be refused before it happens.
     #[must_use]
     pub const fn refuses(self) -> bool {

@@ -12,6 +12,7 @@ use std::{
 use guard_common::{
     Container, SLOTS, Subject,
     fork_storm::{PROFILE_SELF_TEST, Profile},
+    host::Host,
 };
 use nix::{
     errno::Errno,
@@ -112,6 +113,16 @@ pub fn run(
         .containers
         .long(slot as usize, offset_of!(Container, id))
         .store(0, Ordering::Release);
+    // The host's own counts are of containers.
+    for (offset, own) in [
+        (offset_of!(Host, refused), counted.refused),
+        (offset_of!(Host, audited), counted.audited),
+    ] {
+        kernel
+            .host
+            .long(0, offset)
+            .fetch_sub(own.iter().sum(), Ordering::Relaxed);
+    }
     let gone = fs::remove_dir(&path);
     let outcome = outcome?;
     removed?;

@@ -1,0 +1,209 @@
+//! `bulkhead status`: what is in force, from the daemon, or from what it left in the kernel.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::Args;
+use guard_user::control::{
+    SOCKET,
+    client::{self, ClientError},
+    status::{ContainerStatus, Status},
+};
+
+use super::pins;
+
+/// Show what is in force: rules, rung, containers, counters, losses.
+///
+/// Exit code 0: the daemon runs, its hooks were seen to work and the existing containers are found. 1: not so; when no
+/// daemon answers, what is pinned in the kernel is shown, which goes on being enforced without one.
+#[derive(Args)]
+pub struct Arguments {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Show every container, not only those that were refused something.
+    #[arg(long)]
+    all: bool,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let (status, daemon) = match client::status(Path::new(SOCKET)) {
+        Ok(status) => (status, true),
+        Err(error @ ClientError::NotAllowed) => return Err(error.into()),
+        Err(error) => {
+            if let ClientError::Broken(_) | ClientError::Refused(_) = error {
+                eprintln!("bulkhead: {error}");
+            }
+            match pins::status()? {
+                Some(status) => (status, false),
+                None => {
+                    eprintln!(
+                        "bulkhead: not running, and nothing of it is in the kernel: start it with `bulkhead run`"
+                    );
+                    return Ok(ExitCode::from(1));
+                }
+            }
+        }
+    };
+    if arguments.json {
+        super::print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?;
+    } else {
+        let mut text = Vec::new();
+        print(&mut text, &status, daemon, arguments.all)?;
+        super::print(&String::from_utf8_lossy(&text))?;
+    }
+    Ok(if daemon && status.ready {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
+}
+
+fn print(out: &mut impl Write, status: &Status, daemon: bool, all: bool) -> io::Result<()> {
+    match status.pid {
+        Some(pid) if daemon => writeln!(
+            out,
+            "{}  rung {}, cgroup {}, daemon {} (process {pid})",
+            status.state, status.rung, status.cgroups, status.version
+        )?,
+        _ => writeln!(
+            out,
+            "{}  by what the last daemon pinned in the kernel: no daemon answers. New containers are still recognised; \
+             nothing is frozen, killed or recorded until one runs",
+            status.state
+        )?,
+    }
+    match status.off_for {
+        Some(-1) => writeln!(out, "switched off until `bulkhead on`")?,
+        Some(seconds) => writeln!(
+            out,
+            "switched off for another {seconds} s; `bulkhead on` ends it"
+        )?,
+        None => {}
+    }
+    let host = status.host;
+    if host.limit != 0 {
+        writeln!(
+            out,
+            "host            {} of {} pids in use; {} reserved, containers are refused at {}",
+            host.tasks, host.limit, host.reserve, host.ceiling
+        )?;
+    }
+    if !status.policy.is_empty() {
+        writeln!(out, "policy          {}", status.policy.join(", "))?;
+    }
+    if let Some(mistakes) = &status.policy_refused {
+        writeln!(
+            out,
+            "the last change of the policy was refused, the old one is in force:\n{mistakes}"
+        )?;
+    }
+    for rule in &status.rules {
+        writeln!(out, "  {:<8} {:<24} {}", rule.mode, rule.name, rule.limits)?;
+    }
+    writeln!(
+        out,
+        "forks           {} refused, {} audited, in all containers that ever were",
+        status.refused, status.audited
+    )?;
+    let shown: Vec<&ContainerStatus> = status
+        .containers
+        .iter()
+        .filter(|container| all || is_news(container))
+        .collect();
+    writeln!(
+        out,
+        "containers      {}{}",
+        status.containers.len(),
+        if shown.len() < status.containers.len() {
+            format!(
+                ", {} of them with something to tell (--all shows all)",
+                shown.len()
+            )
+        } else {
+            String::new()
+        }
+    )?;
+    for container in shown {
+        print_container(out, container)?;
+    }
+    for words in &status.degraded {
+        writeln!(out, "DEGRADED        {words}")?;
+    }
+    let losses = status.losses;
+    for (count, what) in [
+        (
+            losses.events,
+            "messages of the kernel side lost (all is counted still)",
+        ),
+        (losses.records, "audit records lost"),
+        (
+            losses.unrecognised,
+            "containers not governed, for want of room",
+        ),
+        (
+            losses.unlisted,
+            "nested cgroups found through their ancestors, for want of room",
+        ),
+    ] {
+        if count != 0 {
+            writeln!(out, "lost            {count} {what}")?;
+        }
+    }
+    Ok(())
+}
+
+fn is_news(container: &ContainerStatus) -> bool {
+    let sum = |by: guard_user::control::status::ByReason| by.rate + by.pids_cap + by.host_reserve;
+    container.breach
+        || container.frozen != "no"
+        || sum(container.refused) + sum(container.audited) + container.refused_by_controller > 0
+}
+
+fn print_container(out: &mut impl Write, container: &ContainerStatus) -> io::Result<()> {
+    let short: String = container.id.chars().take(12).collect();
+    let pids = container
+        .pids
+        .map_or("?".to_owned(), |pids| pids.to_string());
+    let max = container
+        .pids_max
+        .map_or("max".to_owned(), |max| max.to_string());
+    writeln!(
+        out,
+        "  {:<12} {:<8} pids {pids}/{max}  allowed {}{}{}",
+        guard_user::record::Text::from(short.as_str()),
+        container.runtime,
+        container.allowed,
+        if container.breach { "  BREACH" } else { "" },
+        match container.frozen.as_str() {
+            "ours" => "  FROZEN by bulkhead",
+            "others" => "  frozen by somebody else",
+            _ => "",
+        }
+    )?;
+    for (word, by) in [
+        ("refused", container.refused),
+        ("audited", container.audited),
+    ] {
+        if by.rate + by.pids_cap + by.host_reserve > 0 {
+            writeln!(
+                out,
+                "               {word}: rate {}, pids cap {}, host reserve {}",
+                by.rate, by.pids_cap, by.host_reserve
+            )?;
+        }
+    }
+    if container.refused_by_controller > 0 {
+        writeln!(
+            out,
+            "               refused by the pids controller: {}",
+            container.refused_by_controller
+        )?;
+    }
+    Ok(())
+}

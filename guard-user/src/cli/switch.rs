@@ -1,0 +1,107 @@
+//! `bulkhead off` and `bulkhead on`: the panic switch, with a daemon or without.
+
+use std::{path::Path, process::ExitCode};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use guard_user::control::{
+    SOCKET,
+    client::{self, ClientError},
+    server::Switched,
+};
+
+use super::pins;
+
+/// Allow everything at once: refuse nothing, thaw what was frozen, set changed settings back.
+///
+/// Works on the switch in the kernel when no daemon answers. It survives a restart of the daemon, not a reboot.
+/// `bulkhead on` ends it.
+#[derive(Args)]
+pub struct Off {
+    /// Only for so long, as 90s, 10m or 2h.
+    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    time: Option<u64>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Enforce again what the policy says.
+#[derive(Args)]
+pub struct On {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `off`.
+pub fn off(arguments: &Off) -> Result<ExitCode> {
+    let done = match client::off(Path::new(SOCKET), arguments.time) {
+        Err(ClientError::NoDaemon | ClientError::Broken(_)) => pins::off(arguments.time)?,
+        answer => Some(answer?),
+    };
+    tell(done, arguments.json)
+}
+
+/// Runs `on`.
+pub fn on(arguments: &On) -> Result<ExitCode> {
+    let done = match client::on(Path::new(SOCKET)) {
+        Err(ClientError::NoDaemon | ClientError::Broken(_)) => pins::on()?,
+        answer => Some(answer?),
+    };
+    tell(done, arguments.json)
+}
+
+fn tell(done: Option<Switched>, json: bool) -> Result<ExitCode> {
+    let Some(done) = done else {
+        bail!("not running, and nothing of it is in the kernel: there is nothing to switch");
+    };
+    if json {
+        super::print(&format!("{}\n", serde_json::to_string_pretty(&done)?))?;
+    } else {
+        super::print(&format!("{}\n", done.done.join("\n")))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Seconds of `90s`, `10m`, `2h` or `1d`.
+fn seconds(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text} is not a time: write 90s, 10m or 2h");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    match number.checked_mul(factor) {
+        Some(seconds) if seconds > 0 => Ok(seconds),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+
+    #[test]
+    fn a_time_needs_a_unit_and_is_never_nothing() {
+        assert_eq!(seconds("90s"), Ok(90));
+        assert_eq!(seconds("10m"), Ok(600));
+        assert_eq!(seconds("2h"), Ok(7200));
+        for wrong in [
+            "",
+            "10",
+            "m",
+            "0s",
+            "-1s",
+            "1.5h",
+            "99999999999999999999s",
+            "1é",
+        ] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

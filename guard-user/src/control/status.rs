@@ -1,0 +1,143 @@
+//! What `bulkhead status` tells; field names are the API of `status --json` and of the Varlink interface.
+
+use serde::{Deserialize, Serialize};
+use zlink::introspect::{CustomType, Type};
+
+/// Forks, by the reason for which they were refused or would have been.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct ByReason {
+    /// Faster than rate and burst allow.
+    pub rate: u64,
+    /// More pids than the cap allows.
+    pub pids_cap: u64,
+    /// Only the host's reserve is left.
+    pub host_reserve: u64,
+}
+
+impl From<[u64; 3]> for ByReason {
+    fn from([rate, pids_cap, host_reserve]: [u64; 3]) -> Self {
+        Self {
+            rate,
+            pids_cap,
+            host_reserve,
+        }
+    }
+}
+
+/// A rung that was tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct Tried {
+    /// `lsm`, `fmod_ret`, `observe` or `setting`.
+    pub rung: String,
+    /// Whether the self-test saw it work.
+    pub works: bool,
+    /// What was seen, or why not.
+    pub reason: String,
+}
+
+/// The host's pids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct HostPids {
+    /// The smaller of `kernel.pid_max` and `kernel.threads-max`.
+    pub limit: u64,
+    /// Tasks that there are.
+    pub tasks: u64,
+    /// Pids that only the host may use; 0: no reserve.
+    pub reserve: u64,
+    /// Containers are refused at this many; 0: no reserve.
+    pub ceiling: u64,
+}
+
+/// A container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct ContainerStatus {
+    /// Its cgroup's path from the hierarchy's root.
+    pub cgroup: String,
+    /// The cgroup's id.
+    pub cgroup_id: u64,
+    /// The runtime that its path speaks of.
+    pub runtime: String,
+    /// Its id there.
+    pub id: String,
+    /// Subjects of the policy that it is one of.
+    pub subjects: Vec<String>,
+    /// Forks allowed.
+    pub allowed: u64,
+    /// Forks refused by the kernel side.
+    pub refused: ByReason,
+    /// Forks that enforcing would have refused.
+    pub audited: ByReason,
+    /// Forks that the pids controller refused at the cap that stands in `pids.max`.
+    pub refused_by_controller: u64,
+    /// Pids that it has; absent where they cannot be counted.
+    pub pids: Option<u64>,
+    /// `pids.max` as it stands.
+    pub pids_max: Option<u64>,
+    /// `no`, `ours` or `others`.
+    pub frozen: String,
+    /// Whether a breach is open.
+    pub breach: bool,
+}
+
+/// What was lost; all zero on a healthy host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct Losses {
+    /// Messages of the kernel side that found no room; what they told was counted all the same.
+    pub events: u64,
+    /// Audit records that could not be written.
+    pub records: u64,
+    /// Containers for which a kernel table had no room: they are not governed.
+    pub unrecognised: u64,
+    /// Cgroups in containers for which the table had no room: their container is found through their ancestors.
+    pub unlisted: u64,
+}
+
+/// A rule and what it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct RuleStatus {
+    /// Its name.
+    pub name: String,
+    /// `enforce` or `audit`.
+    pub mode: String,
+    /// What it limits, in a few words.
+    pub limits: String,
+}
+
+/// All that `bulkhead status` tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// `ENFORCING`, `DEGRADED`, `INERT` or `OFF`.
+    pub state: String,
+    /// Hooks are attached and self-tested, and the existing containers are found.
+    pub ready: bool,
+    /// Process id of the daemon; absent where none answers.
+    pub pid: Option<u64>,
+    /// The mechanism that decides: `lsm`, `fmod_ret`, `observe` or `setting`.
+    pub rung: String,
+    /// Rungs that were tried, best first.
+    pub tried: Vec<Tried>,
+    /// cgroup version that containers are told apart in, `v1` or `v2`, and its mount point.
+    pub cgroups: String,
+    /// Files of the policy.
+    pub policy: Vec<String>,
+    /// Why the last policy was refused; absent when it was not.
+    pub policy_refused: Option<String>,
+    /// The rules.
+    pub rules: Vec<RuleStatus>,
+    /// Seconds until everything is switched on again; absent when it is on, -1: until `bulkhead on`.
+    pub off_for: Option<i64>,
+    /// The host's pids.
+    pub host: HostPids,
+    /// Forks refused, of all containers that ever were.
+    pub refused: u64,
+    /// Forks audited, of all containers that ever were.
+    pub audited: u64,
+    /// The containers.
+    pub containers: Vec<ContainerStatus>,
+    /// What does not work as it should, and what to do about it.
+    pub degraded: Vec<String>,
+    /// What was lost.
+    pub losses: Losses,
+}

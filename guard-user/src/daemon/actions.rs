@@ -1,0 +1,128 @@
+//! Carries out what was decided, and tells what came of it.
+
+use std::time::Duration;
+
+use super::Daemon;
+use crate::{
+    act::{
+        cgroup::Cgroup,
+        freeze::{self, Froze},
+        kill::{Kill, Progress},
+        pids::{self, Applied},
+    },
+    decide::{
+        ladder::StepAction,
+        seen::{Decision, Seen, What},
+        settings::{Max, Next},
+    },
+    kernel::install::number_of,
+};
+
+/// How long a kill may take of one tick; it goes on in the next.
+const KILLING: Duration = Duration::from_millis(5);
+
+impl Daemon {
+    /// Does what a decision asks for; every decision is told.
+    pub(super) fn carry_out(&mut self, decision: &Decision) {
+        let id = decision.container;
+        let outcome = match &decision.what {
+            What::Act { step, .. } => Some(match step.act {
+                StepAction::Freeze { .. } => self.freeze(id),
+                StepAction::Kill => self.kill(id),
+            }),
+            What::Thaw { .. } => Some(match freeze::thaw(&self.hierarchy, id, &mut self.journal) {
+                Ok(Froze::Done | Froze::Pending) => Ok("thawed"),
+                Ok(Froze::Absent) => Ok("it is gone"),
+                Ok(Froze::Nothing) => Ok("it was not frozen by us any more"),
+                Ok(Froze::Others) => Ok("somebody else holds it frozen"),
+                Err(error) => Err(error.to_string()),
+            }),
+            _ => None,
+        };
+        if matches!(outcome, Some(Err(_))) {
+            self.engine.failed(id);
+        }
+        self.say_decision(decision, outcome);
+    }
+
+    fn freeze(&mut self, id: u64) -> Result<&'static str, String> {
+        let cgroup = match Cgroup::open(&self.hierarchy, id) {
+            Ok(Some(cgroup)) => cgroup,
+            Ok(None) => return Ok("it is gone"),
+            Err(error) => return Err(error.to_string()),
+        };
+        match freeze::freeze(&self.hierarchy, &cgroup, &mut self.journal) {
+            Ok(Froze::Done) => Ok("frozen"),
+            Ok(Froze::Pending) => Ok("freezing: some of its tasks are in the kernel"),
+            Ok(Froze::Others) => Err("somebody else froze it before".to_owned()),
+            Ok(Froze::Absent | Froze::Nothing) => Ok("it is gone"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn kill(&mut self, id: u64) -> Result<&'static str, String> {
+        let cgroup = match Cgroup::open(&self.hierarchy, id) {
+            Ok(Some(cgroup)) => cgroup,
+            Ok(None) => return Ok("it is gone"),
+            Err(error) => return Err(error.to_string()),
+        };
+        let kill = Kill::begin(&self.hierarchy, cgroup).map_err(|error| error.to_string())?;
+        self.kills.insert(id, kill);
+        self.go_on_killing();
+        Ok(if self.kills.contains_key(&id) {
+            "being killed"
+        } else {
+            "killed"
+        })
+    }
+
+    /// Goes on with the kills that are under way.
+    pub(super) fn go_on_killing(&mut self) {
+        let ids: Vec<u64> = self.kills.keys().copied().collect();
+        for id in ids {
+            let Some(mut kill) = self.kills.remove(&id) else {
+                continue;
+            };
+            match kill.go(&self.hierarchy, &mut self.journal, KILLING) {
+                Ok(Progress::Again) => {
+                    self.kills.insert(id, kill);
+                }
+                Ok(Progress::Done(killed)) => self.say_killed(id, Ok(&killed)),
+                Err(error) => self.say_killed(id, Err(&error.to_string())),
+            }
+        }
+    }
+
+    /// Holds the cap in `pids.max`, where a rule enforces one.
+    pub(super) fn keep_cap(&mut self, seen: &Seen) {
+        let ours = number_of(seen.profile)
+            .and_then(|number| self.plan.limits.get(number as usize))
+            .and_then(|limits| limits.cap);
+        let stands = self.journal.pids_max(seen.id).is_some();
+        if (ours.is_none() && !stands) || seen.pids.is_none() || self.is_off() {
+            return;
+        }
+        let cgroup = match Cgroup::open(&self.hierarchy, seen.id) {
+            Ok(Some(cgroup)) => cgroup,
+            Ok(None) => return,
+            Err(error) => return self.note("cgroup", error.to_string()),
+        };
+        let present = seen
+            .cap
+            .map_or(Max::Unlimited, |cap| Max::Number(u64::from(cap)));
+        let next = self.engine.pids_max(seen.id, present, ours);
+        match pids::apply(&cgroup, next, &mut self.journal) {
+            Ok(applied) => self.say_cap(seen.id, next, applied),
+            Err(error) => self.note("pids.max", error.to_string()),
+        }
+    }
+
+    /// Whether there is something to tell of what was done about a cap.
+    pub(super) const fn cap_is_news(next: Next, applied: Applied) -> bool {
+        match next {
+            Next::Leave => false,
+            Next::Contested { .. } => true,
+            Next::Write { .. } | Next::Restore { .. } => matches!(applied, Applied::Done),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The daemon: one loop that senses, decides, acts and records, and owns everything that does.
+
+mod actions;
+mod plan;
+mod say;
+mod start;
+mod status;
+mod switch;
+mod tick;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::fcntl::Flock;
+use thiserror::Error;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+pub use plan::{Plan, PlanError};
+pub use status::SUMMARY;
+pub use switch::{keep_off, off_until, words_of};
+
+use crate::{
+    act::{journal::Journal, kill::Kill},
+    control::{self, server},
+    decide::engine::Engine,
+    identity::{
+        roster::{Roster, RosterError},
+        tree::{Hierarchy, TreeError},
+    },
+    kernel::{
+        btf::BtfError,
+        install::Bank,
+        load::{Kernel, Link, LoadError},
+        prove::Tried,
+        rungs::Rung,
+        self_test::SelfTestError,
+    },
+    policy::compile::ModeOverride,
+    record,
+    sense::{host::Host, ring},
+};
+
+/// How often the counters are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How the daemon is to run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The one policy file; else those below `/etc`, else the embedded one.
+    pub policy: Option<PathBuf>,
+    /// `--enforce` or `--audit`.
+    pub mode: Option<ModeOverride>,
+    /// Enforcement stays when the daemon stops.
+    pub keep_on_stop: bool,
+    /// The one rung to try.
+    pub rung: Option<Rung>,
+    /// Entries of the kernel's table of subjects, for tests.
+    pub subjects: Option<u32>,
+}
+
+/// Why the daemon does not run.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// Another is running.
+    #[error(
+        "a daemon is running already (process {0}): `bulkhead status` asks it, `systemctl restart bulkhead` replaces it"
+    )]
+    Running(String),
+    /// The policy.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The host lacks what is needed.
+    #[error("{0}")]
+    Host(String),
+    /// Files of our own.
+    #[error("cannot use {path}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The kernel side.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The self-test.
+    #[error(transparent)]
+    SelfTest(#[from] SelfTestError),
+    /// The containers.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
+    /// The audit log.
+    #[error("cannot write the audit log")]
+    Record(#[from] record::AuditError),
+    /// The loop.
+    #[error("the daemon's loop cannot go on")]
+    Loop(#[source] io::Error),
+}
+
+impl From<TreeError> for DaemonError {
+    fn from(error: TreeError) -> Self {
+        Self::Host(error.to_string())
+    }
+}
+
+impl From<BtfError> for DaemonError {
+    fn from(error: BtfError) -> Self {
+        Self::Host(error.to_string())
+    }
+}
+
+/// A running daemon.
+pub struct Daemon {
+    options: Options,
+    /// Held as long as we live: one instance.
+    _lock: Flock<File>,
+    kernel: Kernel,
+    /// Attached programs; pinned, they outlive us.
+    links: Vec<Link>,
+    hierarchy: Hierarchy,
+    own: Option<PathBuf>,
+    rung: Rung,
+    tried: Vec<Tried>,
+    plan: Plan,
+    bank: Bank,
+    roster: Roster,
+    engine: Engine,
+    /// Revision of the engine that stands in the state file.
+    saved: u64,
+    journal: Journal,
+    audit: record::Writer,
+    host: Host,
+    /// What the host's pids and the reserve are at the moment.
+    pids: control::status::HostPids,
+    /// What does not work, by what it is about.
+    degraded: std::collections::BTreeMap<String, String>,
+    policy_refused: Option<String>,
+    /// Container counters as they stood when they were last looked at.
+    looked: HashMap<u64, tick::Looked>,
+    /// Containers that are looked at in each tick: a breach is open, or one is frozen.
+    busy: HashSet<u64>,
+    /// Kills under way.
+    kills: HashMap<u64, Kill>,
+    /// The task that was last refused, by container.
+    culprits: HashMap<u64, Culprit>,
+    /// The policy's files as they were when they were last read, and as they were a tick ago.
+    stamps: [plan::Stamps; 2],
+    ticks: u64,
+    events_lost: u64,
+    /// The panic switch was thrown, and that is on record.
+    off_seen: bool,
+}
+
+/// The task that was refused.
+#[derive(Clone, Copy, Debug)]
+struct Culprit {
+    tgid: u32,
+    comm: [u8; 16],
+}
+
+/// Why the loop ended.
+enum Stop {
+    Signal(&'static str),
+}
+
+impl Daemon {
+    /// Runs until a signal stops it.
+    ///
+    /// # Errors
+    /// [`DaemonError`]: it could not start, or its loop broke.
+    pub fn run(options: Options) -> Result<(), DaemonError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(DaemonError::Loop)?;
+        let mut daemon = Self::start(options)?;
+        let stop = runtime.block_on(daemon.serve());
+        match stop {
+            Ok(Stop::Signal(name)) => {
+                daemon.stop(name);
+                Ok(())
+            }
+            Err(error) => Err(DaemonError::Loop(error)),
+        }
+    }
+
+    async fn serve(&mut self) -> io::Result<Stop> {
+        let (requests, mut asked) = mpsc::channel(16);
+        let listener = server::bind(Path::new(control::SOCKET))?;
+        let service = zlink::Server::new(listener, server::Control::new(requests));
+        let serving = service.run();
+        tokio::pin!(serving);
+        let ring = ring::readiness(self.kernel.events.as_fd())?;
+        let mut term = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        loop {
+            tokio::select! {
+                biased;
+                _ = term.recv() => return Ok(Stop::Signal("SIGTERM")),
+                _ = interrupt.recv() => return Ok(Stop::Signal("SIGINT")),
+                _ = hangup.recv() => { let _ = self.reload("SIGHUP"); }
+                ready = ring.readable() => {
+                    self.drain();
+                    ready?.clear_ready();
+                }
+                _ = tick.tick() => self.tick(),
+                Some(request) = asked.recv() => self.answer(request),
+                ended = &mut serving => {
+                    return Err(io::Error::other(match ended {
+                        Ok(()) => "the control socket is closed".to_owned(),
+                        Err(error) => error.to_string(),
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Reads all messages that the ring holds.
+    fn drain(&mut self) {
+        loop {
+            let message = match self.kernel.events.next() {
+                Some(item) => ring::read(&item),
+                None => return,
+            };
+            if let Some(message) = message {
+                self.heard(message);
+            }
+        }
+    }
+
+    fn answer(&mut self, request: server::Request) {
+        // A caller that has gone away needs no answer.
+        match request {
+            server::Request::Status(to) => {
+                let _ = to.send(self.status());
+            }
+            server::Request::Off(seconds, to) => {
+                let _ = to.send(self.off(seconds));
+            }
+            server::Request::On(to) => {
+                let _ = to.send(self.on());
+            }
+            server::Request::Reload(to) => {
+                let _ = to.send(self.reload("request"));
+            }
+        }
+    }
+}
+
+/// Time since boot, without the time asleep: the clock of the kernel side (`CLOCK_MONOTONIC`).
+fn now() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map(Duration::from)
+        .unwrap_or_default()
+}

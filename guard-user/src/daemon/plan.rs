@@ -1,0 +1,297 @@
+//! The policy as the daemon uses it: what goes into the kernel, what the engine asks, and where it came from.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use guard_common::fork_storm::{Profile, Reason};
+use thiserror::Error;
+
+use crate::{
+    decide::{
+        ladder::{Step, StepAction},
+        seen::Limits,
+    },
+    identity::names::Names,
+    policy::{
+        compile::{self, Compiled, ModeOverride, ReserveRule, Treatment, effective},
+        load,
+        model::{Act, AuditSettings, Mode, Policy, RESERVE, Rule, Severity},
+    },
+    record,
+};
+
+/// Why there is no plan: the policy's mistakes, ready to be shown.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct PlanError(String);
+
+/// A policy, compiled.
+pub struct Plan {
+    /// Whose a cgroup is.
+    pub names: Names,
+    /// What each profile is; 0 is nobody's.
+    pub treatments: Vec<Treatment>,
+    /// The same for the engine.
+    pub limits: Vec<Limits>,
+    /// Name, mode and limits of each rule, in words.
+    pub rules: Vec<(String, String, String)>,
+    /// Where the audit log goes.
+    pub audit: record::Settings,
+    /// Everything is audited, and why.
+    pub audited_altogether: bool,
+    /// The policy is the one that is built in.
+    pub embedded: bool,
+    reserve: Option<ReserveRule>,
+    sources: Vec<String>,
+}
+
+/// A rule as a record names it.
+pub(super) struct Named<'p> {
+    pub rule: &'p str,
+    pub severity: record::Severity,
+}
+
+impl Plan {
+    /// Reads and compiles the policy: `file` alone, or what stands below `/etc`, or the embedded one.
+    pub(super) fn read(file: Option<&Path>, mode: Option<ModeOverride>) -> Result<Self, PlanError> {
+        let wrong = |error: &dyn std::fmt::Display| PlanError(error.to_string());
+        let policy = load::in_force(file).map_err(|error| wrong(&error))?;
+        let compiled = compile::compile(&policy, mode).map_err(|error| {
+            PlanError(match std::error::Error::source(&error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            })
+        })?;
+        let call = mode.or(policy.embedded.then_some(ModeOverride::Audit));
+        let limits = compiled
+            .treatments
+            .iter()
+            .map(|treatment| limits(treatment, &policy))
+            .collect();
+        let mut rules: Vec<(String, String, String)> = policy
+            .rules
+            .iter()
+            .map(|rule| {
+                (
+                    rule.name.clone(),
+                    effective(call, policy.mode, rule.mode).name().to_owned(),
+                    words(rule),
+                )
+            })
+            .collect();
+        if let Some(reserve) = compiled.reserve {
+            rules.push((
+                RESERVE.to_owned(),
+                reserve.mode.name().to_owned(),
+                format!("{} pids for the host alone", reserve.pids),
+            ));
+        }
+        let Compiled {
+            names,
+            treatments,
+            reserve,
+            audit,
+            audited_altogether,
+            ..
+        } = compiled;
+        Ok(Self {
+            names,
+            treatments,
+            limits,
+            rules,
+            audit: settings(&audit),
+            audited_altogether,
+            embedded: policy.embedded,
+            reserve,
+            sources: policy.files,
+        })
+    }
+
+    /// What goes into the kernel, by profile number.
+    pub(super) fn profiles(&self) -> Vec<Profile> {
+        self.treatments
+            .iter()
+            .map(|treatment| treatment.limits)
+            .collect()
+    }
+
+    /// Pids that only the host may use, of so many; `None`: no reserve.
+    pub(super) fn reserve_of(&self, limit: u64) -> Option<u64> {
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        self.reserve
+            .map(|reserve| u64::from(reserve.pids.of(limit)))
+    }
+
+    /// The files, or what stands in for them.
+    pub(super) fn names_of_sources(&self) -> Vec<String> {
+        self.sources.clone()
+    }
+
+    /// Where the audit log goes by the policy that a daemon would load, or by default.
+    #[must_use]
+    pub fn audit_settings() -> record::Settings {
+        load::in_force(None).map_or_else(
+            |_| record::Settings::default(),
+            |policy| settings(&policy.audit),
+        )
+    }
+
+    /// The rule by which a profile's forks are refused, or audited, for a reason.
+    pub(super) fn rule_of(&self, profile: u32, reason: Reason, audited: bool) -> Option<Named<'_>> {
+        let treatment = self.treatments.get(profile as usize)?;
+        let named = |rule, severity| Named { rule, severity };
+        match (reason, audited) {
+            (Reason::Rate, false) => treatment
+                .rate_enforced
+                .as_ref()
+                .map(|applied| named(applied.rule.as_str(), grave(applied.severity))),
+            (Reason::Rate, true) => treatment
+                .rate_audited
+                .as_ref()
+                .map(|applied| named(applied.rule.as_str(), grave(applied.severity))),
+            (Reason::PidsCap, false) => treatment
+                .pids_enforced
+                .as_ref()
+                .map(|applied| named(applied.rule.as_str(), grave(applied.severity))),
+            (Reason::PidsCap, true) => treatment
+                .pids_audited
+                .as_ref()
+                .map(|applied| named(applied.rule.as_str(), grave(applied.severity))),
+            (Reason::HostReserve, _) => treatment
+                .reserve
+                .map(|_| named(RESERVE, record::Severity::Critical)),
+        }
+    }
+
+    /// Whether a limit of a profile is enforced.
+    pub(super) fn enforces(&self, profile: u32, reason: Reason) -> bool {
+        self.treatments
+            .get(profile as usize)
+            .is_some_and(|treatment| match reason {
+                Reason::Rate => treatment.rate_enforced.is_some(),
+                Reason::PidsCap => treatment.pids_enforced.is_some(),
+                Reason::HostReserve => treatment.reserve == Some(Mode::Enforce),
+            })
+    }
+}
+
+/// What the engine asks of a treatment.
+fn limits(treatment: &Treatment, policy: &Policy) -> Limits {
+    let ladder = treatment
+        .ladder
+        .iter()
+        .map(|step| Step {
+            after: step.after,
+            act: act(step.act),
+            rule: step.rule.clone(),
+        })
+        .collect();
+    let audited = [
+        treatment.rate_audited.as_ref().map(|applied| &applied.rule),
+        treatment.pids_audited.as_ref().map(|applied| &applied.rule),
+    ];
+    let mut audited_ladder: Vec<Step> = policy
+        .rules
+        .iter()
+        .filter(|rule| audited.contains(&Some(&rule.name)))
+        .flat_map(|rule| {
+            rule.escalate.iter().map(|step| Step {
+                after: step.after,
+                act: act(step.act),
+                rule: rule.name.clone(),
+            })
+        })
+        .collect();
+    audited_ladder.sort_by_key(|step| step.after);
+    Limits {
+        ladder,
+        audited_ladder,
+        leak: treatment.leak.as_ref().map(|applied| applied.limit),
+        cap: treatment
+            .pids_enforced
+            .as_ref()
+            .map(|applied| applied.limit),
+    }
+}
+
+const fn act(act: Act) -> StepAction {
+    match act {
+        Act::Freeze { time } => StepAction::Freeze { r#for: time },
+        Act::Kill => StepAction::Kill,
+    }
+}
+
+const fn grave(severity: Severity) -> record::Severity {
+    match severity {
+        Severity::Low => record::Severity::Low,
+        Severity::Medium => record::Severity::Medium,
+        Severity::High => record::Severity::High,
+        Severity::Critical => record::Severity::Critical,
+    }
+}
+
+fn settings(audit: &AuditSettings) -> record::Settings {
+    record::Settings {
+        file: PathBuf::from(&audit.file),
+        rotate_bytes: audit.size,
+        rotate_age: audit.age,
+        keep: audit.keep as usize,
+    }
+}
+
+fn words(rule: &Rule) -> String {
+    let mut words = rule.subjects.join(", ");
+    if let Some(forks) = rule.forks {
+        let _ = write!(words, ": forks {forks}");
+    }
+    if let Some(pids) = rule.pids {
+        let _ = write!(words, ": pids at most {pids}");
+    }
+    for step in &rule.escalate {
+        let (name, after) = match step.act {
+            Act::Freeze { .. } => ("freeze", step.after),
+            Act::Kill => ("kill", step.after),
+        };
+        let _ = write!(words, ", {name} after {} s", after.as_secs());
+    }
+    words
+}
+
+/// What tells that a policy file, or the directory of them, has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
+
+/// Time of the last change in seconds and nanoseconds, size, and inode.
+type Stamp = (i64, i64, u64, u64);
+
+impl Stamps {
+    /// As the files stand now.
+    pub(super) fn of(file: Option<&Path>) -> Self {
+        let paths = match file {
+            Some(file) => vec![file.to_path_buf()],
+            None => load::default_sources()
+                .unwrap_or_default()
+                .into_iter()
+                .chain([
+                    load::DIRECTORY.into(),
+                    Path::new(load::DIRECTORY).join("policy.d"),
+                ])
+                .collect(),
+        };
+        Self(
+            paths
+                .into_iter()
+                .map(|path| {
+                    let stamp = fs::metadata(&path)
+                        .ok()
+                        .map(|data| (data.mtime(), data.mtime_nsec(), data.size(), data.ino()));
+                    (path, stamp)
+                })
+                .collect(),
+        )
+    }
+}

@@ -1,0 +1,262 @@
+//! Start: nothing is changed until the policy is read, and nothing is let go of until what replaces it was seen to work.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{IsTerminal, Read, Seek, Write},
+    mem::offset_of,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+};
+
+use guard_common::host::Host as HostTable;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{Daemon, DaemonError, Options, Plan, now, plan::Stamps, say::Gap};
+use crate::{
+    act::journal::Journal,
+    control::{RUN_DIRECTORY, status::HostPids},
+    decide::engine::{Engine, Rests},
+    identity::{roster::Roster, tree::Hierarchy},
+    kernel::{
+        btf::Btf,
+        load::{FUNCTIONS, Kernel, PINS, Sizes},
+        prove,
+        rungs::Rung,
+    },
+    record,
+    sense::host::Host,
+};
+
+/// Where the engine's memory is kept, below [`RUN_DIRECTORY`].
+pub(super) const STATE: &str = "state.json";
+
+impl Daemon {
+    /// Brings everything up: attach first, then scan, so that no container is missed.
+    pub(super) fn start(options: Options) -> Result<Self, DaemonError> {
+        let stamps = Stamps::of(options.policy.as_deref());
+        let plan = Plan::read(options.policy.as_deref(), options.mode)?;
+        let lock = only_instance(Path::new(RUN_DIRECTORY))?;
+        let hierarchy = Hierarchy::of_this_host()?;
+        let btf = Btf::of_this_kernel(&FUNCTIONS)?;
+        let host = Host::open().map_err(|source| DaemonError::File {
+            path: "/proc/sys/kernel".into(),
+            source,
+        })?;
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let audit = start_audit(&plan.audit)?;
+        let (journal, troubles) =
+            Journal::open(Path::new(RUN_DIRECTORY), boot_id.trim()).map_err(|error| {
+                DaemonError::File {
+                    path: RUN_DIRECTORY.into(),
+                    source: std::io::Error::other(error),
+                }
+            })?;
+
+        let config = prove::config(&btf, &hierarchy);
+        let sizes = Sizes {
+            subjects: options.subjects,
+        };
+        let mut kernel = Kernel::open(config, Some(Path::new(PINS)), &sizes)?;
+        let gap = kernel.taken_over.then(|| Gap {
+            since_ns: kernel.host.get(0).alive_ns,
+        });
+        // A table that was just made has no policy; one that was taken over keeps its own until ours is complete.
+        let fresh = (!kernel.taken_over)
+            .then(|| kernel.install(&plan.names, &plan.profiles()))
+            .transpose()?;
+        let pids = set_ceiling(&kernel, &host, &plan);
+
+        let mut links = kernel.attach_identity(&btf)?;
+        let moves = kernel.attach_moves(&btf);
+        let mut degraded = std::collections::BTreeMap::new();
+        for trouble in troubles {
+            degraded.insert("journal".to_owned(), trouble.to_string());
+        }
+        match moves {
+            Ok(link) => links.push(link),
+            Err(error) => {
+                degraded.insert(
+                    "moves".to_owned(),
+                    format!("tasks that leave their container are not recorded: {error}"),
+                );
+            }
+        }
+        kernel.pin(&links)?;
+        let proved = prove::prove(&mut kernel, &btf, &hierarchy, options.rung)?;
+        links.extend(proved.links);
+        let bank = match fresh {
+            Some(bank) => bank,
+            None => kernel.install(&plan.names, &plan.profiles())?,
+        };
+        let mut roster = Roster::default();
+        let own = own_cgroup(&hierarchy);
+        let entered =
+            roster.reconcile(&mut kernel, &hierarchy, &plan.names, bank, own.as_deref())?;
+        kernel.unpin_others();
+
+        let engine = restore(Path::new(RUN_DIRECTORY));
+        let mut daemon = Self {
+            _lock: lock,
+            rung: proved.rung,
+            tried: proved.tried,
+            events_lost: kernel.host.get(0).events_lost,
+            saved: 0,
+            policy_refused: None,
+            looked: Default::default(),
+            busy: Default::default(),
+            kills: Default::default(),
+            culprits: Default::default(),
+            stamps: [stamps.clone(), stamps],
+            ticks: 0,
+            off_seen: false,
+            options,
+            kernel,
+            links,
+            hierarchy,
+            own,
+            plan,
+            bank,
+            roster,
+            engine,
+            journal,
+            audit,
+            host,
+            pids,
+            degraded,
+        };
+        daemon.resume_off();
+        daemon.note_rung();
+        daemon.say_started(gap, &entered);
+        daemon.write_summary();
+        // Their caps stand from the beginning.
+        daemon.look_at_all();
+        Ok(daemon)
+    }
+
+    fn note_rung(&mut self) {
+        let words = match self.rung {
+            Rung::Lsm | Rung::FmodRet => return,
+            Rung::Observe => {
+                "forks are seen only after they happened: pids.max, freezing and killing hold the limits"
+            }
+            Rung::Setting => {
+                "no program can be attached: only pids.max, freezing and killing hold the limits"
+            }
+        };
+        self.degraded.insert("rung".to_owned(), words.to_owned());
+    }
+
+    /// Looks at every container.
+    pub(super) fn look_at_all(&mut self) {
+        let ids: Vec<u64> = self.roster.iter().map(|known| known.id).collect();
+        self.look(&ids);
+    }
+}
+
+/// Takes the lock of the one instance, and writes our process id into it.
+fn only_instance(directory: &Path) -> Result<Flock<File>, DaemonError> {
+    let failed = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| DaemonError::File { path, source }
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(failed(directory))?;
+    let path = directory.join("lock");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed(&path))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            let write = |lock: &mut File| {
+                lock.set_len(0)?;
+                lock.rewind()?;
+                writeln!(lock, "{}", std::process::id())
+            };
+            write(&mut lock).map_err(failed(&path))?;
+            Ok(lock)
+        }
+        Err((mut file, _)) => {
+            let mut text = String::new();
+            let _ = file.read_to_string(&mut text);
+            Err(DaemonError::Running(text.trim().to_owned()))
+        }
+    }
+}
+
+/// The reserve, put where the kernel side reads it.
+pub(super) fn set_ceiling(kernel: &Kernel, host: &Host, plan: &Plan) -> HostPids {
+    let Ok(pids) = host.pids() else {
+        return HostPids::default();
+    };
+    let (reserve, ceiling) = match plan.reserve_of(pids.limit) {
+        Some(reserve) => (reserve, crate::sense::host::ceiling(pids.limit, reserve)),
+        None => (0, 0),
+    };
+    kernel
+        .host
+        .word(0, offset_of!(HostTable, pid_ceiling))
+        .store(ceiling, Ordering::Release);
+    HostPids {
+        limit: pids.limit,
+        tasks: pids.tasks,
+        reserve,
+        ceiling: u64::from(ceiling),
+    }
+}
+
+/// The daemon's own cgroup, from the root of the hierarchy.
+fn own_cgroup(hierarchy: &Hierarchy) -> Option<PathBuf> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    text.lines()
+        .filter_map(|line| {
+            let mut parts = line.splitn(3, ':');
+            Some((parts.next()?.parse::<u32>().ok()?, parts.nth(1)?))
+        })
+        .find(|(number, _)| *number == hierarchy.number)
+        .map(|(_, path)| PathBuf::from(path))
+}
+
+/// The engine with the memory that the last daemon left, or a new one.
+fn restore(directory: &Path) -> Engine {
+    let rests = Rests::default();
+    let saved = fs::read(directory.join(STATE))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    match saved {
+        Some(saved) => Engine::restore(rests, saved),
+        None => Engine::new(rests),
+    }
+}
+
+/// How long nobody watched, from the last sign of life.
+pub(super) fn unwatched(since_ns: u64) -> std::time::Duration {
+    now().saturating_sub(std::time::Duration::from_nanos(since_ns))
+}
+
+/// Keeps the engine's memory, whole or not at all.
+pub(super) fn write_state(engine: &Engine) -> std::io::Result<()> {
+    let path = Path::new(RUN_DIRECTORY).join(STATE);
+    let partial = path.with_extension("partial");
+    fs::write(&partial, serde_json::to_vec(&engine.save())?)?;
+    fs::rename(partial, path)
+}
+
+/// The writer of the record; on a terminal its incidents are shown as well.
+pub(super) fn start_audit(
+    settings: &record::Settings,
+) -> Result<record::Writer, record::AuditError> {
+    let stderr = std::io::stderr();
+    let terminal = stderr
+        .is_terminal()
+        .then(|| Box::new(stderr) as Box<dyn Write + Send>);
+    record::Writer::start(settings.clone(), terminal)
+}

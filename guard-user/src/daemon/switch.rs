@@ -1,0 +1,258 @@
+//! Turning: a new policy, the panic switch, and the end.
+
+use std::{
+    fs,
+    mem::offset_of,
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+    time::Duration,
+};
+
+use guard_common::host::Host as HostTable;
+
+use super::{Daemon, Plan, now, plan::Stamps, start, tick::nanoseconds};
+use crate::{
+    act::restore::{Restored, restore_all},
+    control::{
+        RUN_DIRECTORY, SOCKET,
+        server::{Reloaded, Switched},
+    },
+    kernel::load::{PINS, remove_pins},
+};
+
+/// Until when everything is allowed, for a daemon that starts without the pins of the last one.
+const OFF: &str = "off-until";
+/// How long the last records may take to reach the disk.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+impl Daemon {
+    /// Reloads when a file has changed and then stayed as it is for a tick: editors write more than once.
+    pub(super) fn reload_what_changed(&mut self) {
+        let stamps = Stamps::of(self.options.policy.as_deref());
+        let settled = stamps == self.stamps[1];
+        self.stamps[1] = stamps;
+        if settled && self.stamps[0] != self.stamps[1] {
+            let _ = self.reload("a file changed");
+        }
+    }
+
+    /// Reads the policy anew. A policy with mistakes changes nothing.
+    ///
+    /// # Errors
+    /// The mistakes.
+    pub(super) fn reload(&mut self, why: &str) -> Result<Reloaded, String> {
+        let stamps = Stamps::of(self.options.policy.as_deref());
+        self.stamps = [stamps.clone(), stamps];
+        let result = self.replace_plan();
+        match &result {
+            Ok(rules) => {
+                self.policy_refused = None;
+                self.say_loaded(why);
+                Ok(Reloaded {
+                    rules: *rules as u64,
+                })
+            }
+            Err(mistakes) => {
+                self.policy_refused = Some(mistakes.clone());
+                self.say_refused(why, mistakes);
+                Err(mistakes.clone())
+            }
+        }
+    }
+
+    fn replace_plan(&mut self) -> Result<usize, String> {
+        let plan = Plan::read(self.options.policy.as_deref(), self.options.mode)
+            .map_err(|error| error.to_string())?;
+        let bank = self
+            .kernel
+            .install(&plan.names, &plan.profiles())
+            .map_err(|error| error.to_string())?;
+        self.bank = bank;
+        let old = std::mem::replace(&mut self.plan, plan);
+        if old.audit != self.plan.audit {
+            match start::start_audit(&self.plan.audit) {
+                Ok(writer) => {
+                    std::mem::replace(&mut self.audit, writer).stop(LAST_WORDS);
+                }
+                Err(error) => self.note("audit", error.to_string()),
+            }
+        }
+        self.pids = start::set_ceiling(&self.kernel, &self.host, &self.plan);
+        let entered = self.roster.reconcile(
+            &mut self.kernel,
+            &self.hierarchy,
+            &self.plan.names,
+            self.bank,
+            self.own.as_deref(),
+        );
+        if let Err(error) = entered {
+            self.note("roster", error.to_string());
+        }
+        self.write_summary();
+        self.look_at_all();
+        Ok(self.plan.rules.len())
+    }
+
+    /// Whether the panic switch is thrown.
+    pub(super) fn is_off(&self) -> bool {
+        self.kernel.host.get(0).off_until_ns > nanoseconds(now())
+    }
+
+    /// Everything is allowed from now on; what was changed on the host is undone.
+    pub(super) fn off(&mut self, seconds: Option<u64>) -> Switched {
+        let until = off_until(seconds);
+        self.set_off(until);
+        keep_off(until);
+        let mut done = vec![match seconds {
+            Some(seconds) => format!("everything is allowed for {seconds} s"),
+            None => "everything is allowed until `bulkhead on`".to_owned(),
+        }];
+        for decision in self.engine.release(now()) {
+            self.carry_out(&decision);
+        }
+        done.extend(self.restore());
+        self.say_switched(false, &done);
+        self.save();
+        Switched { done }
+    }
+
+    /// Enforces again.
+    pub(super) fn on(&mut self) -> Switched {
+        let was_off = self.is_off();
+        self.set_off(0);
+        keep_off(0);
+        let done = vec![if was_off {
+            "enforcing again".to_owned()
+        } else {
+            "it was on already".to_owned()
+        }];
+        self.say_switched(true, &done);
+        self.look_at_all();
+        Switched { done }
+    }
+
+    fn set_off(&mut self, until: u64) {
+        self.kernel
+            .host
+            .long(0, offset_of!(HostTable, off_until_ns))
+            .store(until, Ordering::Release);
+        self.off_seen = until != 0;
+    }
+
+    /// A switch that was thrown for a time has come back by itself.
+    pub(super) fn note_off_over(&mut self) {
+        if self.off_seen && !self.is_off() {
+            self.set_off(0);
+            self.say_switched(
+                true,
+                &["the time of `off` is over: enforcing again".to_owned()],
+            );
+            self.look_at_all();
+        }
+        // Thrown on the pinned switch itself, by a caller that we did not answer in time.
+        if !self.off_seen && self.is_off() {
+            self.off_seen = true;
+            for decision in self.engine.release(now()) {
+                self.carry_out(&decision);
+            }
+            let done = self.restore();
+            self.say_switched(false, &done);
+        }
+    }
+
+    /// A switch that was thrown before our time stays thrown.
+    pub(super) fn resume_off(&mut self) {
+        if self.kernel.host.get(0).off_until_ns != 0 {
+            self.off_seen = true;
+            return;
+        }
+        let kept = fs::read_to_string(Path::new(RUN_DIRECTORY).join(OFF))
+            .ok()
+            .and_then(|text| text.trim().parse::<u64>().ok())
+            .unwrap_or(0);
+        if kept > nanoseconds(now()) {
+            self.set_off(kept);
+        }
+    }
+
+    /// Undoes every change that stands in the journal; a line for each.
+    fn restore(&mut self) -> Vec<String> {
+        let restored = restore_all(&self.hierarchy, &mut self.journal);
+        let lines = restored
+            .iter()
+            .map(|one| words_of(one, self.roster.get(one.cgroup).map(|known| &known.path)))
+            .collect();
+        for one in &restored {
+            self.say_restored(one);
+        }
+        lines
+    }
+
+    /// The end: everything is released, unless enforcement is to stay.
+    pub(super) fn stop(mut self, signal: &'static str) {
+        self.drain();
+        let _ = fs::remove_file(SOCKET);
+        self.save();
+        if self.options.keep_on_stop {
+            self.say_stopped(signal, true);
+        } else {
+            for decision in self.engine.release(now()) {
+                self.carry_out(&decision);
+            }
+            let _ = self.restore();
+            self.save();
+            // First nothing acts, then nothing is attached.
+            self.kernel.act_as(0);
+            if let Err(error) = remove_pins(Path::new(PINS)) {
+                self.note("pins", format!("cannot remove {PINS}: {error}"));
+            }
+            if let Some(above) = Path::new(PINS).parent() {
+                let _ = fs::remove_dir(above);
+            }
+            let _ = fs::remove_file(Path::new(RUN_DIRECTORY).join(super::status::SUMMARY));
+            self.links.clear();
+            self.say_stopped(signal, false);
+        }
+        self.audit.stop(LAST_WORDS);
+    }
+}
+
+/// What became of one change, for a person.
+pub fn words_of(one: &Restored, path: Option<&PathBuf>) -> String {
+    use crate::act::{journal::Change, restore::Undone};
+    let place = match path {
+        Some(path) => path.display().to_string(),
+        None => format!("cgroup {}", one.cgroup),
+    };
+    let what = match one.change {
+        Change::PidsMax { old, .. } => format!("pids.max of {place} set back to {old}"),
+        Change::Freeze { .. } => format!("{place} thawed"),
+    };
+    match &one.outcome {
+        Ok(Undone::Restored) => what,
+        Ok(Undone::NotOurs) => {
+            format!("not done, since somebody else has changed it since: {what}")
+        }
+        Ok(Undone::Vanished) => format!("{place} is gone"),
+        Err(error) => format!("failed: {what}: {error}"),
+    }
+}
+
+/// The value of the kernel's switch.
+#[must_use]
+pub fn off_until(seconds: Option<u64>) -> u64 {
+    seconds.map_or(u64::MAX, |seconds| {
+        nanoseconds(now().saturating_add(Duration::from_secs(seconds)))
+    })
+}
+
+/// Keeps the switch for a daemon that starts without pins; 0: it is on.
+pub fn keep_off(until: u64) {
+    let path = Path::new(RUN_DIRECTORY).join(OFF);
+    if until == 0 {
+        let _ = fs::remove_file(path);
+    } else {
+        let _ = fs::create_dir_all(RUN_DIRECTORY);
+        let _ = fs::write(path, until.to_string());
+    }
+}

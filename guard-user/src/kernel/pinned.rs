@@ -1,0 +1,74 @@
+//! The pinned tables, for those who find no daemon: what still holds, and the switch that ends it.
+
+use std::{io, mem::offset_of, os::fd::AsFd, path::Path, sync::atomic::Ordering};
+
+use aya::maps::{MapData, MapError};
+use guard_common::{Container, SLOTS, host::Host};
+
+use super::{load::PINS, tables::Mapped};
+
+/// The tables that a daemon left.
+pub struct Pinned {
+    host: Mapped<Host>,
+    containers: Mapped<Container>,
+}
+
+impl Pinned {
+    /// Opens them; `None`: there are none.
+    ///
+    /// # Errors
+    /// They are there and cannot be read.
+    pub fn open() -> io::Result<Option<Self>> {
+        let pins = Path::new(PINS);
+        let table = |name: &str| match MapData::from_pin(pins.join(name)) {
+            Ok(data) => Ok(Some(data)),
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(io::Error::other(error)),
+        };
+        let (Some(host), Some(containers)) = (table("HOST")?, table("CONTAINERS")?) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            host: Mapped::new(host.fd().as_fd(), 1)?,
+            containers: Mapped::new(containers.fd().as_fd(), SLOTS)?,
+        }))
+    }
+
+    /// The host's numbers.
+    #[must_use]
+    pub fn host(&self) -> Host {
+        self.host.get(0)
+    }
+
+    /// The containers that are in the table.
+    pub fn containers(&self) -> impl Iterator<Item = Container> {
+        (0..self.containers.count())
+            .map(|slot| self.containers.get(slot))
+            .filter(|state| state.id != 0)
+    }
+
+    /// Everything is allowed until `until_ns` of `CLOCK_MONOTONIC`; 0: nothing is.
+    pub fn switch(&self, until_ns: u64) {
+        self.host
+            .long(0, offset_of!(Host, off_until_ns))
+            .store(until_ns, Ordering::Release);
+    }
+
+    /// Seconds until it is on again; -1: until it is switched on; `None`: it is on.
+    #[must_use]
+    pub fn off_for(&self) -> Option<i64> {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+            .map(std::time::Duration::from)
+            .unwrap_or_default()
+            .as_nanos() as u64;
+        match self.host.get(0).off_until_ns {
+            u64::MAX => Some(-1),
+            until if until > now => Some(((until - now) / 1_000_000_000) as i64),
+            _ => None,
+        }
+    }
+}
