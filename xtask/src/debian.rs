@@ -39,15 +39,17 @@ impl Apt {
             ));
         }
         fs::write(folder.join("status"), "")?;
-        let list = folder.join("sources");
-        let fresh = fs::read_to_string(&list).is_ok_and(|text| text == sources);
-        fs::write(&list, sources)?;
+        // What was read last is noted only when it was read whole.
+        let noted = folder.join("lists-of");
+        let fresh = fs::read_to_string(&noted).is_ok_and(|text| text == sources);
+        fs::write(folder.join("sources"), &sources)?;
         let apt = Self {
             folder: folder.to_path_buf(),
         };
         if !fresh {
             run(apt.command("apt-get").arg("update"))
                 .context("cannot read Debian's package lists")?;
+            fs::write(noted, sources)?;
         }
         Ok(apt)
     }
@@ -107,6 +109,7 @@ impl Apt {
     /// Downloads packages (`name` or `name=version`), without what they depend on, and unpacks them.
     pub fn unpack(&self, packages: &[String], into: &Path) -> Result<()> {
         let folder = self.folder.join("single");
+        let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder)?;
         run(self
             .command("apt-get")
@@ -119,6 +122,10 @@ impl Apt {
 
     /// Downloads packages with all that they depend on, and unpacks everything.
     pub fn unpack_closure(&self, packages: &[&str], into: &Path) -> Result<()> {
+        // What an earlier list of packages asked for must not come along.
+        let archives = self.folder.join("cache/archives");
+        let _ = fs::remove_dir_all(&archives);
+        fs::create_dir_all(archives.join("partial"))?;
         run(self
             .command("apt-get")
             .args([
@@ -128,7 +135,8 @@ impl Apt {
                 "--no-install-recommends",
             ])
             .args(packages))?;
-        unpack_all(&self.folder.join("cache/archives"), into)
+        unpack_all(&archives, into)?;
+        Ok(fs::remove_dir_all(archives)?)
     }
 }
 
@@ -161,7 +169,7 @@ pub fn need(tools: &[(&str, &str)]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    println!("installing {}", missing.join(" "));
+    eprintln!("installing {}", missing.join(" "));
     let install = || {
         run(Command::new("apt-get")
             .args(["install", "-q", "-y", "--no-install-recommends"])

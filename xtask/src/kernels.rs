@@ -40,8 +40,6 @@ pub struct Image {
 const BOOT_MODULES: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio_console", "ext4"];
 
 impl Kernel {
-    pub const ALL: [Self; 4] = [Self::V5_10, Self::V6_1, Self::V6_12, Self::Latest];
-
     pub const fn name(self) -> &'static str {
         match self {
             Self::V5_10 => "5.10",
@@ -85,14 +83,15 @@ impl Kernel {
         .into_iter()
         .find(|path| path.exists())
         .context("the kernel package holds no vmlinuz")?;
-        fs::copy(vmlinuz, &image.vmlinuz)?;
-        initramfs(&folder, &from, &init, &image.initramfs)?;
+        copy(&vmlinuz, &image.vmlinuz)?;
         disk(&tree.join("usr/lib/modules"), &image.modules)?;
+        // Last, since its age says whether all of this is done.
+        initramfs(&folder, &from, &init, &image.initramfs)?;
         Ok(image)
     }
 
     fn fetch(self, folder: &Path, tree: &Path) -> Result<()> {
-        println!("fetching Debian's kernel {}", self.name());
+        eprintln!("fetching Debian's kernel {}", self.name());
         let apt = Apt::new(&folder.join("apt"), self.suites())?;
         let version = match self {
             Self::Latest => "[0-9.]+",
@@ -187,7 +186,7 @@ fn initramfs(folder: &Path, modules: &Path, init: &Path, to: &Path) -> Result<()
         let apt = Apt::new(&folder.with_file_name("apt-root"), &["bookworm"])?;
         let tree = folder.with_file_name("busybox.d");
         apt.unpack(&["busybox-static".to_owned()], &tree)?;
-        fs::copy(tree.join("bin/busybox"), &busybox)?;
+        copy(&tree.join("bin/busybox"), &busybox)?;
     }
     fs::copy(busybox, root.join("bin/busybox"))?;
     fs::copy(init, root.join("init"))?;
@@ -254,8 +253,20 @@ fn initramfs(folder: &Path, modules: &Path, init: &Path, to: &Path) -> Result<()
     pack(&root, to)
 }
 
+/// Copies a file so that it is there whole or not at all.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    let partial = to.with_extension("partial");
+    fs::copy(from, &partial).with_context(|| format!("cannot copy {}", from.display()))?;
+    Ok(fs::rename(partial, to)?)
+}
+
 /// A folder as a compressed cpio archive.
 pub fn pack(root: &Path, to: &Path) -> Result<()> {
     let script = r#"cd "$0"; find . -mindepth 1 | cpio -o -H newc -R 0:0 --quiet | gzip -1 > "$1""#;
-    run(Command::new("sh").args(["-ec", script]).arg(root).arg(to))
+    let partial = to.with_extension("partial");
+    run(Command::new("bash")
+        .args(["-o", "pipefail", "-ec", script])
+        .arg(root)
+        .arg(&partial))?;
+    Ok(fs::rename(partial, to)?)
 }

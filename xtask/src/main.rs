@@ -1,7 +1,10 @@
 //! The one door to building and testing Bulkhead: `cargo xtask --help`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod debian;
+mod demo;
+mod deny;
 mod ebpf;
 mod kernels;
 mod test;
@@ -29,8 +32,13 @@ enum Task {
     },
     /// Boot one of Debian's kernels and run a script there.
     Vm(vm::Boot),
-    /// Run every test that there is: formatting, lints, unit tests, the committed object.
-    Test,
+    /// Run every test that there is: formatting, lints, unit tests, the committed object, dependencies, and each hazard
+    /// in virtual machines on every kernel.
+    Test(test::Options),
+    /// Play an outage twice on 6.12, without Bulkhead and with it, side by side.
+    Demo(demo::Options),
+    /// Measure in virtual machines what Bulkhead costs, in guest instructions.
+    Bench(bench::Options),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -38,11 +46,25 @@ fn main() -> anyhow::Result<ExitCode> {
         Task::Ebpf { check: false } => ebpf::build()?,
         Task::Ebpf { check: true } => ebpf::check()?,
         Task::Vm(boot) => {
-            test::build_release()?;
-            let code = vm::boot(&boot, vm::Streams::Inherit)?;
-            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)));
+            if !boot.no_build {
+                test::build_release()?;
+            }
+            let outcome = vm::boot(&boot, vm::Streams::Inherit)?;
+            if let Some(console) = outcome.console {
+                let what = if outcome.code == vm::TIMED_OUT {
+                    "was switched off at its time limit"
+                } else {
+                    "crashed"
+                };
+                eprintln!("the machine {what}; the end of its console:\n{console}");
+            }
+            return Ok(ExitCode::from(
+                u8::try_from(outcome.code).unwrap_or(u8::MAX),
+            ));
         }
-        Task::Test => test::run()?,
+        Task::Test(options) => test::run(&options)?,
+        Task::Demo(options) => demo::run(&options)?,
+        Task::Bench(options) => bench::run(&options)?,
     }
     Ok(ExitCode::SUCCESS)
 }

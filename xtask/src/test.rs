@@ -1,24 +1,180 @@
 //! Every test in one command.
 
-use std::process::Command;
+use std::{
+    collections::VecDeque,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Mutex,
+    thread,
+    time::Instant,
+};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
 
-/// Formatting, lints and unit tests of the workspace, formatting of the kernel side, and the committed object.
-pub fn run() -> Result<()> {
-    cargo(&["fmt", "--all", "--check"])?;
-    cargo(&["fmt", "--manifest-path", "guard-ebpf/Cargo.toml", "--check"])?;
-    cargo(&[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--locked",
-        "--",
-        "-D",
-        "warnings",
-    ])?;
-    cargo(&["test", "--workspace", "--locked"])?;
-    crate::ebpf::check()
+use crate::{
+    debian::output,
+    ebpf::{self, root, target},
+    kernels::Kernel,
+    vm::{self, Boot, Streams},
+};
+
+/// What to test.
+#[derive(Args)]
+pub struct Options {
+    /// As on a machine that only says yes or no: what is optional is left out, and said.
+    #[arg(long)]
+    ci: bool,
+    /// In virtual machines with these kernels alone.
+    #[arg(long, value_enum)]
+    kernel: Vec<Kernel>,
+    /// Print all that the tests say, not only what failed.
+    #[arg(long)]
+    verbose: bool,
+    /// Take the binaries as they were built last.
+    #[arg(long)]
+    no_build: bool,
+    /// Virtual machines at a time; 0: one for each two processors of this machine, and one more.
+    #[arg(long, default_value_t = 0)]
+    jobs: usize,
+    /// Only tests in virtual machines whose name contains this.
+    filter: Option<String>,
+}
+
+/// One boot of all tests.
+struct Variant {
+    name: &'static str,
+    kernel: Kernel,
+    cmdline: &'static str,
+}
+
+/// Every kernel as Debian boots it, and hosts that differ in what matters.
+const VARIANTS: [Variant; 9] = [
+    Variant {
+        name: "6.12",
+        kernel: Kernel::V6_12,
+        cmdline: "",
+    },
+    Variant {
+        name: "6.1",
+        kernel: Kernel::V6_1,
+        cmdline: "",
+    },
+    Variant {
+        name: "5.10",
+        kernel: Kernel::V5_10,
+        cmdline: "",
+    },
+    Variant {
+        name: "latest",
+        kernel: Kernel::Latest,
+        cmdline: "",
+    },
+    Variant {
+        name: "6.1-without-bpf-in-lsm",
+        kernel: Kernel::V6_1,
+        cmdline: "lsm=lockdown,capability,landlock,yama,apparmor",
+    },
+    Variant {
+        name: "5.10-with-bpf-in-lsm",
+        kernel: Kernel::V5_10,
+        cmdline: "lsm=lockdown,yama,apparmor,bpf",
+    },
+    Variant {
+        name: "6.1-cgroup-v1",
+        kernel: Kernel::V6_1,
+        cmdline: "systemd.unified_cgroup_hierarchy=0",
+    },
+    Variant {
+        name: "6.12-observe",
+        kernel: Kernel::V6_12,
+        cmdline: "bulkhead.rung=observe",
+    },
+    Variant {
+        name: "6.12-setting",
+        kernel: Kernel::V6_12,
+        cmdline: "bulkhead.rung=setting",
+    },
+];
+
+/// What became of one boot.
+struct Ran {
+    name: &'static str,
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+    wrong: Option<String>,
+}
+
+/// Formatting, lints and unit tests of the workspace, the committed object, dependencies, and every hazard on every kernel.
+pub fn run(options: &Options) -> Result<()> {
+    let began = Instant::now();
+    if options.filter.is_none() && options.kernel.is_empty() {
+        on_this_machine(options)?;
+    }
+    if !options.no_build {
+        step("build for the virtual machines", || {
+            build_release()?;
+            build_tests()
+        })?;
+    }
+    let ran = step("virtual machines", || in_machines(options))?;
+    println!();
+    for Ran {
+        name,
+        passed,
+        failed,
+        ignored,
+        wrong,
+    } in &ran
+    {
+        println!(
+            "{name:<24} {passed} passed, {failed} failed, {ignored} not for this host{}",
+            wrong
+                .as_ref()
+                .map_or_else(String::new, |wrong| format!("; {wrong}"))
+        );
+    }
+    println!("everything took {} s", began.elapsed().as_secs());
+    let sum = |of: fn(&Ran) -> usize| ran.iter().map(of).sum::<usize>();
+    let failed = sum(|ran| ran.failed);
+    println!("vm: {} passed, {failed} failed", sum(|ran| ran.passed));
+    ensure!(
+        failed == 0 && ran.iter().all(|ran| ran.wrong.is_none()),
+        "tests failed"
+    );
+    ensure!(sum(|ran| ran.passed) > 0, "no test has this name");
+    Ok(())
+}
+
+fn on_this_machine(options: &Options) -> Result<()> {
+    step("formatting", || {
+        cargo(&["fmt", "--all", "--check"])?;
+        cargo(&["fmt", "--manifest-path", "guard-ebpf/Cargo.toml", "--check"])
+    })?;
+    step("lints", || {
+        cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ])
+    })?;
+    step("unit tests", || cargo(&["test", "--workspace", "--locked"]))?;
+    step("the kernel side's object", ebpf::check)?;
+    step("dependencies", || crate::deny::check(options.ci))
+}
+
+fn step<T>(what: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("== {what}");
+    let began = Instant::now();
+    let result = run();
+    println!("== {what}: {} s", began.elapsed().as_secs());
+    result
 }
 
 /// Builds the binary that the virtual machines run.
@@ -33,12 +189,206 @@ pub fn build_release() -> Result<()> {
     ])
 }
 
-fn cargo(arguments: &[&str]) -> Result<()> {
+/// The tests' binaries.
+const BINARIES: [&str; 5] = [
+    "bulkhead-vm-tests",
+    "bulkhead-bench",
+    "bulkhead-demo",
+    "bulkhead-probe",
+    "bulkhead-probe-true",
+];
+
+/// Where the tests' binaries are: the harness and the probes, linked statically so that they run in any container.
+fn binaries() -> Result<PathBuf> {
+    Ok(target()?
+        .join("vm-tests")
+        .join(host_target()?)
+        .join("release"))
+}
+
+fn host_target() -> Result<String> {
+    let text = output(Command::new("rustc").arg("-vV").current_dir(root()?))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .context("rustc does not say its host")
+}
+
+/// Builds the harness and the probes.
+pub fn build_tests() -> Result<()> {
+    let host = host_target()?;
+    let status = Command::new("cargo")
+        .args(["build", "--quiet", "--release", "--locked"])
+        .args(["--package", "guard-tests", "--bins", "--target", &host])
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static",
+        )
+        .env("CARGO_TARGET_DIR", target()?.join("vm-tests"))
+        .current_dir(root()?)
+        .status()
+        .context("cannot start cargo")?;
+    ensure!(status.success(), "the tests do not build");
+    Ok(())
+}
+
+/// What a machine must be given to run tests: arguments of `--add`.
+pub fn additions() -> Result<Vec<String>> {
+    let binaries = binaries()?;
+    BINARIES
+        .into_iter()
+        .map(|name| {
+            let from = binaries.join(name);
+            ensure!(from.exists(), "{} is not built", from.display());
+            Ok(format!("{}:/usr/local/bin/{name}", from.display()))
+        })
+        .collect()
+}
+
+fn in_machines(options: &Options) -> Result<Vec<Ran>> {
+    let logs = root()?.join("target/vm/tests");
+    fs::create_dir_all(&logs)?;
+    let script = logs.join("script");
+    let filter = options.filter.as_deref().unwrap_or("");
+    ensure!(!filter.contains('\''), "a test's name has no quotes");
+    fs::write(
+        &script,
+        format!("#!/bin/bash\nexec bulkhead-vm-tests '{filter}' 2>&1\n"),
+    )?;
+    let queue: Mutex<VecDeque<&Variant>> = Mutex::new(
+        VARIANTS
+            .iter()
+            .filter(|variant| options.kernel.is_empty() || options.kernel.contains(&variant.kernel))
+            .collect(),
+    );
+    let jobs = if options.jobs == 0 {
+        thread::available_parallelism().map_or(1, usize::from) / 2 + 1
+    } else {
+        options.jobs
+    };
+    let additions = additions()?;
+    let ran = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some(variant) = queue.lock().ok().and_then(|mut queue| queue.pop_front())
+                {
+                    let log = logs.join(format!("{}.log", variant.name));
+                    let result = one(variant, &script, &additions, &log, options.verbose);
+                    if let Ok(mut ran) = ran.lock() {
+                        ran.push(result.unwrap_or_else(|error| Ran {
+                            name: variant.name,
+                            passed: 0,
+                            failed: 0,
+                            ignored: 0,
+                            wrong: Some(format!("{error:#}")),
+                        }));
+                    }
+                }
+            });
+        }
+    });
+    match ran.into_inner() {
+        Ok(ran) => Ok(ran),
+        Err(_) => bail!("a test run panicked"),
+    }
+}
+
+fn one(
+    variant: &Variant,
+    script: &Path,
+    additions: &[String],
+    log: &Path,
+    verbose: bool,
+) -> Result<Ran> {
+    let began = Instant::now();
+    let outcome = vm::boot(
+        &Boot {
+            kernel: variant.kernel,
+            smp: 2,
+            memory: 1024,
+            cmdline: variant.cmdline.to_owned(),
+            timeout: 1200,
+            add: additions.to_vec(),
+            qemu: String::new(),
+            no_build: true,
+            script: script.to_path_buf(),
+        },
+        Streams::File(log.to_path_buf()),
+    )?;
+    let text = String::from_utf8_lossy(&fs::read(log)?).into_owned();
+    let ran = Ran {
+        name: variant.name,
+        passed: count(&text, "passed"),
+        failed: count(&text, "failed"),
+        ignored: count(&text, "ignored"),
+        wrong: match outcome.code {
+            // The harness has said itself how many failed.
+            0 | 101 if text.contains("test result:") => None,
+            vm::TIMED_OUT => Some("not done in time".to_owned()),
+            vm::CRASHED => Some("the machine crashed".to_owned()),
+            code => Some(format!("ended with {code}")),
+        },
+    };
+    let mut said = format!(
+        "-- {}: {} s, log {}\n",
+        variant.name,
+        began.elapsed().as_secs(),
+        log.strip_prefix(root()?).unwrap_or(log).display()
+    );
+    if verbose || ran.failed > 0 || ran.wrong.is_some() {
+        said.push_str(&text);
+        if let Some(console) = outcome.console {
+            said.push_str(&format!("the end of the console:\n{console}\n"));
+        }
+    }
+    print!("{said}");
+    Ok(ran)
+}
+
+/// The number before a word in the harness's last line: `test result: ok. 3 passed; 0 failed; …`.
+fn count(text: &str, word: &str) -> usize {
+    text.lines()
+        .rev()
+        .find(|line| line.starts_with("test result:"))
+        .and_then(|line| {
+            let words: Vec<&str> = line
+                .split([' ', ';'])
+                .filter(|word| !word.is_empty())
+                .collect();
+            let at = words.iter().position(|other| *other == word)?;
+            words.get(at.checked_sub(1)?)?.parse().ok()
+        })
+        .unwrap_or(0)
+}
+
+/// Runs cargo on the workspace.
+pub fn cargo(arguments: &[&str]) -> Result<()> {
     let status = Command::new("cargo")
         .args(arguments)
-        .current_dir(crate::ebpf::root()?)
+        .stdin(Stdio::null())
+        .current_dir(root()?)
         .status()
         .context("cannot start cargo")?;
     ensure!(status.success(), "cargo {} failed", arguments.join(" "));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_come_from_the_last_line() {
+        let text = "noise\ntest result: ok. 31 passed; 2 failed; 4 ignored; 0 measured; 0 filtered out; finished in 3s\n";
+        assert_eq!(
+            (
+                count(text, "passed"),
+                count(text, "failed"),
+                count(text, "ignored")
+            ),
+            (31, 2, 4)
+        );
+        assert_eq!(count("nothing", "passed"), 0);
+    }
 }

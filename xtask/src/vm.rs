@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -48,14 +49,17 @@ const USERLAND: [&str; 25] = [
 ];
 
 /// The exit code of a machine that was cut off by its time limit, and of one that crashed.
-const TIMED_OUT: i32 = 124;
-const CRASHED: i32 = 125;
+pub const TIMED_OUT: i32 = 124;
+/// See [`TIMED_OUT`].
+pub const CRASHED: i32 = 125;
+/// Lines of the console that are shown then.
+const CONSOLE_LINES: usize = 80;
 
 /// How long KVM may take to boot a kernel that only powers off.
 const KVM_TRIAL: Duration = Duration::from_secs(10);
 
 /// One boot.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Debug)]
 pub struct Boot {
     /// Which of Debian's kernels.
     #[arg(long, value_enum)]
@@ -78,6 +82,9 @@ pub struct Boot {
     /// Appended to QEMU's own command line, for instance `-icount shift=1,sleep=off`.
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub qemu: String,
+    /// Take `bulkhead` as it was built last.
+    #[arg(long)]
+    pub no_build: bool,
     /// What to run there, as root.
     #[arg(long)]
     pub script: PathBuf,
@@ -91,35 +98,65 @@ pub enum Streams {
     File(PathBuf),
 }
 
-/// Boots, runs the script, and returns its exit code.
-pub fn boot(boot: &Boot, streams: Streams) -> Result<i32> {
+/// What became of a boot.
+pub struct Outcome {
+    /// The script's exit code, [`TIMED_OUT`] or [`CRASHED`].
+    pub code: i32,
+    /// The end of the console, where the script has not ended by itself.
+    pub console: Option<String>,
+}
+
+/// Boots and runs the script. The console goes to `target/vm/console-KERNEL.log`, the last machine's to end winning.
+pub fn boot(boot: &Boot, streams: Streams) -> Result<Outcome> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
     prepare()?;
     let vm = folder()?;
-    let image = boot.kernel.image(&vm)?;
-    let root = userland(&vm)?;
-    let work = vm.join(format!("run-{}-{}", boot.kernel.name(), std::process::id()));
+    let (image, root, accelerator) = built(&vm, boot.kernel)?;
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let work = vm.join(format!(
+        "run-{}-{}-{number}",
+        boot.kernel.name(),
+        std::process::id()
+    ));
     let _ = fs::remove_dir_all(&work);
     fs::create_dir_all(&work)?;
-    let initramfs = added(boot, &work, &image.initramfs)?;
-    let console = vm.join(format!("console-{}.log", boot.kernel.name()));
+    let result = boot_in(boot, streams, &work, &image, &root, accelerator);
+    let kept = vm.join(format!("console-{}.log", boot.kernel.name()));
+    let _ = fs::rename(work.join("console"), kept);
+    let _ = fs::remove_dir_all(&work);
+    result
+}
 
+/// Everything that is built once, and by one process at a time.
+fn built(vm: &Path, kernel: Kernel) -> Result<(Image, PathBuf, Accelerator)> {
+    let lock = File::create(vm.join("lock"))?;
+    lock.lock().context("cannot lock target/vm")?;
+    let image = kernel.image(vm)?;
+    let root = userland(vm)?;
+    let accelerator = accelerator(vm, &image)?;
+    Ok((image, root, accelerator))
+}
+
+fn boot_in(
+    boot: &Boot,
+    streams: Streams,
+    work: &Path,
+    image: &Image,
+    root: &Path,
+    accelerator: Accelerator,
+) -> Result<Outcome> {
+    let initramfs = added(boot, work, &image.initramfs)?;
+    let console = work.join("console");
     let mut command = Command::new("qemu-system-x86_64");
-    if kvm_works(&vm, &image)? {
+    if accelerator == Accelerator::Kvm && !boot.qemu.contains("-icount") {
         command.args(["-accel", "kvm", "-cpu", "host"]);
     } else {
         command.args(["-accel", "tcg", "-cpu", "max"]);
     }
     command
-        .args([
-            "-nodefaults",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-smp",
-            &boot.smp.to_string(),
-            "-m",
-            &boot.memory.to_string(),
-        ])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-smp", &boot.smp.to_string()])
+        .args(["-m", &boot.memory.to_string()])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .arg("-kernel")
@@ -131,8 +168,11 @@ pub fn boot(boot: &Boot, streams: Streams) -> Result<i32> {
             "console=ttyS0 quiet panic=-1 oops=panic {}",
             boot.cmdline
         ))
+        .args(["-rtc", "base=utc"])
+        .args(["-object", "rng-random,filename=/dev/urandom,id=random"])
+        .args(["-device", "virtio-rng-pci,rng=random"])
         .args(["-device", "virtio-serial-pci,max_ports=8"]);
-    for disk in [&root, &image.modules] {
+    for disk in [root, &image.modules] {
         command.arg("-drive").arg(format!(
             "file={},format=raw,if=virtio,snapshot=on",
             disk.display()
@@ -149,23 +189,21 @@ pub fn boot(boot: &Boot, streams: Streams) -> Result<i32> {
     }
     command
         .args(boot.qemu.split_whitespace())
-        .env("TMPDIR", &work)
-        .stdin(Stdio::null());
+        .env("TMPDIR", work)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
     let mut child = command.spawn().context("cannot start qemu-system-x86_64")?;
-    let outcome = watch(&mut child, boot, &work, streams);
+    let code = watch(&mut child, boot, work, streams);
     let _ = child.kill();
     let _ = child.wait();
-    let code = outcome?;
-    if code == CRASHED {
-        let text = String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()).into_owned();
-        let lines: Vec<&str> = text.lines().collect();
-        eprintln!(
-            "the machine crashed; the end of its console:\n{}",
-            lines[lines.len().saturating_sub(40)..].join("\n")
-        );
-    }
-    let _ = fs::remove_dir_all(&work);
-    Ok(code)
+    let code = code?;
+    let text = String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    let end = lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n");
+    Ok(Outcome {
+        code,
+        console: (code == CRASHED || code == TIMED_OUT).then_some(end),
+    })
 }
 
 /// Installs what a boot needs on this machine.
@@ -210,17 +248,23 @@ fn watch(child: &mut Child, boot: &Boot, work: &Path, streams: Streams) -> Resul
     };
     let deadline = Instant::now() + Duration::from_secs(boot.timeout);
     let mut timed_out = false;
-    while child.try_wait()?.is_none() {
+    let ended = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
         if Instant::now() > deadline {
             timed_out = true;
             child.kill()?;
             child.wait()?;
-            break;
+            break None;
         }
         pump()?;
         thread::sleep(Duration::from_millis(50));
-    }
+    };
     pump()?;
+    if let Some(status) = ended {
+        ensure!(status.success(), "qemu-system-x86_64 ended with {status}");
+    }
     let code = fs::read_to_string(work.join("exit"))?;
     Ok(match code.trim().parse() {
         Ok(code) => code,
@@ -282,12 +326,13 @@ fn userland(vm: &Path) -> Result<PathBuf> {
     let init = crate::ebpf::root()?.join("xtask/vm/root-init");
     let text = fs::read_to_string(&init)?;
     let image = vm.join("root.img");
+    // Noted last: an image without its note is built again.
     let recorded = vm.join("root.of");
     let of = format!("{}\n{text}", USERLAND.join(" "));
     if image.exists() && fs::read_to_string(&recorded).is_ok_and(|recorded| recorded == of) {
         return Ok(image);
     }
-    println!("building the virtual machine's Debian userland");
+    eprintln!("building the virtual machine's Debian userland");
     let tree = vm.join("root.d");
     let _ = fs::remove_dir_all(&tree);
     for name in ["bin", "sbin", "lib", "lib64"] {
@@ -341,38 +386,55 @@ fn userland(vm: &Path) -> Result<PathBuf> {
     Ok(image)
 }
 
-/// Whether KVM carries a kernel from its first instruction to power-off; found out once. Some machines have a
-/// /dev/kvm that opens and then fails.
-fn kvm_works(vm: &Path, image: &Image) -> Result<bool> {
+/// What carries the machine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accelerator {
+    Kvm,
+    Tcg,
+}
+
+/// KVM, if it carries a kernel from its first instruction to power-off; found out once. Some machines have a /dev/kvm
+/// that opens and then fails.
+fn accelerator(vm: &Path, image: &Image) -> Result<Accelerator> {
     let recorded = vm.join("accelerator");
-    if let Ok(text) = fs::read_to_string(&recorded) {
-        return Ok(text == "kvm");
+    match fs::read_to_string(&recorded).as_deref() {
+        Ok("kvm") => return Ok(Accelerator::Kvm),
+        Ok("tcg") => return Ok(Accelerator::Tcg),
+        Ok(_) | Err(_) => {}
     }
-    let works = Path::new("/dev/kvm").exists() && {
-        let mut child = Command::new("qemu-system-x86_64")
-            .args(["-accel", "kvm", "-cpu", "host", "-m", "512", "-nodefaults"])
-            .args(["-display", "none", "-no-reboot", "-kernel"])
-            .arg(&image.vmlinuz)
-            .arg("-initrd")
-            .arg(&image.initramfs)
-            .args(["-append", "panic=-1 rdinit=/bin/busybox -- poweroff -f"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start qemu-system-x86_64")?;
-        let deadline = Instant::now() + KVM_TRIAL;
-        let works = loop {
-            match child.try_wait()? {
-                Some(status) => break status.success(),
-                None if Instant::now() > deadline => break false,
-                None => thread::sleep(Duration::from_millis(50)),
-            }
-        };
-        let _ = child.kill();
-        let _ = child.wait();
-        works
+    let works = Path::new("/dev/kvm").exists() && kvm_carries(image)?;
+    let partial = vm.join("accelerator.partial");
+    fs::write(&partial, if works { "kvm" } else { "tcg" })?;
+    fs::rename(partial, recorded)?;
+    Ok(if works {
+        Accelerator::Kvm
+    } else {
+        Accelerator::Tcg
+    })
+}
+
+fn kvm_carries(image: &Image) -> Result<bool> {
+    let mut child = Command::new("qemu-system-x86_64")
+        .args(["-accel", "kvm", "-cpu", "host", "-m", "512", "-nodefaults"])
+        .args(["-display", "none", "-no-reboot", "-kernel"])
+        .arg(&image.vmlinuz)
+        .arg("-initrd")
+        .arg(&image.initramfs)
+        .args(["-append", "panic=-1 rdinit=/bin/busybox -- poweroff -f"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start qemu-system-x86_64")?;
+    let deadline = Instant::now() + KVM_TRIAL;
+    let works = loop {
+        match child.try_wait()? {
+            Some(status) => break status.success(),
+            None if Instant::now() > deadline => break false,
+            None => thread::sleep(Duration::from_millis(50)),
+        }
     };
-    fs::write(recorded, if works { "kvm" } else { "tcg" })?;
+    let _ = child.kill();
+    let _ = child.wait();
     Ok(works)
 }

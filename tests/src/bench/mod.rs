@@ -1,0 +1,226 @@
+//! What Bulkhead costs, in guest instructions: off and on in turn, in one boot.
+//!
+//! The machine runs with `-icount shift=1,sleep=off` on one processor: its clock advances by two nanoseconds with every
+//! instruction, and by nothing else while a task runs. [`clock`] checks that with a loop of known length.
+
+pub mod latency;
+pub mod programs;
+pub mod scale;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    bed,
+    cgroup::Cgroup,
+    daemon::{self, Daemon, Policy, status},
+    host::Setting,
+    probe::cost::{Costs, LOOP_INSTRUCTIONS, LOOP_PASSES},
+};
+
+/// Nanoseconds of an instruction under `shift=1`.
+const NANOSECONDS: f64 = 2.0;
+
+/// How often and how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Rounds {
+    /// Turns of off and on.
+    pub turns: u32,
+    /// Rounds of each kind of work in a turn.
+    pub rounds: u32,
+}
+
+/// One line of the table: means of the same work, off and on.
+struct Line {
+    what: &'static str,
+    off: Vec<f64>,
+    on: Vec<f64>,
+    most: &'static str,
+}
+
+/// A rule that refuses nothing that is measured here, with everything switched on.
+const RULE: &str = "forks: {rate: 100000/s, burst: 1000000}\npids: {max: 4000}";
+
+/// Runs everything and prints the table.
+///
+/// # Errors
+/// A measurement failed.
+pub fn run(rounds: Rounds) -> Result<()> {
+    clock()?;
+    let mut lines = [
+        line("fork+exit+wait, governed container", "1,200 and 0.5 %"),
+        line("fork+exit+wait, host", "250 and 0.1 %"),
+        line("fork+exec, governed container", "0.2 %"),
+        line("thread create+join, governed container", "1 %"),
+    ];
+    let policy = Policy::enforce(RULE)?;
+    let mut starts = Vec::new();
+    for turn in 0..rounds.turns {
+        measure(&mut lines, rounds, false)?;
+        let daemon = Daemon::start(&policy, &[])?;
+        starts.push(instructions_of(daemon.pid())?);
+        measure(&mut lines, rounds, true)?;
+        if turn + 1 == rounds.turns {
+            println!(
+                "resident memory of the daemon: {} KiB",
+                resident(daemon.pid())?
+            );
+        }
+        drop(daemon);
+        ensure!(
+            !std::path::Path::new(daemon::PINS).exists(),
+            "off is not off"
+        );
+    }
+    println!(
+        "{:<40} {:>11} {:>11} {:>9} {:>7} {:>8}   at most",
+        "instructions", "off", "on", "more", "±", "%"
+    );
+    for line in &lines {
+        let (off, on) = (mean(&line.off), mean(&line.on));
+        let pairs: Vec<f64> = line
+            .on
+            .iter()
+            .zip(&line.off)
+            .map(|(on, off)| on - off)
+            .collect();
+        println!(
+            "{:<40} {off:>11.0} {on:>11.0} {:>9.0} {:>7.0} {:>7.2}%   {}",
+            line.what,
+            on - off,
+            error(&pairs),
+            100.0 * (on - off) / off,
+            line.most
+        );
+    }
+    println!(
+        "the daemon's start to enforcing: {:.1} million (± {:.1})   at most 250 million",
+        mean(&starts) / 1e6,
+        error(&starts) / 1e6
+    );
+    refused(rounds)?;
+    programs::run(&policy)
+}
+
+const fn line(what: &'static str, most: &'static str) -> Line {
+    Line {
+        what,
+        off: Vec::new(),
+        on: Vec::new(),
+        most,
+    }
+}
+
+/// Checks that the clock counts instructions.
+fn clock() -> Result<()> {
+    let costs = cost(None, "loop", 200)?;
+    let (seen, known) = (
+        costs.mean / NANOSECONDS,
+        (LOOP_INSTRUCTIONS * LOOP_PASSES) as f64,
+    );
+    println!(
+        "the clock: a loop of {known:.0} instructions took {seen:.0} ({:+.2} %)",
+        100.0 * (seen - known) / known
+    );
+    ensure!(
+        (seen - known).abs() < 0.02 * known,
+        "this machine's clock does not count instructions: boot it with -icount shift=1,sleep=off"
+    );
+    Ok(())
+}
+
+fn measure(lines: &mut [Line; 4], rounds: Rounds, on: bool) -> Result<()> {
+    let container = Cgroup::container()?;
+    if on {
+        status()?["containers"]
+            .as_array()
+            .context("status has no containers")?
+            .iter()
+            .find(|other| other["cgroup"].as_str() == Some(&container.path))
+            .context("the container is not governed")?;
+    }
+    let works = [
+        (Some(&container), "fork"),
+        (None, "fork"),
+        (Some(&container), "exec"),
+        (Some(&container), "thread"),
+    ];
+    for (line, (cgroup, work)) in lines.iter_mut().zip(works) {
+        let costs = cost(cgroup, work, rounds.rounds)?;
+        ensure!(costs.wrong == 0, "{work}: {} refused", costs.wrong);
+        // The whole time, so that what the daemon does meanwhile counts too.
+        let instructions = costs.total / f64::from(costs.rounds) / NANOSECONDS;
+        if on { &mut line.on } else { &mut line.off }.push(instructions);
+    }
+    Ok(())
+}
+
+/// What a refusal costs, by us and by the kernel's own controller.
+fn refused(rounds: Rounds) -> Result<()> {
+    let capped = Cgroup::container()?;
+    capped.write("pids.max", "1")?;
+    let controller = cost(Some(&capped), "refused", rounds.rounds)?;
+    drop(capped);
+    let policy = Policy::enforce("forks: {rate: 1/m, burst: 1}")?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    let container = Cgroup::container()?;
+    let ours = cost(Some(&container), "refused", rounds.rounds)?;
+    ensure!(
+        controller.wrong + ours.wrong == 0,
+        "forks were made: {} and {}",
+        controller.wrong,
+        ours.wrong
+    );
+    println!(
+        "a refused fork: {:.0} (± {:.0})   at most 100,000; by the pids controller {:.0}",
+        ours.total / f64::from(ours.rounds) / NANOSECONDS,
+        (ours.variance / f64::from(ours.rounds)).sqrt() / NANOSECONDS,
+        controller.total / f64::from(controller.rounds) / NANOSECONDS,
+    );
+    Ok(())
+}
+
+fn cost(cgroup: Option<&Cgroup>, work: &str, rounds: u32) -> Result<Costs> {
+    bed::costs(
+        cgroup,
+        &format!("cost --work {work} --rounds {rounds} --warm-up 100"),
+    )
+}
+
+/// Instructions that a process has run, all its threads together.
+fn instructions_of(pid: u32) -> Result<f64> {
+    let mut nanoseconds = 0.0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+        let first = text.split_whitespace().next().unwrap_or("");
+        nanoseconds += first.parse::<f64>().context("schedstat is no number")?;
+    }
+    Ok(nanoseconds / NANOSECONDS)
+}
+
+/// Resident memory of a process in KiB.
+///
+/// # Errors
+/// It is gone.
+pub fn resident(pid: u32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .context("no VmRSS")
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// The standard error of a mean.
+fn error(values: &[f64]) -> f64 {
+    let (middle, count) = (mean(values), values.len() as f64);
+    let squares: f64 = values.iter().map(|value| (value - middle).powi(2)).sum();
+    (squares / (count - 1.0) / count).sqrt()
+}
+
+/// Switches the kernel's own statistics of programs on.
+fn statistics() -> Result<Setting> {
+    Setting::new("kernel/bpf_stats_enabled", "1")
+}

@@ -1,0 +1,121 @@
+//! What each of our kernel programs costs by itself, as the kernel's own statistics (`kernel.bpf_stats_enabled`) say.
+
+use std::{io, os::fd::FromRawFd};
+
+use anyhow::Result;
+
+use super::{NANOSECONDS, cost, statistics};
+use crate::{
+    cgroup::Cgroup,
+    daemon::{Daemon, Policy},
+};
+
+/// Commands of bpf(2), include/uapi/linux/bpf.h.
+const PROG_GET_NEXT_ID: libc::c_int = 11;
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+/// `struct bpf_prog_info` up to `run_cnt`, since 5.1.
+const INFO: usize = 208;
+
+/// Runs of a program since it was loaded.
+struct Program {
+    name: String,
+    nanoseconds: u64,
+    runs: u64,
+}
+
+/// Prints the instructions of each hook.
+///
+/// # Errors
+/// A measurement failed.
+pub fn run(policy: &Policy) -> Result<()> {
+    let _daemon = Daemon::start(policy, &[])?;
+    let _statistics = statistics()?;
+    let container = Cgroup::container()?;
+    cost(Some(&container), "fork", 500)?;
+    cost(None, "fork", 500)?;
+    println!(
+        "instructions per run of a hook (two reads of the clock included), containers and host mixed:"
+    );
+    for program in programs()? {
+        if program.runs > 0 {
+            println!(
+                "  {:<16} {:>7.0} in {} runs",
+                program.name,
+                program.nanoseconds as f64 / NANOSECONDS / program.runs as f64,
+                program.runs
+            );
+        }
+    }
+    Ok(())
+}
+
+fn programs() -> io::Result<Vec<Program>> {
+    let (mut found, mut id) = (Vec::new(), 0_u32);
+    loop {
+        // start_id, next_id, open_flags
+        let mut next = [id, 0, 0];
+        // SAFETY: `next` is as large as this command's attributes, and the kernel writes only into it.
+        if unsafe {
+            bpf(
+                PROG_GET_NEXT_ID,
+                next.as_mut_ptr().cast(),
+                size_of_val(&next),
+            )
+        } < 0
+        {
+            return Ok(found);
+        }
+        id = next[1];
+        let mut by_id = [id, 0, 0];
+        // SAFETY: as above.
+        let file = unsafe {
+            bpf(
+                PROG_GET_FD_BY_ID,
+                by_id.as_mut_ptr().cast(),
+                size_of_val(&by_id),
+            )
+        };
+        if file < 0 {
+            continue;
+        }
+        // SAFETY: the call has just returned this descriptor, and nobody else has it.
+        let file = unsafe { std::os::fd::OwnedFd::from_raw_fd(file as i32) };
+        let mut info = [0_u64; INFO / 8];
+        #[repr(C)]
+        struct Ask {
+            file: i32,
+            length: u32,
+            info: u64,
+        }
+        let mut ask = Ask {
+            file: std::os::fd::AsRawFd::as_raw_fd(&file),
+            length: INFO as u32,
+            info: info.as_mut_ptr() as u64,
+        };
+        // SAFETY: `info` is as long as `length` says and outlives the call.
+        if unsafe { bpf(OBJ_GET_INFO_BY_FD, (&raw mut ask).cast(), size_of::<Ask>()) } < 0 {
+            continue;
+        }
+        // At byte 64: char name[16]; at 192: run_time_ns; at 200: run_cnt.
+        let name: Vec<u8> = [info[8], info[9]]
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .take_while(|byte| *byte != 0)
+            .collect();
+        found.push(Program {
+            name: String::from_utf8_lossy(&name).into_owned(),
+            nanoseconds: info[24],
+            runs: info[25],
+        });
+    }
+}
+
+/// bpf(2).
+///
+/// # Safety
+/// `attributes` points to `size` bytes that are this command's attributes.
+unsafe fn bpf(command: libc::c_int, attributes: *mut libc::c_void, size: usize) -> libc::c_long {
+    // SAFETY: the caller's promise.
+    unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size) }
+}

@@ -1,0 +1,40 @@
+//! Measures what Bulkhead costs, inside the virtual machine of `cargo xtask bench`.
+
+use clap::{Parser, Subcommand};
+use guard_tests::bench::{self, Rounds, latency, scale};
+
+/// Measures what Bulkhead costs.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Guest instructions of a fork; needs `-icount shift=1,sleep=off` and one processor.
+    Cost {
+        /// Turns of off and on.
+        #[arg(long, default_value_t = 8)]
+        turns: u32,
+        /// Rounds of each kind of work in a turn.
+        #[arg(long, default_value_t = 500)]
+        rounds: u32,
+    },
+    /// How long the host's own programs take to start while a bomb is refused.
+    Latency {
+        /// Programs that are started.
+        #[arg(long, default_value_t = 1000)]
+        count: u32,
+    },
+    /// The same with 10 and with 10,000 cgroups.
+    Scale,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().what {
+        What::Cost { turns, rounds } => bench::run(Rounds { turns, rounds }),
+        What::Latency { count } => latency::run(count),
+        What::Scale => scale::run(),
+    }
+}

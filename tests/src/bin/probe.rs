@@ -1,0 +1,48 @@
+//! One program for all probes: `bulkhead-probe bomb --how vfork --seconds 10` prints exact counts as JSON.
+
+use clap::{Parser, Subcommand};
+use guard_tests::probe::{
+    bomb::{Bomb, Steady, Window},
+    cost::Cost,
+    crowd::{Crowd, Leak},
+    tally::Counted,
+};
+
+/// Forks in every way there is, and counts.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    probe: Probe,
+}
+
+#[derive(Subcommand)]
+enum Probe {
+    Bomb(Bomb),
+    Steady(Steady),
+    Window(Window),
+    Leak(Leak),
+    Crowd(Crowd),
+    Cost(Cost),
+}
+
+fn main() -> anyhow::Result<()> {
+    let counted = match Arguments::parse().probe {
+        Probe::Bomb(bomb) => bomb.run(),
+        Probe::Steady(steady) => steady.run(),
+        Probe::Window(window) => window.run(),
+        Probe::Leak(leak) => leak.run(&say),
+        Probe::Crowd(crowd) => crowd.run(),
+        Probe::Cost(cost) => {
+            println!("{}", serde_json::to_string(&cost.run()?)?);
+            return Ok(());
+        }
+    }?;
+    say(&counted);
+    Ok(())
+}
+
+fn say(counted: &Counted) {
+    if let Ok(line) = serde_json::to_string(counted) {
+        println!("{line}");
+    }
+}

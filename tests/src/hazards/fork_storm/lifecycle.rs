@@ -1,0 +1,283 @@
+//! The daemon dies, comes back, is switched off and on, is given a broken policy: what it enforces stands or is let go whole.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::bound;
+use crate::{
+    bed,
+    cgroup::Cgroup,
+    daemon::{Daemon, PINS, Policy, bulkhead, counters, status, succeed},
+    hazards::{Needs, Scenario},
+    host,
+};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "fork_storm::ten_kills_of_the_daemon_change_nothing",
+        needs: Needs::Refusing,
+        run: ten_kills_of_the_daemon_change_nothing,
+    },
+    Scenario {
+        name: "fork_storm::off_allows_everything_and_on_refuses_again",
+        needs: Needs::Refusing,
+        run: off_allows_everything_and_on_refuses_again,
+    },
+    Scenario {
+        name: "fork_storm::a_broken_policy_keeps_the_old_one",
+        needs: Needs::Refusing,
+        run: a_broken_policy_keeps_the_old_one,
+    },
+    Scenario {
+        name: "fork_storm::a_new_policy_counts_after_a_reload",
+        needs: Needs::Refusing,
+        run: a_new_policy_counts_after_a_reload,
+    },
+    Scenario {
+        name: "fork_storm::a_stop_releases_everything",
+        needs: Needs::Nothing,
+        run: a_stop_releases_everything,
+    },
+    Scenario {
+        name: "fork_storm::a_stop_that_keeps_leaves_everything_enforced",
+        needs: Needs::Refusing,
+        run: a_stop_that_keeps_leaves_everything_enforced,
+    },
+    Scenario {
+        name: "fork_storm::a_second_daemon_says_so_and_ends",
+        needs: Needs::Nothing,
+        run: a_second_daemon_says_so_and_ends,
+    },
+    Scenario {
+        name: "fork_storm::without_root_it_says_so_and_exits_3",
+        needs: Needs::Nothing,
+        run: without_root_it_says_so_and_exits_3,
+    },
+];
+
+const RULE: &str = "forks: {rate: 20/s, burst: 40}";
+
+/// A bomb in a new container is refused, within its bound.
+fn refuses() -> Result<()> {
+    let bomb = bed::run(&Cgroup::container()?, "bomb --seconds 1")?;
+    ensure!(
+        bomb.refused > 0 && bomb.made <= bound(20, 40, bomb.seconds),
+        "not refused as it should be: {bomb:?}"
+    );
+    Ok(())
+}
+
+fn allows() -> Result<()> {
+    let bomb = bed::run(&Cgroup::container()?, "bomb --attempts 300")?;
+    ensure!(bomb.made == 300, "refused: {bomb:?}");
+    Ok(())
+}
+
+fn ten_kills_of_the_daemon_change_nothing() -> Result<()> {
+    let policy = Policy::enforce(RULE)?;
+    let mut daemon = Daemon::start(&policy, &[])?;
+    let container = Cgroup::container()?;
+    let mut bomb = bed::start(Some(&container), "bomb --seconds 600")?;
+    for _ in 0..10 {
+        thread::sleep(Duration::from_millis(200));
+        daemon.kill()?;
+        daemon = Daemon::start(&policy, &[])?;
+    }
+    ensure!(!bomb.has_ended()?, "the bomb ended by itself");
+    drop(bomb);
+    container.kill()?;
+    let bomb = bed::run(&container, "bomb --attempts 1")?;
+    let seen = counters(&container)?.unwrap_or_default();
+    drop(bomb);
+    let uptime: f64 = fs::read_to_string("/proc/uptime")?
+        .split_whitespace()
+        .next()
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(0.0);
+    println!(
+        "    ten kills: {} allowed, {} refused in the container",
+        seen.allowed, seen.refused
+    );
+    ensure!(seen.refused > 0, "never refused");
+    ensure!(
+        seen.allowed <= bound(20, 40, uptime),
+        "{} forks allowed",
+        seen.allowed
+    );
+    let gaps = policy
+        .records()?
+        .iter()
+        .filter(|record| record.to_string().contains("gap"))
+        .count();
+    ensure!(gaps >= 10, "{gaps} of 10 gaps are on record");
+    Ok(())
+}
+
+fn off_allows_everything_and_on_refuses_again() -> Result<()> {
+    let policy = Policy::enforce(&format!("{RULE}\npids: {{max: 60}}"))?;
+    let mut daemon = Daemon::start(&policy, &[])?;
+    refuses().context("before")?;
+    let capped = Cgroup::container()?;
+    host::wait_for("pids.max", Duration::from_secs(10), || {
+        Ok(capped.read("pids.max")? == "60")
+    })?;
+    succeed(&["off"])?;
+    allows().context("off")?;
+    ensure!(
+        capped.read("pids.max")? == "max",
+        "off left pids.max behind"
+    );
+    daemon.kill()?;
+    allows().context("off, and the daemon dead")?;
+    let mut daemon = Daemon::spawn(&policy, &[], &[])?;
+    host::wait_for("an answer", Duration::from_secs(30), || {
+        Ok(status().is_ok_and(|status| status["pid"].is_u64()))
+    })?;
+    allows().context("off, and the daemon back")?;
+    succeed(&["on"])?;
+    daemon.wait_ready()?;
+    refuses().context("on")?;
+    succeed(&["off", "--for", "3s"])?;
+    allows().context("off for 3 s")?;
+    thread::sleep(Duration::from_millis(3500));
+    refuses().context("after off for 3 s")?;
+    // With no daemon at all the pinned switch is thrown.
+    daemon.kill()?;
+    refuses().context("the daemon dead")?;
+    succeed(&["off"])?;
+    allows().context("off without a daemon")?;
+    succeed(&["on"])?;
+    refuses().context("on without a daemon")
+}
+
+fn a_broken_policy_keeps_the_old_one() -> Result<()> {
+    let policy = Policy::enforce(RULE)?;
+    let daemon = Daemon::start(&policy, &[])?;
+    policy.replace("version: 1\nrules:\n  - name: x\n    forks: {rate: fast}\n")?;
+    daemon.reload()?;
+    host::wait_for("status to say so", Duration::from_secs(10), || {
+        Ok(!status()?["policy_refused"].is_null())
+    })?;
+    let said = status()?["policy_refused"].to_string();
+    println!("    {said}");
+    ensure!(said.contains("policy.yaml:"), "it names no place: {said}");
+    refuses()?;
+    policy.rewrite("enforce", RULE, "reserve: {pids: 300}")?;
+    daemon.reload()?;
+    host::wait_for("the good policy", Duration::from_secs(10), || {
+        Ok(status()?["policy_refused"].is_null())
+    })?;
+    refuses()
+}
+
+fn a_new_policy_counts_after_a_reload() -> Result<()> {
+    let policy = Policy::enforce("forks: {rate: 1000/s, burst: 100000}")?;
+    let daemon = Daemon::start(&policy, &[])?;
+    let container = Cgroup::container()?;
+    let free = bed::run(&container, "bomb --attempts 300")?;
+    ensure!(free.made == 300, "refused too early: {free:?}");
+    policy.rewrite("enforce", RULE, "reserve: {pids: 300}")?;
+    daemon.reload()?;
+    host::wait_for("the new limit", Duration::from_secs(10), || {
+        Ok(bed::run(&container, "bomb --attempts 100")?.refused > 0)
+    })?;
+    refuses()
+}
+
+fn a_stop_releases_everything() -> Result<()> {
+    let policy = Policy::enforce("pids: {max: 60}")?;
+    let mut daemon = Daemon::start(&policy, &[])?;
+    let container = Cgroup::container()?;
+    host::wait_for("pids.max", Duration::from_secs(10), || {
+        Ok(container.read("pids.max")? == "60")
+    })?;
+    daemon.stop()?;
+    ensure!(
+        !Path::new(PINS).exists() || fs::read_dir(PINS)?.next().is_none(),
+        "pins are left: {:?}",
+        fs::read_dir(PINS)?
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect::<Vec<_>>()
+    );
+    ensure!(
+        container.read("pids.max")? == "max",
+        "pids.max is {}",
+        container.read("pids.max")?
+    );
+    let (_holding, free) = bed::leak(&container, "--what process --most 100")?;
+    ensure!(free.refused == 0, "still refused: {free:?}");
+    let output = bulkhead(&["status", "--json"])?;
+    ensure!(
+        output.status.code() == Some(1),
+        "status without a daemon exits {:?}",
+        output.status.code()
+    );
+    Ok(())
+}
+
+fn a_stop_that_keeps_leaves_everything_enforced() -> Result<()> {
+    let policy = Policy::enforce(RULE)?;
+    let mut daemon = Daemon::start(&policy, &["--keep-on-stop"])?;
+    refuses()?;
+    daemon.stop()?;
+    refuses()?;
+    let mut daemon = Daemon::start(&policy, &[])?;
+    refuses()?;
+    daemon.stop()?;
+    allows()
+}
+
+fn a_second_daemon_says_so_and_ends() -> Result<()> {
+    let policy = Policy::enforce(RULE)?;
+    let first = Daemon::start(&policy, &[])?;
+    let mut second = Daemon::spawn(&policy, &[], &[])?;
+    let status = second.wait()?;
+    ensure!(
+        status.code() == Some(1),
+        "the second ended with {status}:\n{}",
+        second.log()
+    );
+    ensure!(
+        second.log().contains(&first.pid().to_string()) || second.log().contains("already"),
+        "it does not say why: {}",
+        second.log()
+    );
+    succeed(&["status"]).map(drop).or_else(|error| {
+        if crate::daemon::forced_rung().is_empty() {
+            Err(error)
+        } else {
+            Ok(())
+        }
+    })
+}
+
+fn without_root_it_says_so_and_exits_3() -> Result<()> {
+    let policy = Policy::enforce(RULE)?;
+    let output = Command::new("bulkhead")
+        .args(["run", "--policy"])
+        .arg(&policy.file)
+        .uid(65534)
+        .gid(65534)
+        .stdin(Stdio::null())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.code() == Some(3),
+        "exits {}: {said}",
+        output.status
+    );
+    ensure!(
+        said.lines().count() == 1 && said.contains("root"),
+        "not one clear line: {said}"
+    );
+    Ok(())
+}

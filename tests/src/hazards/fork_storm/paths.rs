@@ -1,0 +1,228 @@
+//! All the ways to fork: none escapes.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::bound;
+use crate::{
+    bed,
+    cgroup::{Cgroup, is_v2},
+    daemon::{Daemon, Policy, counters, status},
+    hazards::{Needs, Scenario, has},
+    probe::forks::How,
+};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "fork_storm::no_way_of_forking_escapes",
+        needs: Needs::Refusing,
+        run: no_way_of_forking_escapes,
+    },
+    Scenario {
+        name: "fork_storm::no_stressor_of_stress_ng_escapes",
+        needs: Needs::Refusing,
+        run: no_stressor_of_stress_ng_escapes,
+    },
+    Scenario {
+        name: "fork_storm::more_nested_cgroups_than_the_table_holds_free_nobody",
+        needs: Needs::Refusing,
+        run: more_nested_cgroups_than_the_table_holds_free_nobody,
+    },
+    Scenario {
+        name: "fork_storm::a_task_that_moves_itself_out_is_on_record",
+        needs: Needs::Refusing,
+        run: a_task_that_moves_itself_out_is_on_record,
+    },
+];
+
+const RATE: u64 = 20;
+const BURST: u64 = 40;
+const RULE: &str = "forks: {rate: 20/s, burst: 40}";
+
+fn no_way_of_forking_escapes() -> Result<()> {
+    // Without Bulkhead each way makes more than twice as many.
+    let mut ways = Vec::new();
+    for how in How::ALL {
+        if how == How::Into && !is_v2() {
+            println!(
+                "    skipping {}: a v1 cgroup cannot be born into",
+                how.name()
+            );
+            continue;
+        }
+        let (container, other) = (Cgroup::container()?, Cgroup::container()?);
+        let twice = 2 * bound(RATE, BURST, 2.0) + 1;
+        let free = bed::run(&container, &arguments(how, &container, &other, twice))?;
+        ensure!(
+            free.made >= twice && free.refused + free.failed == 0,
+            "{} without Bulkhead: {free:?}",
+            how.name()
+        );
+        ways.push(how);
+    }
+    let policy = Policy::enforce(RULE)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    for how in ways {
+        let (container, other) = (Cgroup::container()?, Cgroup::container()?);
+        let bomb = bed::run(&container, &arguments(how, &container, &other, u64::MAX))?;
+        let most = bound(RATE, BURST, bomb.seconds);
+        let seen = counters(&container)?.unwrap_or_default();
+        println!(
+            "    {}: {} made of {most}, {} refused",
+            how.name(),
+            bomb.made,
+            bomb.refused
+        );
+        ensure!(bomb.failed == 0, "{}: {bomb:?}", how.name());
+        ensure!(bomb.refused > 0, "{} was never refused", how.name());
+        ensure!(
+            bomb.made <= most,
+            "{} made {} of {most}",
+            how.name(),
+            bomb.made
+        );
+        ensure!(
+            (seen.allowed, seen.refused) == (bomb.made, bomb.refused),
+            "{}: status counts {seen:?}, the bomb {bomb:?}",
+            how.name()
+        );
+    }
+    Ok(())
+}
+
+fn arguments(how: How, container: &Cgroup, other: &Cgroup, made: u64) -> String {
+    let mut text = format!("bomb --how {} --seconds 2 --made {made}", how.name());
+    match how {
+        // Whoever's cgroup the child is born into: the parent pays.
+        How::Into => text.push_str(&format!(" --cgroup {}", other.folder().display())),
+        How::Nested => text.push_str(&format!(" --cgroup {}", container.folder().display())),
+        How::Fork | How::Vfork | How::Clone | How::Clone3 | How::Thread | How::Daemon => {}
+    }
+    text
+}
+
+fn no_stressor_of_stress_ng_escapes() -> Result<()> {
+    ensure!(has("stress-ng"), "this machine has no stress-ng");
+    let forks = |guarded: bool, stressor: &str| -> Result<(u64, f64, Cgroup)> {
+        let container = Cgroup::container()?;
+        let (before, began) = (forks_since_boot()?, Instant::now());
+        let mut command = Command::new("stress-ng");
+        command
+            .args([stressor, "1", "--timeout", "2", "--quiet", "--oomable"])
+            .args(["--temp-path", "/tmp"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        // What it says is of no interest: it fails when its forks do.
+        let _ = container.enter(&mut command)?.status()?;
+        let took = began.elapsed().as_secs_f64();
+        let after = forks_since_boot()?;
+        let seen = if guarded {
+            counters(&container)?.unwrap_or_default().allowed
+        } else {
+            after - before
+        };
+        Ok((seen, took, container))
+    };
+    let mut free = Vec::new();
+    for stressor in ["--fork", "--vfork", "--clone", "--pthread"] {
+        free.push((stressor, forks(false, stressor)?.0));
+    }
+    let policy = Policy::enforce(RULE)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    for (stressor, free) in free {
+        let before = forks_since_boot()?;
+        let (allowed, took, container) = forks(true, stressor)?;
+        let all = forks_since_boot()? - before;
+        let most = bound(RATE, BURST, took);
+        let refused = counters(&container)?.unwrap_or_default().refused;
+        println!(
+            "    {stressor}: {free} without; {allowed} of {most} with, {refused} refused, the whole host made {all}"
+        );
+        ensure!(free > 2 * most, "{stressor} makes only {free} without");
+        ensure!(allowed <= most, "{stressor} made {allowed} of {most}");
+        ensure!(refused > 0, "{stressor} was never refused");
+        // Nothing got past the counter either; the host's own forks are few.
+        ensure!(
+            all <= most + 60,
+            "{stressor}: the host saw {all} forks, {allowed} are accounted for"
+        );
+    }
+    Ok(())
+}
+
+/// Tasks made since boot, of the whole host.
+fn forks_since_boot() -> Result<u64> {
+    let text = fs::read_to_string("/proc/stat")?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("processes "))
+        .and_then(|number| number.trim().parse().ok())
+        .context("/proc/stat has no processes")
+}
+
+fn more_nested_cgroups_than_the_table_holds_free_nobody() -> Result<()> {
+    let policy = Policy::enforce(RULE)?;
+    let _daemon = Daemon::with(&policy, &[], &[("BULKHEAD_TEST_SUBJECTS", "64")])?;
+    let (bystander, container) = (Cgroup::container()?, Cgroup::container()?);
+    let nested: Vec<Cgroup> = (0..150)
+        .map(|number| Cgroup::at(&format!("{}/nested-{number}", container.path)))
+        .collect::<Result<_>>()?;
+    let losses = status()?["losses"].clone();
+    println!("    150 nested cgroups in a table of 64: {losses}");
+    ensure!(
+        losses["unlisted"].as_u64().unwrap_or(0) > 0,
+        "the table did not overflow: {losses}"
+    );
+    // In the last cgroup, which has no entry; beside it; and on the host.
+    let last = nested.last().context("no nested cgroup")?;
+    let inside = bed::run(last, "bomb --seconds 2")?;
+    let beside = bed::run(&bystander, "bomb --seconds 2")?;
+    let service = bed::run(&Cgroup::service()?, "bomb --attempts 200")?;
+    println!(
+        "    inside {} made {} refused, a neighbour {} made {} refused, the host {} of 200",
+        inside.made, inside.refused, beside.made, beside.refused, service.made
+    );
+    for bomb in [&inside, &beside] {
+        ensure!(bomb.refused > 0, "free: {bomb:?}");
+        ensure!(
+            bomb.made <= bound(RATE, BURST, bomb.seconds),
+            "too many: {bomb:?}"
+        );
+    }
+    ensure!(service.made == 200, "the host was refused: {service:?}");
+    drop(nested);
+    let losses = status()?["losses"].clone();
+    ensure!(
+        losses["unlisted"].as_u64() == Some(0),
+        "cgroups that are gone still count: {losses}"
+    );
+    Ok(())
+}
+
+fn a_task_that_moves_itself_out_is_on_record() -> Result<()> {
+    let policy = Policy::enforce(RULE)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    let (container, service) = (Cgroup::container()?, Cgroup::service()?);
+    let mut command = Command::new("/bin/bash");
+    command.args([
+        "-c",
+        &format!("echo $$ > {}/cgroup.procs", service.folder().display()),
+    ]);
+    let status = container.enter(&mut command)?.status()?;
+    ensure!(status.success(), "the move itself failed: {status}");
+    crate::host::wait_for(
+        "a record of the move",
+        std::time::Duration::from_secs(10),
+        || {
+            Ok(policy.records()?.iter().any(|record| {
+                let text = record.to_string();
+                text.contains("moved") && text.contains(&container.path)
+            }))
+        },
+    )
+}

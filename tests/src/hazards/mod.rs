@@ -1,0 +1,85 @@
+//! Scenarios by hazard. Each shows that the harm happens without Bulkhead, and not with it, and that the host still works.
+
+pub mod fork_storm;
+
+use std::{fs, path::Path};
+
+use anyhow::Result;
+
+use crate::{cgroup, daemon, host};
+
+/// The machine that the tests run on.
+pub struct Machine {
+    /// cgroup v2.
+    pub v2: bool,
+    /// Kernel release.
+    pub release: (u32, u32),
+    /// The rung that this boot forces.
+    pub forced: Option<String>,
+}
+
+impl Machine {
+    /// This machine.
+    #[must_use]
+    pub fn this() -> Self {
+        Self {
+            v2: cgroup::is_v2(),
+            release: host::release(),
+            forced: daemon::forced_rung().into_iter().nth(1),
+        }
+    }
+}
+
+/// What a scenario needs of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: it runs everywhere.
+    Nothing,
+    /// A rung that refuses forks.
+    Refusing,
+    /// A rung that refuses forks, and cgroup v2.
+    RefusingOnV2,
+    /// A host on which forks can only be watched, or not even that.
+    Poor,
+}
+
+/// One test.
+pub struct Scenario {
+    /// The behaviour.
+    pub name: &'static str,
+    /// Where it makes sense.
+    pub needs: Needs,
+    /// Fails with what was expected and what was seen.
+    pub run: fn() -> Result<()>,
+}
+
+impl Needs {
+    /// Why a machine does not have it.
+    #[must_use]
+    pub fn missing(self, machine: &Machine) -> Option<&'static str> {
+        let poor = matches!(machine.forced.as_deref(), Some("observe" | "setting"));
+        match self {
+            Self::Refusing | Self::RefusingOnV2 if poor => Some("the rung refuses nothing"),
+            Self::RefusingOnV2 if !machine.v2 => Some("cgroup v1"),
+            Self::Poor if !poor => Some("the rung refuses"),
+            Self::Nothing | Self::Refusing | Self::RefusingOnV2 | Self::Poor => None,
+        }
+    }
+}
+
+/// Every scenario.
+#[must_use]
+pub fn all() -> Vec<&'static Scenario> {
+    fork_storm::SCENARIOS
+        .iter()
+        .flat_map(|group| group.iter())
+        .collect()
+}
+
+/// Whether a program is on this machine.
+#[must_use]
+pub fn has(program: &str) -> bool {
+    ["/usr/bin", "/usr/sbin", "/usr/local/bin"]
+        .iter()
+        .any(|folder| fs::metadata(Path::new(folder).join(program)).is_ok())
+}

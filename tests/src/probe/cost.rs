@@ -1,0 +1,152 @@
+//! What a fork costs: rounds of the same work, timed one by one on the guest's monotonic clock.
+//!
+//! Under QEMU's `-icount shift=1` that clock is a count of guest instructions: two nanoseconds each.
+
+use std::{io, path::PathBuf, ptr, thread, time::Instant};
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+/// The work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Work {
+    /// Nothing but a loop of known length, to check the clock.
+    Loop,
+    /// fork, _exit, wait.
+    Fork,
+    /// fork, exec of a small static program (`--program`), wait.
+    Exec,
+    /// Thread create and join.
+    Thread,
+    /// A fork that is refused.
+    Refused,
+}
+
+/// Times rounds of some work.
+#[derive(Args, Clone, Debug)]
+pub struct Cost {
+    /// Which work.
+    #[arg(long, value_enum)]
+    pub work: Work,
+    /// So many rounds count.
+    #[arg(long, default_value_t = 1000)]
+    pub rounds: u32,
+    /// So many rounds come before.
+    #[arg(long, default_value_t = 100)]
+    pub warm_up: u32,
+    /// What is executed.
+    #[arg(long, default_value = "/usr/local/bin/bulkhead-probe-true")]
+    pub program: PathBuf,
+}
+
+/// Nanoseconds of a round.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Costs {
+    /// Rounds.
+    pub rounds: u32,
+    /// Rounds that did not come out as they should: a fork that was refused, or one that was not.
+    pub wrong: u32,
+    /// Mean.
+    pub mean: f64,
+    /// Variance of single rounds.
+    pub variance: f64,
+    /// Whole time, the loop between rounds included.
+    pub total: f64,
+}
+
+/// Instructions of one pass of the loop that checks the clock: a subtraction and a branch.
+pub const LOOP_INSTRUCTIONS: u64 = 2;
+/// Passes of that loop in a round.
+pub const LOOP_PASSES: u64 = 100_000;
+
+impl Cost {
+    /// Runs the probe.
+    ///
+    /// # Errors
+    /// It could not be set up.
+    pub fn run(&self) -> io::Result<Costs> {
+        let program = super::forks::c_path(&self.program)?;
+        let mut costs = Costs {
+            rounds: self.rounds,
+            ..Costs::default()
+        };
+        let mut times = Vec::with_capacity(self.rounds as usize);
+        let mut whole = Instant::now();
+        for round in 0..self.warm_up + self.rounds {
+            if round == self.warm_up {
+                whole = Instant::now();
+            }
+            let began = Instant::now();
+            let right = match self.work {
+                Work::Loop => {
+                    spin();
+                    true
+                }
+                Work::Fork => fork(None),
+                Work::Exec => fork(Some(&program)),
+                Work::Thread => thread::Builder::new()
+                    .stack_size(64 << 10)
+                    .spawn(|| ())
+                    .is_ok_and(|thread| thread.join().is_ok()),
+                Work::Refused => !fork(None),
+            };
+            let took = began.elapsed().as_nanos() as f64;
+            if round >= self.warm_up {
+                times.push(took);
+                costs.wrong += u32::from(!right);
+            }
+        }
+        costs.total = whole.elapsed().as_nanos() as f64;
+        let count = f64::from(self.rounds);
+        costs.mean = times.iter().sum::<f64>() / count;
+        costs.variance = times
+            .iter()
+            .map(|time| (time - costs.mean).powi(2))
+            .sum::<f64>()
+            / (count - 1.0);
+        Ok(costs)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn spin() {
+    // SAFETY: counts a register of its own down to zero.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "sub {count}, 1",
+            "jnz 2b",
+            count = inout(reg) LOOP_PASSES => _,
+            options(nomem, nostack),
+        );
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn spin() {
+    for pass in 0..LOOP_PASSES {
+        std::hint::black_box(pass);
+    }
+}
+
+/// Whether a child was made; waits for its end.
+fn fork(program: Option<&std::ffi::CStr>) -> bool {
+    // SAFETY: the probe has one thread; the child executes a program or leaves at once.
+    unsafe {
+        match libc::fork() {
+            0 => {
+                if let Some(program) = program {
+                    let arguments = [program.as_ptr(), ptr::null()];
+                    libc::execv(program.as_ptr(), arguments.as_ptr());
+                    libc::_exit(127);
+                }
+                libc::_exit(0)
+            }
+            -1 => false,
+            pid => {
+                libc::waitpid(pid, ptr::null_mut(), 0);
+                true
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Programs that run in a container and do what Bulkhead is there against, counting exactly what became of it.
+
+pub mod bomb;
+pub mod cost;
+pub mod crowd;
+pub mod forks;
+pub mod tally;

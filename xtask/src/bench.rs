@@ -1,0 +1,105 @@
+//! What Bulkhead costs, on every kernel, in a machine whose clock counts guest instructions.
+
+use std::{fs, path::Path};
+
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::{
+    ebpf::root,
+    kernels::Kernel,
+    test::{additions, build_release, build_tests},
+    vm::{self, Boot, Streams},
+};
+
+/// What to measure.
+#[derive(Args)]
+pub struct Options {
+    /// On these kernels alone.
+    #[arg(long, value_enum)]
+    kernel: Vec<Kernel>,
+    /// Take the binaries as they were built last.
+    #[arg(long)]
+    no_build: bool,
+    /// What is measured; without it, all.
+    #[arg(long, value_enum)]
+    only: Vec<What>,
+    /// Turns of off and on; each is 500 rounds of each kind of work.
+    #[arg(long, default_value_t = 8)]
+    turns: u32,
+}
+
+/// A table.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Guest instructions of forks, refusals, the start and each hook.
+    Cost,
+    /// The host's own programs during a bomb, on two processors.
+    Latency,
+    /// The cost with 10 and with 10,000 cgroups.
+    Scale,
+}
+
+/// One instruction is two nanoseconds; nothing but instructions moves the clock while a task runs.
+const COUNTING: &str = "-icount shift=1,sleep=off";
+/// The same addresses at every boot.
+const STILL: &str = "norandmaps nokaslr";
+
+/// Boots each kernel and prints its tables.
+pub fn run(options: &Options) -> Result<()> {
+    if !options.no_build {
+        build_release()?;
+        build_tests()?;
+    }
+    let folder = root()?.join("target/vm/bench");
+    fs::create_dir_all(&folder)?;
+    for kernel in Kernel::value_variants() {
+        if !options.kernel.is_empty() && !options.kernel.contains(kernel) {
+            continue;
+        }
+        for what in [What::Cost, What::Latency, What::Scale] {
+            if options.only.is_empty() || options.only.contains(&what) {
+                one(options, *kernel, what, &folder)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn one(options: &Options, kernel: Kernel, what: What, folder: &Path) -> Result<()> {
+    let (arguments, smp, qemu) = match what {
+        What::Cost => (format!("cost --turns {}", options.turns), 1, COUNTING),
+        What::Latency => ("latency".to_owned(), 2, ""),
+        What::Scale => ("scale".to_owned(), 1, COUNTING),
+    };
+    println!("\n== {}: {arguments}", kernel.name());
+    let script = folder.join("script");
+    fs::write(
+        &script,
+        format!("#!/bin/bash\nexec bulkhead-bench {arguments}\n"),
+    )?;
+    let outcome = vm::boot(
+        &Boot {
+            kernel,
+            smp,
+            memory: 1024,
+            // The rung is the one that Debian's own command line gives.
+            cmdline: STILL.to_owned(),
+            timeout: 1800,
+            add: additions()?,
+            qemu: qemu.to_owned(),
+            no_build: true,
+            script,
+        },
+        Streams::Inherit,
+    )?;
+    if let Some(console) = outcome.console {
+        println!("{console}");
+    }
+    ensure!(
+        outcome.code == 0,
+        "the measurement ended with {}",
+        outcome.code
+    );
+    Ok(())
+}
