@@ -20,9 +20,12 @@ use crate::{
     identity::tree::{Hierarchy, Version, id_of, open_below},
 };
 
-/// Processes that are asked where they are, when the freezer is a hierarchy of its own.
-const ASKED: usize = 64;
-/// How long that may take.
+/// Processes that are asked where they are, when the freezer is a hierarchy of its own: each answer may have to wait behind
+/// the storm (/proc/PID/cgroup takes the kernel's cgroup_mutex), and one runtime's processes are all in one place.
+const ASKED: usize = 4;
+/// Where the freezer's cgroup has another name nothing but its processes say whose it is: one with more is not frozen.
+const ASKED_ALL: usize = 512;
+/// How long processes are looked for.
 const ASKING: Duration = Duration::from_millis(3);
 
 /// A container could not be frozen or thawed.
@@ -171,15 +174,17 @@ impl Freezer {
             version: Version::V1,
             cgroup: Cgroup::from_directory(id, directory),
         };
+        let until = Instant::now() + ASKING;
+        let there = if *chosen == path {
+            Some(subtree::some(&freezer.cgroup, ASKED, until))
+        } else {
+            subtree::all(&freezer.cgroup, ASKED_ALL, until)
+        };
         let foreign = |pid: i32| {
             membership::of_living(hierarchy, pid.unsigned_abs())
                 .is_some_and(|at| !at.starts_with(&path))
         };
-        let until = Instant::now() + ASKING;
-        if subtree::some(&freezer.cgroup, ASKED, until)
-            .into_iter()
-            .any(foreign)
-        {
+        if there.is_none_or(|there| there.into_iter().any(foreign)) {
             return Err(not_its_own());
         }
         Ok(Some(freezer))

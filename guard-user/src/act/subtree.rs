@@ -111,3 +111,14 @@ pub fn some(top: &Cgroup, most: usize, until: Instant) -> Vec<i32> {
     });
     found
 }
+
+/// All processes below a cgroup; `None`: there are more than `most`, or there was no time to find them.
+#[must_use]
+pub fn all(top: &Cgroup, most: usize, until: Instant) -> Option<Vec<i32>> {
+    let mut found = Vec::new();
+    let complete = Walk::new().go(top, until, &mut |pids| {
+        found.extend_from_slice(pids);
+        found.len() > most
+    });
+    complete.then_some(found)
+}

@@ -24,7 +24,8 @@ use super::host;
 /// Show what this host can do: which mechanism refuses forks here, proved by a live self-test.
 ///
 /// Loads the kernel programs unpinned, lets a child in a cgroup of its own try to fork, and takes everything away again.
-/// ENFORCING: a fork was seen to be refused. DEGRADED: forks are seen, and refused by pids.max alone. INERT: nothing works.
+/// ENFORCING: a fork was seen to be refused. DEGRADED: none can be refused beforehand; pids.max, freezing and killing are
+/// left. With a daemon running, says what that one found when it started.
 /// Exit code 0: ENFORCING; 1: less; 3: the host cannot run the programs at all.
 #[derive(Args)]
 pub struct Arguments {

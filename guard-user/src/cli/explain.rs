@@ -80,6 +80,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if explained.fields.is_empty() && explained.rules.is_empty() {
         eprintln!("bulkhead: nothing goes by `{}`", word.escape_debug());
         let mut known: Vec<&str> = FIELDS.iter().map(Field::key).collect();
+        known.push(ACTION);
+        known.extend(Reason::ALL.iter().map(|reason| reason.name()));
         if let Ok(policy) = &policy {
             known.extend(policy.rules.iter().map(|rule| rule.name.as_str()));
         }

@@ -108,7 +108,7 @@ pub struct RuleStatus {
 pub struct Status {
     /// Version of the daemon.
     pub version: String,
-    /// `ENFORCING`, `DEGRADED`, `INERT` or `OFF`.
+    /// `ENFORCING`, `DEGRADED` or `OFF`.
     pub state: String,
     /// Hooks are attached and self-tested, and the existing containers are found.
     pub ready: bool,

@@ -19,7 +19,7 @@ use crate::{
     policy::{
         compile::{self, Compiled, ModeOverride, ReserveRule, Treatment, effective},
         load,
-        model::{Act, AuditSettings, Mode, Policy, RESERVE, Rule, Severity},
+        model::{Act, AuditSettings, Mode, RESERVE, Rule, Severity},
     },
     record,
 };
@@ -67,11 +67,7 @@ impl Plan {
             })
         })?;
         let call = mode.or(policy.embedded.then_some(ModeOverride::Audit));
-        let limits = compiled
-            .treatments
-            .iter()
-            .map(|treatment| limits(treatment, &policy))
-            .collect();
+        let limits = compiled.treatments.iter().map(limits).collect();
         let mut rules: Vec<(String, String, String)> = policy
             .rules
             .iter()
@@ -180,33 +176,20 @@ impl Plan {
 }
 
 /// What the engine asks of a treatment.
-fn limits(treatment: &Treatment, policy: &Policy) -> Limits {
-    let ladder = treatment
-        .ladder
-        .iter()
-        .map(|step| Step {
-            after: step.after,
-            act: act(step.act),
-            rule: step.rule.clone(),
-        })
-        .collect();
-    let audited = [
-        treatment.rate_audited.as_ref().map(|applied| &applied.rule),
-        treatment.pids_audited.as_ref().map(|applied| &applied.rule),
-    ];
-    let mut audited_ladder: Vec<Step> = policy
-        .rules
-        .iter()
-        .filter(|rule| audited.contains(&Some(&rule.name)))
-        .flat_map(|rule| {
-            rule.escalate.iter().map(|step| Step {
+fn limits(treatment: &Treatment) -> Limits {
+    let steps = |steps: &[compile::Step]| {
+        steps
+            .iter()
+            .map(|step| Step {
                 after: step.after,
                 act: act(step.act),
-                rule: rule.name.clone(),
+                rule: step.rule.clone(),
+                on_rate: step.on_rate,
+                on_pids: step.on_pids,
             })
-        })
-        .collect();
-    audited_ladder.sort_by_key(|step| step.after);
+            .collect()
+    };
+    let (ladder, audited_ladder) = (steps(&treatment.ladder), steps(&treatment.ladder_audited));
     Limits {
         ladder,
         audited_ladder,

@@ -145,6 +145,13 @@ impl Daemon {
             }
         };
         self.degraded.insert("rung".to_owned(), words.to_owned());
+        if self.pids.reserve != 0 {
+            self.degraded.insert(
+                "reserve".to_owned(),
+                "the host's reserve of pids is not held: only a program that is asked before a fork can hold it"
+                    .to_owned(),
+            );
+        }
     }
 
     /// Looks at every container.

@@ -368,7 +368,7 @@ impl State {
         let moment = Moment {
             now,
             seen,
-            storms: growth[Kind::Limit as usize].sum() > 0,
+            refused: growth[Kind::Limit as usize],
             cool_down,
         };
         let held = self.climb.as_ref().is_some_and(|climb| climb.holds());

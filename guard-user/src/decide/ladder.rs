@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use guard_common::fork_storm::Reason;
 use serde::{Deserialize, Serialize};
 
 use super::{
     breach::{Open, QUIET},
     budget::Budget,
-    seen::{Frozen, Kind, Seen, Thaw, What, Why},
+    seen::{Frozen, Kind, Seen, Tally, Thaw, What, Why},
 };
 
 /// What a step does to a container.
@@ -31,6 +32,19 @@ pub struct Step {
     pub act: StepAction,
     /// Name of the rule that says so.
     pub rule: String,
+    /// Refusals by the fork rate are that rule's, and lead here.
+    pub on_rate: bool,
+    /// Refusals by the pids cap are.
+    pub on_pids: bool,
+}
+
+impl Step {
+    /// Whether these refusals lead here: another rule's do not.
+    #[must_use]
+    pub fn answers(&self, refused: &Tally) -> bool {
+        (self.on_rate && refused.by(Reason::Rate) > 0)
+            || (self.on_pids && (refused.by(Reason::PidsCap) > 0 || refused.controller > 0))
+    }
 }
 
 /// A freeze of ours that is not seen this long after it was decided has failed, or was undone.
@@ -70,8 +84,8 @@ pub struct Moment<'a> {
     pub now: Duration,
     /// The container.
     pub seen: &'a Seen,
-    /// Whether it was refused anything since it was last looked at.
-    pub storms: bool,
+    /// What it was refused since it was last looked at.
+    pub refused: Tally,
     /// How long a step is not taken again.
     pub cool_down: Duration,
 }
@@ -172,7 +186,7 @@ impl Climb {
         steps: &[Step],
         budget: &mut Budget,
     ) -> Option<What> {
-        if !at.storms || self.hold.is_some() || steps.is_empty() {
+        if at.refused.sum() == 0 || self.hold.is_some() || steps.is_empty() {
             return None;
         }
         self.taken
@@ -183,10 +197,14 @@ impl Climb {
         if !due(index) {
             return None;
         }
-        while self.cools(&steps[index], at) && due(index + 1) {
+        let passed = |step: &Step| self.cools(step, at) || !step.answers(&at.refused);
+        while passed(&steps[index]) && due(index + 1) {
             index += 1;
         }
         let step = &steps[index];
+        if !step.answers(&at.refused) {
+            return None;
+        }
         let why = match at.seen.frozen {
             _ if at.seen.protected => Some(Why::Protected),
             Frozen::Others => Some(Why::FrozenByOthers),
@@ -242,5 +260,46 @@ impl Climb {
     /// The step that was just taken did not succeed.
     pub fn failed(&mut self) {
         self.hold = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_by_one_rules_limit_does_not_climb_another_rules_ladder() {
+        let second = Duration::from_secs(1);
+        let steps = [Step {
+            after: second,
+            act: StepAction::Kill,
+            rule: "cap".to_owned(),
+            on_rate: false,
+            on_pids: true,
+        }];
+        let mut open = Open {
+            began: Duration::ZERO,
+            last: 5 * second,
+            told: Duration::ZERO,
+            new: Tally::default(),
+            total: Tally::default(),
+        };
+        let seen = Seen::default();
+        let mut climb = Climb::default();
+        let mut budget = Budget::new(1, second);
+        let mut taken = |forks: [u64; 3]| {
+            let at = Moment {
+                now: 5 * second,
+                seen: &seen,
+                refused: Tally {
+                    forks,
+                    controller: 0,
+                },
+                cool_down: second,
+            };
+            climb.step(&at, &mut open, &steps, &mut budget).is_some()
+        };
+        assert!(!taken([9, 0, 0]));
+        assert!(taken([9, 1, 0]));
     }
 }

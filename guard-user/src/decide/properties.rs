@@ -64,6 +64,8 @@ fn ladder() -> impl Strategy<Value = Vec<Step>> {
         steps
             .into_iter()
             .map(|(after, act)| Step {
+                on_rate: true,
+                on_pids: true,
                 after: Duration::from_secs(after),
                 act,
                 rule: "r".into(),
@@ -219,4 +221,29 @@ fn new(what: &What) -> u64 {
         | What::Leak(_)
         | What::LeakOver(_) => 0,
     }
+}
+
+#[test]
+fn a_thousand_quiet_containers_cost_a_tick_next_to_nothing() {
+    let limits = Limits {
+        leak: Some(Duration::from_secs(3600)),
+        ..Limits::default()
+    };
+    let all: Vec<Seen> = (0..1000)
+        .map(|id| Seen {
+            id,
+            pids: Some(id),
+            ..Seen::default()
+        })
+        .collect();
+    let mut engine = Engine::new(RESTS);
+    let start = std::time::Instant::now();
+    for second in 100..200 {
+        let now = Duration::from_secs(second);
+        let told = engine.tick(now, &HostSeen::default(), &all, &|_| Some(&limits));
+        assert_eq!(told, []);
+    }
+    let each = start.elapsed() / 100;
+    eprintln!("{each:?} a tick");
+    assert!(each < Duration::from_millis(50), "{each:?} a tick");
 }

@@ -161,6 +161,8 @@ fn steps(line: &str) -> Vec<Step> {
                 _ => panic!("no such step: {step}"),
             };
             Step {
+                on_rate: true,
+                on_pids: true,
                 after: seconds(after),
                 act,
                 rule: "fork-storm".into(),

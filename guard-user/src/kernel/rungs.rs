@@ -36,8 +36,7 @@ impl Rung {
     pub const fn state(self) -> &'static str {
         match self {
             Self::Lsm | Self::FmodRet => "ENFORCING",
-            Self::Observe => "DEGRADED",
-            Self::Setting => "INERT",
+            Self::Observe | Self::Setting => "DEGRADED",
         }
     }
 

@@ -95,9 +95,9 @@ impl Problem {
         expected: &str,
         advice: &str,
     ) -> Self {
-        let line = source
-            .text
-            .lines()
+        // YAML takes a carriage return by itself for the end of a line as well.
+        let line = (source.text.split('\n'))
+            .flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
             .nth(at.line.saturating_sub(1))
             .unwrap_or_default();
         Self {
