@@ -54,8 +54,10 @@ pub struct Container {
     pub refused: [u64; 3],
     /// Forks allowed that enforcing would have refused, by [`fork_storm::Reason`].
     pub audited: [u64; 3],
-    /// Start of the window in which a refusal was last told, and in which an audited fork was.
-    pub told_ns: [u64; 2],
+    /// Start of the window in which a refusal was last told, an audited fork, and a task that was moved out.
+    pub told_ns: [u64; 3],
+    /// Tasks that were moved out of the container by one in it.
+    pub moved_out: u64,
     /// Forks at which the number of pids could not be read.
     pub unread: u64,
     /// Index of the limits that apply, in the kernel table `PROFILES`.
@@ -67,7 +69,7 @@ pub struct Container {
     /// Reserved, zero.
     pub reserved: u32,
 }
-const _: () = assert!(size_of::<Container>() == 144);
+const _: () = assert!(size_of::<Container>() == 160);
 
 /// The container's name could have been made by an unprivileged user.
 pub const SLOT_USER_MADE: u32 = 1;

@@ -82,14 +82,26 @@ impl Attempt {
 
     #[inline(always)]
     fn tell(&self, kind: Kind, reason: Reason, which: usize) {
-        // SAFETY: a live map value. Two CPUs may both tell at the start of a window; nothing is counted here.
-        unsafe {
-            let told = &raw mut (*self.container).told_ns[which];
-            if self.now_ns.wrapping_sub(told.read_volatile()) < WINDOW_NS {
-                return;
-            }
-            told.write_volatile(self.now_ns);
+        if !is_told(self.container, which, self.now_ns) {
+            return;
         }
         event::tell(self.host, kind, reason as u32, self.slot, self.container, 0);
     }
+}
+
+/// Which of `Container::told_ns` is whose.
+pub const TOLD_MOVED: usize = 2;
+
+/// Whether this is the first of its kind in a window. Two CPUs may both find so; nothing is counted here.
+#[inline(always)]
+pub fn is_told(container: *mut Container, which: usize, now_ns: u64) -> bool {
+    // SAFETY: a live map value; words are stored whole.
+    unsafe {
+        let told = &raw mut (*container).told_ns[which];
+        if now_ns.wrapping_sub(told.read_volatile()) < WINDOW_NS {
+            return false;
+        }
+        told.write_volatile(now_ns);
+    }
+    true
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::bpf_probe_read_kernel_str_bytes,
+    helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel_str_bytes},
     macros::{fentry, raw_tracepoint},
     programs::{FEntryContext, RawTracePointContext},
 };
@@ -15,7 +15,7 @@ use guard_common::{
 };
 
 use crate::{
-    event,
+    event, gate,
     kernel::{self, add, add32, config},
     maps::{CONTAINERS, FREE_SLOTS, MATCHERS, PATH, SUBJECTS},
     subject,
@@ -220,6 +220,14 @@ fn moved(destination: u64) -> Option<()> {
     let into = subject::of_cgroup(host, destination, id);
     if into.is_none_or(|into| into.container != mover.container) {
         let container = subject::container(&mover)?;
+        // SAFETY: a live map value; the counter is only added to. The helper has no preconditions.
+        let now_ns = unsafe {
+            add(&raw mut (*container).moved_out, 1);
+            bpf_ktime_get_ns()
+        };
+        if !gate::is_told(container, gate::TOLD_MOVED, now_ns) {
+            return None;
+        }
         event::tell(host, Kind::MovedOut, 0, mover.slot, container, id);
     }
     None

@@ -54,7 +54,7 @@ const VARIANTS: [Variant; 9] = [
     Variant {
         name: "6.12",
         kernel: Kernel::V6_12,
-        cmdline: "",
+        cmdline: "bulkhead.tests=patient",
     },
     Variant {
         name: "6.1",

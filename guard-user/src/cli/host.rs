@@ -9,12 +9,16 @@ pub fn usable() -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root: run it with sudo".to_owned());
     }
-    for (kind, at, probe) in [
-        ("bpf", "/sys/fs/bpf", "/sys/fs/bpf"),
-        ("securityfs", "/sys/kernel/security", "/sys/kernel/security"),
+    for (kind, at, magic) in [
+        ("bpf", "/sys/fs/bpf", rungs::BPFFS),
+        ("securityfs", "/sys/kernel/security", rungs::SECURITYFS),
     ] {
-        if let Err(error) = rungs::need_mounted(kind, at, probe) {
-            return Err(format!("cannot mount {kind} at {at}: {error}"));
+        match rungs::need_mounted(kind, at, magic) {
+            Ok(true) => eprintln!("bulkhead: mounted {kind} at {at}, where it was missing"),
+            Ok(false) => {}
+            // Without it the active security modules cannot be read, and the self-test decides alone.
+            Err(_) if kind == "securityfs" => {}
+            Err(error) => return Err(format!("cannot mount {kind} at {at}: {error}")),
         }
     }
     if rungs::locked_down() {

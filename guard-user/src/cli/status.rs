@@ -103,6 +103,12 @@ fn print(out: &mut impl Write, status: &Status, daemon: bool, all: bool) -> io::
             "the last change of the policy was refused, the old one is in force:\n{mistakes}"
         )?;
     }
+    if !status.rules.is_empty() && status.rules.iter().all(|rule| rule.mode == "audit") {
+        writeln!(
+            out,
+            "every rule only audits: what would be refused is counted, and nothing is refused"
+        )?;
+    }
     for rule in &status.rules {
         writeln!(out, "  {:<8} {:<24} {}", rule.mode, rule.name, rule.limits)?;
     }

@@ -51,6 +51,8 @@ use crate::{
 
 /// How often the counters are looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// How soon a kill that is under way is gone on with.
+const KILLING: Duration = Duration::from_millis(10);
 
 /// How the daemon is to run.
 #[derive(Clone, Debug, Default)]
@@ -217,6 +219,7 @@ impl Daemon {
                     ready?.clear_ready();
                 }
                 _ = tick.tick() => self.tick(),
+                () = tokio::time::sleep(KILLING), if !self.kills.is_empty() => self.go_on_killing(),
                 Some(request) = asked.recv() => self.answer(request),
                 ended = &mut serving => {
                     return Err(io::Error::other(match ended {

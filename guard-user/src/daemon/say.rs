@@ -166,8 +166,10 @@ impl Daemon {
                 || format!("cgroup id {}", event.other),
                 |path| path.display().to_string(),
             );
+        let count = self.kernel.containers.get(event.slot as usize).moved_out;
         let record = self
             .of(Kind::MovedOut, event.container)
+            .count(count)
             .severity(Severity::High)
             .action("cgroup.leave")
             .verdict(Verdict::Allow)

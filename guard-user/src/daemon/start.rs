@@ -129,6 +129,16 @@ impl Daemon {
         daemon.note_rung();
         daemon.say_started(gap, &entered);
         daemon.write_summary();
+        if daemon.plan.audited_altogether {
+            let why = if daemon.plan.embedded {
+                "no policy in /etc/bulkhead, so the built-in one runs and only audits: it records what it would refuse, and \
+                 refuses nothing. To enforce it: `bulkhead run --enforce`, or write /etc/bulkhead/policy.yaml \
+                 (`bulkhead explain`, `bulkhead check`)"
+            } else {
+                "--audit: what would be refused is recorded, and nothing is refused"
+            };
+            eprintln!("bulkhead: {why}");
+        }
         // Their caps stand from the beginning.
         daemon.look_at_all();
         Ok(daemon)

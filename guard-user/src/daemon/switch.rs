@@ -109,6 +109,9 @@ impl Daemon {
         }];
         for decision in self.engine.release(now()) {
             self.carry_out(&decision);
+            if let Some(known) = self.roster.get(decision.container) {
+                done.push(format!("{} thawed", known.path.display()));
+            }
         }
         done.extend(self.restore());
         self.say_switched(false, &done);

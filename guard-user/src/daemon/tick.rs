@@ -6,7 +6,7 @@ use guard_common::{Container, event::Gone, fork_storm::Reason, host::Host as Hos
 
 use super::{Daemon, now, start};
 use crate::{
-    act::{cgroup::Cgroup, freeze, membership, pids},
+    act::{cgroup::Cgroup, freeze, membership, pids, restore},
     decide::{
         seen::{Decision, Frozen, HostSeen, Limits, Seen},
         settings::Max,
@@ -20,6 +20,8 @@ use crate::{
 const ROUND: u64 = 10;
 /// With many containers, in so many.
 const LONG_ROUND: u64 = 30;
+/// Once in so many ticks what nobody needs any more is cleared away.
+const HOUSEKEEPING: u64 = 60;
 /// What many containers are.
 const MANY: usize = 200;
 
@@ -49,6 +51,11 @@ impl Daemon {
         self.note_losses();
         self.note_off_over();
         self.go_on_killing();
+        if self.ticks % HOUSEKEEPING == 1
+            && let Err(error) = restore::drop_vanished(&self.hierarchy, &mut self.journal)
+        {
+            self.note("journal", error.to_string());
+        }
         let due = self.due();
         self.look(&due);
         self.save();
@@ -279,7 +286,7 @@ impl Daemon {
 
     /// Keeps what must outlive us: who is frozen, where each ladder stands.
     pub(super) fn save(&mut self) {
-        if self.engine.revision() == self.saved {
+        if self.engine.revision() == self.saved && !self.ticks.is_multiple_of(HOUSEKEEPING) {
             return;
         }
         match start::write_state(&self.engine) {

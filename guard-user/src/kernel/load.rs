@@ -198,6 +198,16 @@ impl Kernel {
             }
         }
         config[Field::Generation as usize] = generation;
+        // Left by a start that died before its programs acted.
+        if let Some(pins) = pins {
+            let stale = pins.join(format!("links-{generation}"));
+            if stale.exists() {
+                remove_pins(&stale).map_err(|source| LoadError::Pin {
+                    path: stale,
+                    source,
+                })?;
+            }
+        }
 
         let paths: Vec<(&str, PathBuf)> = PINNED
             .iter()

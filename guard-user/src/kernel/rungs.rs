@@ -88,12 +88,17 @@ pub fn locked_down() -> bool {
         .is_ok_and(|text| text.contains("[confidentiality]"))
 }
 
-/// Mounts a kernel file system where it is missing; whether it was.
+/// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
+pub const BPFFS: i64 = 0xcafe_4a11;
+/// `SECURITYFS_MAGIC`.
+pub const SECURITYFS: i64 = 0x7363_6673;
+
+/// Mounts a kernel file system where it is missing; whether it was. The directory is there either way, in sysfs.
 ///
 /// # Errors
 /// What mount(2) said.
-pub fn need_mounted(kind: &str, at: &str, probe: &str) -> io::Result<bool> {
-    if fs::symlink_metadata(probe).is_ok() {
+pub fn need_mounted(kind: &str, at: &str, magic: i64) -> io::Result<bool> {
+    if nix::sys::statfs::statfs(at).is_ok_and(|found| found.filesystem_type().0 == magic) {
         return Ok(false);
     }
     fs::create_dir_all(at)?;

@@ -16,6 +16,8 @@ pub struct Machine {
     pub release: (u32, u32),
     /// The rung that this boot forces.
     pub forced: Option<String>,
+    /// This boot has the time for what takes minutes.
+    pub patient: bool,
 }
 
 impl Machine {
@@ -26,6 +28,8 @@ impl Machine {
             v2: cgroup::is_v2(),
             release: host::release(),
             forced: daemon::forced_rung().into_iter().nth(1),
+            patient: fs::read_to_string("/proc/cmdline")
+                .is_ok_and(|text| text.contains("bulkhead.tests=patient")),
         }
     }
 }
@@ -41,6 +45,8 @@ pub enum Needs {
     RefusingOnV2,
     /// A host on which forks can only be watched, or not even that.
     Poor,
+    /// Minutes: `bulkhead.tests=patient` on the kernel's command line.
+    Patience,
 }
 
 /// One test.
@@ -62,7 +68,10 @@ impl Needs {
             Self::Refusing | Self::RefusingOnV2 if poor => Some("the rung refuses nothing"),
             Self::RefusingOnV2 if !machine.v2 => Some("cgroup v1"),
             Self::Poor if !poor => Some("the rung refuses"),
-            Self::Nothing | Self::Refusing | Self::RefusingOnV2 | Self::Poor => None,
+            Self::Patience if !machine.patient => Some("it takes minutes, and one kernel shows it"),
+            Self::Nothing | Self::Refusing | Self::RefusingOnV2 | Self::Poor | Self::Patience => {
+                None
+            }
         }
     }
 }
