@@ -41,8 +41,10 @@ fn run(manifest: &str, checks: &[&str]) -> Result<()> {
             "--locked",
             "--log-level",
             "warn",
+            "--config",
+            "deny.toml",
         ])
-        .args(["check", "--hide-inclusion-graph", "--config", "deny.toml"])
+        .args(["check", "--hide-inclusion-graph"])
         .args(checks)
         .status()
         .context("cannot start cargo-deny")?;

@@ -48,11 +48,11 @@ fn judge(watching: bool) -> Option<Verdict> {
     let host = subject::host()?;
     let subject = subject::of_current(host)?;
     let container = subject::container(&subject)?;
-    let attempt = Attempt::new(host, subject.slot, container, watching)?;
     // SAFETY: a live map value; the daemon stores the word whole.
     let profile = PROFILES.get(unsafe { (&raw const (*container).profile).read_volatile() })?;
-
-    if profile.refuse_all != 0 {
+    let self_test = profile.refuse_all != 0;
+    let attempt = Attempt::new(host, subject.slot, container, watching, self_test)?;
+    if self_test {
         return Some(attempt.refuse(Reason::Rate));
     }
     // SAFETY: `host` and `container` are live map values.

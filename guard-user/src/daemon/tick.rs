@@ -17,13 +17,11 @@ use crate::{
 
 /// Every container is looked at once in so many ticks, also when nothing is refused in it: for leaks, and for what others
 /// write into `pids.max`.
-const ROUND: u64 = 10;
-/// With many containers, in so many.
-const LONG_ROUND: u64 = 30;
+const ROUND: std::ops::RangeInclusive<u64> = 2..=30;
+/// So many of them in each tick, as long as that bears it: the more there are, the more seldom each is looked at.
+const AT_A_TIME: u64 = 8;
 /// Once in so many ticks what nobody needs any more is cleared away.
 const HOUSEKEEPING: u64 = 60;
-/// What many containers are.
-const MANY: usize = 200;
 
 /// A container's counters as they stood when they were last looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,11 +61,7 @@ impl Daemon {
 
     /// Containers whose counters moved, those that something is going on in, and those whose turn it is.
     fn due(&self) -> Vec<u64> {
-        let round = if self.roster.len() > MANY {
-            LONG_ROUND
-        } else {
-            ROUND
-        };
+        let round = (self.roster.len() as u64 / AT_A_TIME).clamp(*ROUND.start(), *ROUND.end());
         self.roster
             .iter()
             .filter(|known| {

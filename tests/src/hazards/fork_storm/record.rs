@@ -126,7 +126,7 @@ fn a_leak_is_told_of_before_it_is_a_breach() -> Result<()> {
     let _daemon = Daemon::start(&policy, &[])?;
     let (leaking, steady) = (Cgroup::container()?, Cgroup::container()?);
     let neighbour = bed::start(Some(&steady), "leak --what process --most 100")?;
-    // A container in which nothing is refused is looked at every ten seconds, and sixteen looks are a trend.
+    // A container in which nothing is refused is looked at every other second, and sixteen looks are a trend.
     let leak = bed::start(Some(&leaking), "leak --what process --rate 6")?;
     let told = |container: &Cgroup| -> Result<Option<Value>> {
         Ok(policy.records()?.into_iter().find(|record| {
@@ -136,7 +136,7 @@ fn a_leak_is_told_of_before_it_is_a_breach() -> Result<()> {
                 && record["cgroup"].as_str() == Some(&container.path)
         }))
     };
-    host::wait_for("an alarm", Duration::from_secs(240), || {
+    host::wait_for("an alarm", Duration::from_secs(120), || {
         Ok(told(&leaking)?.is_some())
     })?;
     let pids = leaking.pids()?;
