@@ -33,6 +33,8 @@ fields! {
     Hierarchy = "",
     /// Nested cgroups of one container that may stand in `SUBJECTS`.
     NestedMax = "",
+    /// Nested cgroups of all containers together that may: the rest of the table is the containers' own.
+    NestedTotal = "",
     /// Containers with a name that an unprivileged user could have made, at most.
     UserMadeMax = "",
     /// Flags of a task; `PF_KTHREAD` is 0x00200000 on every kernel since 2.6.

@@ -35,7 +35,9 @@ pub struct Host {
     pub events_lost: u64,
     /// Walks over a task's ancestors.
     pub walks: u64,
+    /// Cgroups nested in containers that stand in `SUBJECTS`, of all containers.
+    pub nested: u64,
     /// When the daemon last gave a sign of life, in nanoseconds of `CLOCK_MONOTONIC`; the daemon's to store.
     pub alive_ns: u64,
 }
-const _: () = assert!(size_of::<Host>() == 96);
+const _: () = assert!(size_of::<Host>() == 104);

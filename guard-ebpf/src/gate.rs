@@ -1,6 +1,6 @@
 //! The only way to a verdict: counts it, tells it once a second, and applies the panic switch and audit mode.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use guard_common::{Container, event::Kind, fork_storm::Reason, host::Host};
 
 use crate::{
@@ -54,7 +54,8 @@ impl Attempt {
     /// Refuses, unless the task may not be refused anything or the program only watches.
     #[inline(always)]
     pub fn refuse(&self, reason: Reason) -> Verdict {
-        if is_kernel_thread() {
+        // The host's first process may have been moved in here by somebody: it is not refused anything.
+        if is_kernel_thread() || bpf_get_current_pid_tgid() >> 32 == 1 {
             return Verdict::Allow;
         }
         if self.watching {

@@ -64,9 +64,11 @@ fn inherit(host: *mut Host, id: u64, owner: &Subject) -> Option<()> {
     let container = subject::container(owner)?;
     // SAFETY: live map values; counters are only added to.
     unsafe {
-        let room = (&raw const (*container).nested).read_volatile() < config(Field::NestedMax);
+        let room = (&raw const (*container).nested).read_volatile() < config(Field::NestedMax)
+            && (&raw const (*host).nested).read_volatile() < u64::from(config(Field::NestedTotal));
         if room && SUBJECTS.insert(id, owner, u64::from(BPF_NOEXIST)).is_ok() {
             add32(&raw mut (*container).nested, 1);
+            add(&raw mut (*host).nested, 1);
         } else {
             add(&raw mut (*host).unlisted, 1);
         }
@@ -192,8 +194,11 @@ fn removed(cgroup: u64) -> Option<()> {
     }
     let container = subject::container(&subject)?;
     if id != subject.container {
-        // SAFETY: a live map value.
-        unsafe { add32(&raw mut (*container).nested, 1_u32.wrapping_neg()) };
+        // SAFETY: live map values.
+        unsafe {
+            add32(&raw mut (*container).nested, 1_u32.wrapping_neg());
+            add(&raw mut (*host).nested, 1_u64.wrapping_neg());
+        }
         return None;
     }
     event::tell_gone(host, subject.slot, container);

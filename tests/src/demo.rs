@@ -15,10 +15,14 @@ use crate::{
     host::{self, Setting},
 };
 
-/// Seconds that are played.
-const SECONDS: u64 = 14;
-/// The leak begins in this second, and is stopped in the other.
-const LEAK: (u64, u64) = (2, 12);
+/// The leak begins in this second.
+const LEAK: u64 = 2;
+/// It is stopped so many seconds after it has come to the end of what it gets, and at the latest in the last of these.
+const PLATEAU: u64 = 6;
+/// See [`PLATEAU`].
+const LATEST: u64 = 60;
+/// So many seconds are shown after that.
+const AFTER: u64 = 2;
 /// Host programs that are started in a second.
 const SPAWNS: u32 = 5;
 
@@ -51,15 +55,19 @@ pub fn fork_storm(guarded: bool) -> Result<()> {
     let began = Instant::now();
     let mut leak = None;
     let mut last = 0;
-    for second in 0..SECONDS {
+    let (mut full, mut stopped) = (None, None);
+    for second in 0.. {
+        if stopped.is_some_and(|at| second > at + AFTER) {
+            break;
+        }
         let mut said = String::new();
-        if second == LEAK.0 {
-            leak = Some(bed::start(
-                Some(&container),
-                "leak --what thread --rate 1500",
-            )?);
+        if second == LEAK {
+            leak = Some(bed::start(Some(&container), "leak --what thread")?);
             "a container leaks threads".clone_into(&mut said);
-        } else if second == LEAK.1 {
+        } else if stopped.is_none()
+            && (second == LATEST || full.is_some_and(|at| second >= at + PLATEAU))
+        {
+            stopped = Some(second);
             leak = None;
             container.kill()?;
             "the container is stopped".clone_into(&mut said);
@@ -67,6 +75,7 @@ pub fn fork_storm(guarded: bool) -> Result<()> {
         let (worked, error) = host::spawn(SPAWNS);
         if !error.is_empty() {
             said = error;
+            full.get_or_insert(second);
         }
         // Asking the daemon takes a program, which an unguarded host cannot start.
         let refused = if guarded {
@@ -74,6 +83,9 @@ pub fn fork_storm(guarded: bool) -> Result<()> {
         } else {
             0
         };
+        if refused > last {
+            full.get_or_insert(second);
+        }
         let line = Second {
             second,
             tasks: host::tasks()?,

@@ -12,6 +12,9 @@ use crate::{
     vm::{self, Boot, Streams},
 };
 
+/// Width of a column.
+const WIDTH: usize = 54;
+
 /// What to play.
 #[derive(Args)]
 pub struct Options {
@@ -50,12 +53,9 @@ pub fn run(options: &Options) -> Result<()> {
     for side in &sides {
         let _ = fs::remove_file(side);
     }
-    println!(
-        "{:^4} {:^44} | {:^44}",
-        "", "without Bulkhead", "with Bulkhead"
-    );
-    let half = format!("{:>12} {:>8} {:<22}", "pids in use", "host", "");
-    println!("{:>4} {half} | {half}", "s");
+    println!("{:>4} {:<WIDTH$} | with Bulkhead", "", "without Bulkhead");
+    let half = "pids in use    host programs";
+    println!("{:>4} {half:<WIDTH$} | {half}", "s");
     thread::scope(|scope| {
         let machines: Vec<_> = sides
             .iter()
@@ -68,8 +68,17 @@ pub fn run(options: &Options) -> Result<()> {
         loop {
             let done = machines.iter().all(|machine| machine.is_finished());
             let columns = sides.each_ref().map(seconds);
-            while let (Some(left), Some(right)) = (columns[0].get(shown), columns[1].get(shown)) {
-                println!("{shown:>4} {left} | {right}");
+            // One side may end before the other.
+            loop {
+                let (left, right) = (columns[0].get(shown), columns[1].get(shown));
+                match (left, right, done) {
+                    (None, None, _) | (None, _, false) | (_, None, false) => break,
+                    (left, right, _) => println!(
+                        "{shown:>4} {:<WIDTH$} | {}",
+                        left.map_or("", String::as_str),
+                        right.map_or("", String::as_str)
+                    ),
+                }
                 shown += 1;
             }
             if done {
@@ -146,7 +155,7 @@ fn column(line: &str) -> Option<String> {
     };
     let told: String = told.chars().take(26).collect();
     Some(format!(
-        "{:>5} / {:<5} {}/{} ok  {told:<26}",
+        "{:>5} / {:<5}  {} of {} ok  {told}",
         field("tasks")?,
         field("limit")?,
         field("worked")?,
@@ -163,7 +172,7 @@ mod tests {
         let line = r#"{"second":3,"tasks":4095,"limit":4096,"worked":0,"spawns":5,"refused":0,"said":"Resource temporarily unavailable (os error 11)"}"#;
         let text = column(line).unwrap();
         assert!(
-            text.starts_with(" 4095 / 4096  0/5 ok  Resource temporarily"),
+            text.starts_with(" 4095 / 4096   0 of 5 ok  Resource temporarily"),
             "{text}"
         );
         assert_eq!(column(&line[..40]), None);

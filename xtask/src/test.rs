@@ -302,6 +302,8 @@ fn one(
     verbose: bool,
 ) -> Result<Ran> {
     let began = Instant::now();
+    // Two of us may run at once: the log is this run's own until it is done.
+    let partial = log.with_extension(format!("{}.partial", std::process::id()));
     let outcome = vm::boot(
         &Boot {
             kernel: variant.kernel,
@@ -314,8 +316,9 @@ fn one(
             no_build: true,
             script: script.to_path_buf(),
         },
-        Streams::File(log.to_path_buf()),
+        Streams::File(partial.clone()),
     )?;
+    fs::rename(partial, log)?;
     let text = String::from_utf8_lossy(&fs::read(log)?).into_owned();
     let ran = Ran {
         name: variant.name,

@@ -151,7 +151,9 @@ fn boot_in(
     if accelerator == Accelerator::Kvm && !boot.qemu.contains("-icount") {
         command.args(["-accel", "kvm", "-cpu", "host"]);
     } else {
-        command.args(["-accel", "tcg", "-cpu", "max"]);
+        // One thread for all processors: with one for each, a processor may go on with a stale translation of code that
+        // another patches at that moment (seen on 5.10: it took a breakpoint for ever that text_poke had removed).
+        command.args(["-accel", "tcg,thread=single", "-cpu", "max"]);
     }
     command
         .args(["-nodefaults", "-display", "none", "-no-reboot"])

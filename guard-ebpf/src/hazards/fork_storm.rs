@@ -6,12 +6,14 @@ use aya_ebpf::{
 };
 use guard_common::{
     Container,
+    event::Kind,
     fork_storm::{Bucket, ForkLimits, MODE_AUDIT, MODE_ENFORCE, Reason},
     host::Host,
 };
 
 use crate::{
-    gate::{Attempt, Verdict},
+    event,
+    gate::{self, Attempt, Verdict},
     kernel::{self, add},
     maps::PROFILES,
     subject,
@@ -20,6 +22,10 @@ use crate::{
 const ALLOW: i32 = 0;
 const EAGAIN: i32 = 11;
 
+/// The child is made straight in a cgroup that the caller names (include/uapi/linux/sched.h, 5.7): the hook does not see
+/// which.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 const ENFORCED: usize = 0;
 const AUDITED: usize = 1;
 
@@ -27,8 +33,8 @@ const AUDITED: usize = 1;
 // int security_task_alloc(struct task_struct *task, u64 clone_flags)             7.3
 // Runs in the parent, before a pid is allocated; the error is what clone(2) returns.
 #[lsm(hook = "task_alloc")]
-pub fn fork_storm_task_alloc(_ctx: LsmContext) -> i32 {
-    match judge(false) {
+pub fn fork_storm_task_alloc(ctx: LsmContext) -> i32 {
+    match judge(false, ctx.arg(1)) {
         Some(Verdict::Deny) => kernel::apart(-EAGAIN),
         Some(Verdict::Allow) | None => ALLOW,
     }
@@ -38,13 +44,13 @@ pub fn fork_storm_task_alloc(_ctx: LsmContext) -> i32 {
 // Runs in the parent, after the child is made: the rung that can only watch.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 pub fn fork_storm_process_fork(_ctx: RawTracePointContext) -> i32 {
-    let _ = judge(true);
+    let _ = judge(true, 0);
     0
 }
 
 /// `None`: the host's task, or something could not be looked up. Both are allowed.
 #[inline(always)]
-fn judge(watching: bool) -> Option<Verdict> {
+fn judge(watching: bool, clone_flags: u64) -> Option<Verdict> {
     let host = subject::host()?;
     let subject = subject::of_current(host)?;
     let container = subject::container(&subject)?;
@@ -57,8 +63,13 @@ fn judge(watching: bool) -> Option<Verdict> {
     }
     // SAFETY: `host` and `container` are live map values.
     unsafe {
-        if let Some(over) = over_reserve(host, &attempt, profile.reserve) {
-            return Some(over);
+        // What enforcing would have refused this fork for, if it is allowed: one fork counts once.
+        let mut would = None;
+        if over_reserve(host, profile.reserve) == Some(true) {
+            if profile.reserve == MODE_ENFORCE {
+                return Some(attempt.refuse(Reason::HostReserve));
+            }
+            would = Some(Reason::HostReserve);
         }
         if profile.pids_enforced != 0 || profile.pids_audited != 0 {
             match pids(container) {
@@ -68,7 +79,7 @@ fn judge(watching: bool) -> Option<Verdict> {
                         return Some(attempt.refuse(Reason::PidsCap));
                     }
                     if profile.pids_audited != 0 && pids >= u64::from(profile.pids_audited) {
-                        attempt.audit(Reason::PidsCap);
+                        would = would.or(Some(Reason::PidsCap));
                     }
                 }
             }
@@ -77,19 +88,27 @@ fn judge(watching: bool) -> Option<Verdict> {
             return Some(attempt.refuse(Reason::Rate));
         }
         if over_rate(container, AUDITED, &profile.audited, attempt.now_ns) {
-            attempt.audit(Reason::Rate);
+            would = would.or(Some(Reason::Rate));
+        }
+        if let Some(reason) = would {
+            attempt.audit(reason);
         }
         add(&raw mut (*container).allowed, 1);
+        if clone_flags & CLONE_INTO_CGROUP != 0
+            && gate::is_told(container, gate::TOLD_MOVED, attempt.now_ns)
+        {
+            event::tell(host, Kind::MovedOut, 0, subject.slot, container, 0);
+        }
     }
     Some(Verdict::Allow)
 }
 
-/// Whether the host has only its reserve of pids left.
+/// Whether the host has only its reserve of pids left; `None`: there is none, or it is not known.
 ///
 /// # Safety
 /// `host` is a live map value.
 #[inline(always)]
-unsafe fn over_reserve(host: *mut Host, attempt: &Attempt, mode: u32) -> Option<Verdict> {
+unsafe fn over_reserve(host: *mut Host, mode: u32) -> Option<bool> {
     if mode != MODE_ENFORCE && mode != MODE_AUDIT {
         return None;
     }
@@ -109,14 +128,7 @@ unsafe fn over_reserve(host: *mut Host, attempt: &Attempt, mode: u32) -> Option<
         // SAFETY: as above.
         unsafe { (&raw mut (*host).init_pid_ns).write_volatile(namespace) };
     }
-    if pids < ceiling {
-        return None;
-    }
-    if mode == MODE_ENFORCE {
-        return Some(attempt.refuse(Reason::HostReserve));
-    }
-    attempt.audit(Reason::HostReserve);
-    None
+    Some(pids >= ceiling)
 }
 
 /// Pids of the whole container, read from its own counter and not from a nested cgroup's.

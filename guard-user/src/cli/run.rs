@@ -61,6 +61,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match Daemon::run(options) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(DaemonError::Host(reason)) => Ok(host::cannot(&reason)),
+        Err(DaemonError::Load(error)) => {
+            Ok(host::cannot(&format!("{:#}", anyhow::Error::from(error))))
+        }
         // The mistakes speak for themselves, each from its file's name on.
         Err(DaemonError::Plan(mistakes)) => {
             eprintln!("{mistakes}");

@@ -158,6 +158,18 @@ impl Daemon {
     }
 
     pub(super) fn say_moved_out(&mut self, event: &Event) {
+        if event.other == 0 {
+            let record = self
+                .of(Kind::MovedOut, event.container)
+                .severity(Severity::Info)
+                .action("cgroup.leave")
+                .verdict(Verdict::Allow)
+                .process(event.tgid, &event.comm)
+                .reason(
+                    "made a child straight in a cgroup of its choice (CLONE_INTO_CGROUP), in the container or not",
+                );
+            return self.say(record);
+        }
         let to = Cgroup::open(&self.hierarchy, event.other)
             .ok()
             .flatten()

@@ -66,6 +66,7 @@ impl Daemon {
             .then(|| kernel.install(&plan.names, &plan.profiles()))
             .transpose()?;
         let pids = set_ceiling(&kernel, &host, &plan);
+        super::switch::resume_kept(&kernel);
 
         let mut links = kernel.attach_identity(&btf)?;
         let moves = kernel.attach_moves(&btf);
@@ -125,7 +126,8 @@ impl Daemon {
             pids,
             degraded,
         };
-        daemon.resume_off();
+        daemon.off_seen = daemon.is_off();
+        daemon.let_go(&entered.dropped);
         daemon.note_rung();
         daemon.say_started(gap, &entered);
         daemon.write_summary();

@@ -12,12 +12,15 @@ use guard_common::host::Host as HostTable;
 
 use super::{Daemon, Plan, now, plan::Stamps, start, tick::nanoseconds};
 use crate::{
-    act::restore::{Restored, restore_all},
+    act::{
+        journal,
+        restore::{self, Restored, restore_all},
+    },
     control::{
         RUN_DIRECTORY, SOCKET,
         server::{Reloaded, Switched},
     },
-    kernel::load::{PINS, remove_pins},
+    kernel::load::{Kernel, PINS, remove_pins},
 };
 
 /// Until when everything is allowed, for a daemon that starts without the pins of the last one.
@@ -85,12 +88,30 @@ impl Daemon {
             self.bank,
             self.own.as_deref(),
         );
-        if let Err(error) = entered {
-            self.note("roster", error.to_string());
+        match entered {
+            Ok(entered) => self.let_go(&entered.dropped),
+            Err(error) => self.note("roster", error.to_string()),
         }
         self.write_summary();
         self.look_at_all();
         Ok(self.plan.rules.len())
+    }
+
+    /// Cgroups that are no containers any more: what was changed on them is undone.
+    pub(super) fn let_go(&mut self, dropped: &[u64]) {
+        for id in dropped {
+            for kind in [journal::Kind::Freeze, journal::Kind::PidsMax] {
+                if let Err(error) = restore::restore(&self.hierarchy, *id, kind, &mut self.journal)
+                {
+                    self.note("restore", error.to_string());
+                }
+            }
+            for decision in self.engine.gone(now(), *id, None) {
+                self.carry_out(&decision);
+            }
+            self.looked.remove(id);
+            self.kills.remove(id);
+        }
     }
 
     /// Whether the panic switch is thrown.
@@ -103,6 +124,7 @@ impl Daemon {
         let until = off_until(seconds);
         self.set_off(until);
         keep_off(until);
+        self.kills.clear();
         let mut done = vec![match seconds {
             Some(seconds) => format!("everything is allowed for {seconds} s"),
             None => "everything is allowed until `bulkhead on`".to_owned(),
@@ -160,21 +182,6 @@ impl Daemon {
             }
             let done = self.restore();
             self.say_switched(false, &done);
-        }
-    }
-
-    /// A switch that was thrown before our time stays thrown.
-    pub(super) fn resume_off(&mut self) {
-        if self.kernel.host.get(0).off_until_ns != 0 {
-            self.off_seen = true;
-            return;
-        }
-        let kept = fs::read_to_string(Path::new(RUN_DIRECTORY).join(OFF))
-            .ok()
-            .and_then(|text| text.trim().parse::<u64>().ok())
-            .unwrap_or(0);
-        if kept > nanoseconds(now()) {
-            self.set_off(kept);
         }
     }
 
@@ -257,5 +264,19 @@ pub fn keep_off(until: u64) {
     } else {
         let _ = fs::create_dir_all(RUN_DIRECTORY);
         let _ = fs::write(path, until.to_string());
+    }
+}
+
+/// A switch that was thrown before our time stays thrown, also where the pins are gone.
+pub(super) fn resume_kept(kernel: &Kernel) {
+    let kept = fs::read_to_string(Path::new(RUN_DIRECTORY).join(OFF))
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok())
+        .unwrap_or(0);
+    if kernel.host.get(0).off_until_ns == 0 && kept > nanoseconds(now()) {
+        kernel
+            .host
+            .long(0, offset_of!(HostTable, off_until_ns))
+            .store(kept, Ordering::Release);
     }
 }

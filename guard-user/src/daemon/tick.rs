@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, mem::offset_of, sync::atomic::Ordering, time::Duration};
 
-use guard_common::{Container, event::Gone, fork_storm::Reason, host::Host as HostTable};
+use guard_common::{
+    Container, SLOT_USER_MADE, event::Gone, fork_storm::Reason, host::Host as HostTable,
+};
 
 use super::{Daemon, now, start};
 use crate::{
@@ -87,7 +89,14 @@ impl Daemon {
             ceiling: (self.pids.ceiling != 0).then_some(self.pids.ceiling),
         };
         let limits = &self.plan.limits;
-        let of = |profile: u32| -> Option<&Limits> { limits.get(number_of(profile)? as usize) };
+        // While everything is switched off nothing is escalated either.
+        let off = self.is_off();
+        let of = |profile: u32| -> Option<&Limits> {
+            if off {
+                return None;
+            }
+            limits.get(number_of(profile)? as usize)
+        };
         let decisions = self.engine.tick(now(), &host, &seen, &of);
         for decision in &decisions {
             self.carry_out(decision);
@@ -151,6 +160,10 @@ impl Daemon {
                     // Told when it is to be frozen; to know is not needed before.
                     Err(_) => seen.frozen = Frozen::No,
                 }
+                // A kill freezes for its own ends: that is on no ladder.
+                if self.kills.contains_key(&id) {
+                    seen.frozen = Frozen::No;
+                }
                 looked.frozen = seen.frozen;
                 seen.protected = self.busy.contains(&id)
                     && (number_of(state.profile).is_none()
@@ -196,7 +209,11 @@ impl Daemon {
             }
             Message::Made { event, path } => {
                 self.roster.made(event.container, event.slot, path);
-                self.say_made(event.container);
+                // Whoever may make such names may make any number of them: they are not put on record one by one.
+                let flags = self.kernel.containers.get(event.slot as usize).flags;
+                if flags & SLOT_USER_MADE == 0 {
+                    self.say_made(event.container);
+                }
                 self.busy.insert(event.container);
             }
             Message::Gone(gone) => self.gone(&gone),
@@ -214,11 +231,21 @@ impl Daemon {
             audited: gone.audited,
             ..Seen::default()
         };
+        let mut last = last;
+        if self.rung == Rung::Observe {
+            self.watched(&mut last);
+        }
         let decisions: Vec<Decision> = self.engine.gone(now(), id, Some(&last));
         for decision in &decisions {
             self.carry_out(decision);
         }
-        self.say_gone(gone);
+        if self
+            .roster
+            .get(id)
+            .is_some_and(|known| !known.path.to_string_lossy().contains("/user@"))
+        {
+            self.say_gone(gone);
+        }
         self.roster.gone(id);
         self.looked.remove(&id);
         self.busy.remove(&id);
@@ -291,9 +318,12 @@ impl Daemon {
 
     /// Notes what does not work, once.
     pub(super) fn note(&mut self, what: &str, words: String) {
-        if self.degraded.get(what) != Some(&words) {
+        if self
+            .degraded
+            .insert(what.to_owned(), words.clone())
+            .is_none()
+        {
             self.say_degraded(&words);
-            self.degraded.insert(what.to_owned(), words);
         }
     }
 

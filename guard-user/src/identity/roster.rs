@@ -1,7 +1,7 @@
 //! The containers of this host, as the kernel tables have them: entered at start, kept in step, put right at a reload.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     mem::offset_of,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
@@ -72,14 +72,14 @@ impl Known {
 }
 
 /// What putting the tables right came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entered {
     /// Containers that the policy knows.
     pub containers: usize,
     /// Of these, entered now.
     pub new: usize,
-    /// Entries that no longer are what they were.
-    pub changed: usize,
+    /// Cgroup ids that are no container's own any more, or gone.
+    pub dropped: Vec<u64>,
     /// Containers for which a table had no room.
     pub unrecognised: usize,
 }
@@ -140,98 +140,140 @@ impl Roster {
         bank: Bank,
         own: Option<&Path>,
     ) -> Result<Entered, RosterError> {
-        let mut wanted: HashMap<u64, (u64, u16)> = HashMap::new();
-        let mut order: Vec<(u64, PathBuf)> = Vec::new();
-        hierarchy.scan(names, &mut |found: Found<'_>| {
-            wanted.insert(found.id, (found.container, found.label));
-            order.push((found.id, to_path(found.path)));
-        })?;
         let mut had: HashMap<u64, Subject> = HashMap::new();
         for entry in kernel.subjects.iter() {
             let (id, subject) = entry?;
             had.insert(id, subject.0);
         }
-        let mut entered = Entered::default();
-        let mut roster = HashMap::new();
-        let mut slots: HashMap<u64, (u32, bool)> = HashMap::new();
-        // Parents come before what is in them.
-        for (id, path) in order {
-            let Some(&(container, label)) = wanted.get(&id) else {
-                continue;
-            };
-            // Asked anew: iterating over a hash table may pass over what is entered meanwhile.
-            let before = kernel.subjects.get(&id, 0).ok().map(|subject| subject.0);
-            if id == container {
-                let mine = before.filter(|subject| subject.container == id);
-                let within = own.is_some_and(|own| own.starts_with(&path));
-                let profile = if within {
-                    bank.nothing()
-                } else {
-                    bank.profile(u32::from(label & LABEL_PROFILE))
-                };
-                let slot = match mine {
-                    Some(subject) => Some(subject.slot),
-                    None => enter(kernel, id, profile, label & LABEL_USER_MADE != 0)?,
-                };
-                let Some(slot) = slot else {
-                    entered.unrecognised += 1;
-                    continue;
-                };
-                kernel
-                    .containers
-                    .word(slot as usize, offset_of!(Container, profile))
-                    .store(profile, Ordering::Release);
-                slots.insert(id, (slot, mine.is_none()));
-                entered.containers += 1;
-                entered.new += usize::from(mine.is_none());
-                if mine.is_none() {
-                    list(kernel, id, id, slot)?;
-                }
-                if still_there(kernel, hierarchy, id, slot, mine.is_none()) {
-                    roster.insert(id, Known::new(id, slot, path));
-                }
-            } else if let Some(&(slot, new)) = slots.get(&container) {
-                let subject = Subject {
-                    container,
-                    slot,
-                    reserved: 0,
-                };
-                if before == Some(subject) {
-                    continue;
-                }
-                if before.is_none() && !new {
-                    // Made a moment ago and being entered by the kernel side, or left out by it and counted.
-                    continue;
-                }
-                nest(kernel, id, slot, subject, before.is_some())?;
-            }
-            if let Some(before) =
-                before.filter(|subject| subject.container == id && id != container)
-            {
-                // A container until now, and now a part of one.
-                give_back(kernel, id, before.slot)?;
-                entered.changed += 1;
-            }
+        let mut pass = Pass {
+            kernel,
+            hierarchy,
+            bank,
+            own,
+            slots: HashMap::new(),
+            wanted: HashSet::new(),
+            roster: HashMap::new(),
+            entered: Entered::default(),
+            error: None,
+        };
+        // Each is entered before its directory is read: what is made in it afterwards inherits in the kernel.
+        hierarchy.scan(names, &mut |found| pass.visit(&found))?;
+        if let Some(error) = pass.error {
+            return Err(error);
         }
+        let Pass {
+            wanted,
+            slots,
+            roster,
+            mut entered,
+            ..
+        } = pass;
         for (id, subject) in had {
-            if wanted.contains_key(&id) || subject.container != id {
+            if wanted.contains(&id) || slots.contains_key(&subject.container) {
                 continue;
             }
-            if hierarchy.open(id).is_err() {
-                if kernel.subjects.remove(&id).is_ok() {
+            // No longer the policy's, or gone: what is made below it is judged anew.
+            if kernel.subjects.remove(&id).is_ok() {
+                if id == subject.container {
                     give_back(kernel, id, subject.slot)?;
+                    entered.dropped.push(id);
+                } else {
+                    kernel
+                        .host
+                        .long(0, offset_of!(Host, nested))
+                        .fetch_sub(1, Ordering::Relaxed);
                 }
-                continue;
             }
-            // No longer the policy's: it keeps its entry and is limited in nothing.
-            kernel
-                .containers
-                .word(subject.slot as usize, offset_of!(Container, profile))
-                .store(bank.nothing(), Ordering::Release);
-            entered.changed += 1;
         }
         self.known = roster;
         Ok(entered)
+    }
+}
+
+/// One walk over the tree.
+struct Pass<'p> {
+    kernel: &'p mut Kernel,
+    hierarchy: &'p Hierarchy,
+    bank: Bank,
+    own: Option<&'p Path>,
+    /// Slot of each container, and whether it was entered just now.
+    slots: HashMap<u64, (u32, bool)>,
+    wanted: HashSet<u64>,
+    roster: HashMap<u64, Known>,
+    entered: Entered,
+    error: Option<RosterError>,
+}
+
+impl Pass<'_> {
+    fn visit(&mut self, found: &Found<'_>) {
+        if let Err(error) = self.enter(found) {
+            self.error.get_or_insert(error);
+        }
+    }
+
+    fn enter(&mut self, found: &Found<'_>) -> Result<(), RosterError> {
+        let (id, container) = (found.id, found.container);
+        let before = self
+            .kernel
+            .subjects
+            .get(&id, 0)
+            .ok()
+            .map(|subject| subject.0);
+        if id == container {
+            self.container(found, before)?;
+        } else if let Some(&(slot, new)) = self.slots.get(&container) {
+            self.wanted.insert(id);
+            let subject = Subject {
+                container,
+                slot,
+                reserved: 0,
+            };
+            // One that is not listed in a container that was known was left out by the kernel side, and counted.
+            if before != Some(subject) && (new || before.is_some()) {
+                nest(self.kernel, id, slot, subject, before.is_some())?;
+            }
+        }
+        if let Some(before) = before.filter(|subject| subject.container == id && id != container) {
+            // A container until now, and now a part of one.
+            give_back(self.kernel, id, before.slot)?;
+            self.entered.dropped.push(id);
+        }
+        Ok(())
+    }
+
+    fn container(&mut self, found: &Found<'_>, before: Option<Subject>) -> Result<(), RosterError> {
+        let id = found.id;
+        let path = to_path(found.path);
+        let mine = before.filter(|subject| subject.container == id);
+        let profile = if self.own.is_some_and(|own| own.starts_with(&path)) {
+            self.bank.nothing()
+        } else {
+            self.bank.profile(u32::from(found.label & LABEL_PROFILE))
+        };
+        let slot = match mine {
+            Some(subject) => Some(subject.slot),
+            None => enter(self.kernel, id, profile, found.label & LABEL_USER_MADE != 0)?,
+        };
+        let Some(slot) = slot else {
+            self.entered.unrecognised += 1;
+            return Ok(());
+        };
+        self.kernel
+            .containers
+            .word(slot as usize, offset_of!(Container, profile))
+            .store(profile, Ordering::Release);
+        if mine.is_none() && !list(self.kernel, id, slot)? {
+            self.entered.unrecognised += 1;
+            return Ok(());
+        }
+        self.wanted.insert(id);
+        self.slots.insert(id, (slot, mine.is_none()));
+        self.entered.containers += 1;
+        self.entered.new += usize::from(mine.is_none());
+        if still_there(self.kernel, self.hierarchy, id, slot, mine.is_none()) {
+            self.roster.insert(id, Known::new(id, slot, path));
+        }
+        Ok(())
     }
 }
 
@@ -292,13 +334,22 @@ fn take_slot(kernel: &mut Kernel) -> Option<u32> {
     Some(last - 1)
 }
 
-fn list(kernel: &mut Kernel, id: u64, container: u64, slot: u32) -> Result<(), RosterError> {
+/// Enters a container's own cgroup; false: there is no room, which is counted, and its slot goes back.
+fn list(kernel: &mut Kernel, id: u64, slot: u32) -> Result<bool, RosterError> {
     let subject = Subject {
-        container,
+        container: id,
         slot,
         reserved: 0,
     };
-    Ok(kernel.subjects.insert(id, Plain(subject), 0)?)
+    if kernel.subjects.insert(id, Plain(subject), 0).is_ok() {
+        return Ok(true);
+    }
+    give_back(kernel, id, slot)?;
+    kernel
+        .host
+        .long(0, offset_of!(Host, unrecognised))
+        .fetch_add(1, Ordering::Relaxed);
+    Ok(false)
 }
 
 /// Enters a cgroup nested in a container, within the container's budget.
@@ -312,7 +363,9 @@ fn nest(
     let nested = kernel
         .containers
         .word(slot as usize, offset_of!(Container, nested));
+    let all = kernel.host.long(0, offset_of!(Host, nested));
     if nested.load(Ordering::Acquire) >= NESTED_MAX
+        || all.load(Ordering::Acquire) >= u64::from(kernel.nested_total)
         || kernel.subjects.insert(id, Plain(subject), 0).is_err()
     {
         if replaces {
@@ -324,6 +377,7 @@ fn nest(
             .fetch_add(1, Ordering::Relaxed);
     } else {
         nested.fetch_add(1, Ordering::Relaxed);
+        all.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }

@@ -124,6 +124,8 @@ pub struct Kernel {
     object: Object,
     /// Number of this load.
     pub generation: u32,
+    /// Nested cgroups that may stand in `subjects`.
+    pub nested_total: u32,
     /// Where tables and links are pinned, if they are.
     pub pins: Option<PathBuf>,
     /// Whether an earlier daemon's tables were found.
@@ -193,11 +195,15 @@ impl Kernel {
                         name: "HOST",
                         source,
                     })?;
-                generation = host.get(0).generation.wrapping_add(1).max(1);
-                taken_over = true;
+                let last = host.get(0).generation;
+                generation = last.wrapping_add(1).max(1);
+                // Tables of a start that died before it acted are as good as new.
+                taken_over = last != 0;
             }
         }
         config[Field::Generation as usize] = generation;
+        let entries = sizes.subjects.unwrap_or(guard_common::SUBJECTS);
+        config[Field::NestedTotal as usize] = entries - entries / 8;
         // Left by a start that died before its programs acted.
         if let Some(pins) = pins {
             let stale = pins.join(format!("links-{generation}"));
@@ -250,6 +256,7 @@ impl Kernel {
         let kernel = Self {
             object,
             generation,
+            nested_total: config[Field::NestedTotal as usize],
             pins: pins.map(Path::to_path_buf),
             taken_over,
             host,
@@ -261,7 +268,7 @@ impl Kernel {
             events: take(&mut ebpf, "EVENTS")?,
             _ebpf: ebpf,
         };
-        if !taken_over {
+        if kernel.host.get(0).slot_floor == 0 {
             // The last slot is the self-test's.
             kernel
                 .host

@@ -112,7 +112,14 @@ pub fn prove(
             continue;
         }
         kernel.act();
-        let seen = self_test::run(kernel, &hierarchy.mount, id_of)?;
+        let seen = match self_test::run(kernel, &hierarchy.mount, id_of) {
+            Ok(seen) => seen,
+            Err(error) => {
+                kernel.act_as(before);
+                kernel.unpin(&link);
+                return Err(error);
+            }
+        };
         let works = match seen {
             Seen::Refused => rung.refuses(),
             Seen::Watched => !rung.refuses(),

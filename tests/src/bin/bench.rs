@@ -15,10 +15,11 @@ enum What {
     /// Guest instructions of a fork; needs `-icount shift=1,sleep=off` and one processor.
     Cost {
         /// Turns of off and on.
-        #[arg(long, default_value_t = 8)]
+        #[arg(long, default_value_t = 6)]
         turns: u32,
-        /// Rounds of each kind of work in a turn.
-        #[arg(long, default_value_t = 500)]
+        /// Rounds of each kind of work in a turn: more than a second of it, so that what the daemon does once a second
+        /// is in every turn.
+        #[arg(long, default_value_t = 3000)]
         rounds: u32,
     },
     /// How long the host's own programs take to start while a bomb is refused.
