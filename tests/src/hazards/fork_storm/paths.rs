@@ -137,15 +137,13 @@ fn no_stressor_of_stress_ng_escapes() -> Result<()> {
     for stressor in ["--fork", "--vfork", "--clone", "--pthread"] {
         free.push((stressor, forks(false, stressor)?.0));
     }
-    // Emulation is slow, and a stressor forks far less than it could: few are enough to tell.
-    let (rate, burst) = (5, 10);
-    let policy = Policy::enforce(&format!("forks: {{rate: {rate}/s, burst: {burst}}}"))?;
+    let policy = Policy::enforce(SLOW_RULE)?;
     let _daemon = Daemon::start(&policy, &[])?;
     for (stressor, free) in free {
         let before = forks_since_boot()?;
         let (allowed, took, container) = forks(true, stressor)?;
         let all = forks_since_boot()? - before;
-        let most = bound(rate, burst, took);
+        let most = bound(SLOW_RATE, SLOW_BURST, took);
         let refused = counters(&container)?.unwrap_or_default().refused;
         println!(
             "    {stressor}: {free} without; {allowed} of {most} with, {refused} refused, the whole host made {all}"
