@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     bed,
@@ -80,7 +80,12 @@ fn a_breach_that_goes_on_is_frozen_thawed_and_killed() -> Result<()> {
             &format!("a record of the {word}"),
             Duration::from_secs(10),
             || Ok(steps(&policy, &container, word)? > 0),
-        )?;
+        )
+        .with_context(|| {
+            let records = policy.records().unwrap_or_default();
+            let lines: Vec<String> = records.iter().map(ToString::to_string).collect();
+            lines.join("\n")
+        })?;
     }
     // Where the kernel has no cgroup.kill it was frozen for the kill; what is started there next must not hang.
     host::wait_for("the thaw after the kill", Duration::from_secs(10), || {

@@ -133,6 +133,10 @@ fn silent_just_below_the_rate_and_refused_just_above() -> Result<()> {
             "    {beat}/s against {rate}/s: {} made, {} refused",
             fast.made, fast.refused
         );
+        if ((fast.made + fast.refused) as f64) < 1.15 * rate as f64 * fast.seconds {
+            println!("    this machine does not reach {beat}/s");
+            continue;
+        }
         ensure!(fast.refused > 0, "not refused above the limit: {fast:?}");
         return Ok(());
     }
