@@ -74,7 +74,11 @@ impl Daemon {
             Record::new(Kind::RungChosen)
                 .severity(severity)
                 .rung(self.rung)
-                .reason(tried.join("; ")),
+                .reason(if tried.is_empty() {
+                    "no program was tried".to_owned()
+                } else {
+                    tried.join("; ")
+                }),
         );
         if let Some(gap) = gap {
             self.say(
@@ -426,7 +430,7 @@ impl Daemon {
                 .rule_of(number, most.unwrap_or(Reason::PidsCap), audited)
         });
         // The rung that only watches refuses nothing, whatever the rule says.
-        let refuses = !audited && self.rung.refuses();
+        let refuses = !audited && (self.rung.refuses() || tally.controller > 0);
         let mut record = self
             .of(kind, decision.container)
             .action("fork")
@@ -441,6 +445,10 @@ impl Daemon {
             Some(rule) => record.rule(rule.rule).severity(rule.severity),
             None => record.severity(Severity::Medium),
         };
+        if most.is_none() && tally.controller > 0 {
+            record =
+                record.reason("more pids than the rule allows, by the pids controller's count");
+        }
         if let Some(most) = most {
             record = record.reason(match most {
                 Reason::Rate => "forks faster than the rule allows",
