@@ -33,7 +33,7 @@ pub fn of_current(host: *mut Host) -> Option<Subject> {
     if unsafe { (&raw const (*host).unlisted).read_volatile() } == 0 {
         return None;
     }
-    of_ancestors(host, kernel::current_cgroup()?)
+    of_ancestors(host, kernel::current_cgroup()?).copied()
 }
 
 /// Whose a cgroup is.
@@ -47,13 +47,15 @@ pub fn of_cgroup(host: *mut Host, cgroup: u64, id: u64) -> Option<Subject> {
     if unsafe { (&raw const (*host).unlisted).read_volatile() } == 0 {
         return None;
     }
-    of_ancestors(host, cgroup)
+    of_ancestors(host, cgroup).copied()
 }
 
 /// Looks for a container among a cgroup's ancestors, from the root down: a container's own cgroup always has an entry,
 /// whatever the container nests below it.
+// `no_mangle`, here and below: the compiler's own name holds a hash of where the toolchain stands.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn of_ancestors(host: *mut Host, cgroup: u64) -> Option<Subject> {
+fn of_ancestors(host: *mut Host, cgroup: u64) -> Option<&'static Subject> {
     // SAFETY: a live map value.
     unsafe { add(&raw mut (*host).walks, 1) };
     let level: u32 = kernel::read(cgroup, Field::CgroupLevel)?;
@@ -74,7 +76,7 @@ fn of_ancestors(host: *mut Host, cgroup: u64) -> Option<Subject> {
         };
         // SAFETY: as above.
         if let Some(subject) = unsafe { SUBJECTS.get(&id) } {
-            return Some(*subject);
+            return Some(subject);
         }
     }
     None
@@ -96,21 +98,27 @@ pub fn own_cgroup(container: *mut Container) -> Option<u64> {
     if known != 0 {
         return Some(known);
     }
-    climb(container)
+    match climb(container) {
+        0 => None,
+        found => Some(found),
+    }
 }
 
+/// 0: it was not found.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn climb(container: *mut Container) -> Option<u64> {
+fn climb(container: *mut Container) -> u64 {
     // SAFETY: a live map value.
     let id = unsafe { (*container).id };
-    let mut cgroup = kernel::current_cgroup()?;
+    let mut cgroup = kernel::current_cgroup();
     for _ in 0..CLIMB {
-        if kernel::cgroup_id(cgroup)? == id {
+        let Some(at) = cgroup else { break };
+        if kernel::cgroup_id(at) == Some(id) {
             // SAFETY: a live map value; every CPU stores the same address.
-            unsafe { (&raw mut (*container).cgroup).write_volatile(cgroup) };
-            return Some(cgroup);
+            unsafe { (&raw mut (*container).cgroup).write_volatile(at) };
+            return at;
         }
-        cgroup = kernel::parent(cgroup)?;
+        cgroup = kernel::parent(at);
     }
-    None
+    0
 }
