@@ -173,6 +173,8 @@ pub fn need(tools: &[(&str, &str)]) -> Result<()> {
     let install = || {
         run(Command::new("apt-get")
             .args(["install", "-q", "-y", "--no-install-recommends"])
+            // Another installation may be under way.
+            .args(["-o", "DPkg::Lock::Timeout=300"])
             .args(&missing)
             .env("DEBIAN_FRONTEND", "noninteractive"))
     };

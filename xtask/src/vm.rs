@@ -109,7 +109,6 @@ pub struct Outcome {
 /// Boots and runs the script. The console goes to `target/vm/console-KERNEL.log`, the last machine's to end winning.
 pub fn boot(boot: &Boot, streams: Streams) -> Result<Outcome> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    prepare()?;
     let vm = folder()?;
     let (image, root, accelerator) = built(&vm, boot.kernel)?;
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -131,6 +130,7 @@ pub fn boot(boot: &Boot, streams: Streams) -> Result<Outcome> {
 fn built(vm: &Path, kernel: Kernel) -> Result<(Image, PathBuf, Accelerator)> {
     let lock = File::create(vm.join("lock"))?;
     lock.lock().context("cannot lock target/vm")?;
+    prepare()?;
     let image = kernel.image(vm)?;
     let root = userland(vm)?;
     let accelerator = accelerator(vm, &image)?;
@@ -209,7 +209,7 @@ fn boot_in(
 }
 
 /// Installs what a boot needs on this machine.
-pub fn prepare() -> Result<()> {
+fn prepare() -> Result<()> {
     debian::need(&[
         ("qemu-system-x86_64", "qemu-system-x86"),
         ("cpio", "cpio"),
