@@ -37,6 +37,8 @@ fields! {
     NestedTotal = "",
     /// Containers with a name that an unprivileged user could have made, at most.
     UserMadeMax = "",
+    /// Of these, one user's, at most.
+    UserMadeEach = "",
     /// Flags of a task; `PF_KTHREAD` is 0x00200000 on every kernel since 2.6.
     TaskFlags = "task_struct.flags",
     /// The cgroups of a task, a `css_set`.

@@ -39,5 +39,27 @@ pub struct Host {
     pub nested: u64,
     /// When the daemon last gave a sign of life, in nanoseconds of `CLOCK_MONOTONIC`; the daemon's to store.
     pub alive_ns: u64,
+    /// Of `events_lost`, those that stand on record; the daemon's to store.
+    pub lost_told: u64,
+    /// Containers with a name that a user could have made that came or went untold, since there were too many of them.
+    pub untold: u64,
+    /// Start of the window in which they were last told, and how many were told in it.
+    pub user_told_ns: u64,
+    /// See `user_told_ns`.
+    pub user_told: u64,
+    /// `user_made` by whose they are: by [`user_of`] the cgroup that all of a user's are below.
+    pub user_made_by: [u32; USERS],
 }
-const _: () = assert!(size_of::<Host>() == 104);
+const _: () = assert!(size_of::<Host>() == 136 + 4 * USERS);
+
+/// Entries of [`Host::user_made_by`]; users beyond that share one.
+pub const USERS: usize = 32;
+
+/// Depth of the cgroup that all of a user's cgroups are below: `/user.slice/user-1000.slice`.
+pub const USER_LEVEL: u32 = 2;
+
+/// Index into [`Host::user_made_by`] of the user whose cgroup at [`USER_LEVEL`] has this id.
+#[must_use]
+pub const fn user_of(id: u64) -> usize {
+    id as usize % USERS
+}

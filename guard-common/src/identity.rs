@@ -4,6 +4,9 @@
 /// `cgroup_mkdir` tracepoint (`TRACE_CGROUP_PATH_LEN`, 1024 on 5.10 to 7.3).
 pub const PATH_MAX: usize = 1024;
 
+/// Bytes that the kernel side reads at a time.
+pub const PATH_STEP: usize = 16;
+
 /// Room for transitions of the name matcher: states × stride.
 pub const TRANSITIONS: usize = 1 << 18;
 
@@ -16,7 +19,7 @@ pub const LABEL_PROFILE: u16 = 0x00ff;
 ///
 /// State 0 is dead: every byte leads back to it and its label is 0. A state's row is `stride` transitions, one for each
 /// byte class, and in its last column, the end of the path, a label: 0 for none, else a profile's index (1 to 255),
-/// with [`LABEL_USER_MADE`] where it holds.
+/// with [`LABEL_USER_MADE`] where it holds. A NUL, which no path has, changes nothing: a path may be followed by some.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct NameMatcher {

@@ -66,10 +66,14 @@ pub struct Container {
     pub nested: u32,
     /// One of the [`SLOT_USER_MADE`] bits.
     pub flags: u32,
+    /// Whose it is, if [`SLOT_USER_MADE`]: an index into [`host::Host::user_made_by`].
+    pub user: u32,
+    /// Depth of the container's cgroup; the root's is 0. Set where `cgroup` is not.
+    pub level: u32,
     /// Reserved, zero.
     pub reserved: u32,
 }
-const _: () = assert!(size_of::<Container>() == 160);
+const _: () = assert!(size_of::<Container>() == 168);
 
 /// The container's name could have been made by an unprivileged user.
 pub const SLOT_USER_MADE: u32 = 1;

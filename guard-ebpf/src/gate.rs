@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// One refusal in a second is told; the others are counted.
-const WINDOW_NS: u64 = 1_000_000_000;
+pub const WINDOW_NS: u64 = 1_000_000_000;
 
 /// What becomes of an attempt.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -69,6 +69,13 @@ pub fn apart(value: i32) -> i32 {
     value
 }
 
+/// What is read after this is not read before.
+#[inline(always)]
+pub fn in_order() {
+    // SAFETY: no instruction at all; the compiler takes it for one that may write memory.
+    unsafe { asm!("", options(nostack, preserves_flags)) };
+}
+
 /// Address of the running task's `task_struct`.
 #[inline(always)]
 pub fn current() -> u64 {
@@ -117,6 +124,31 @@ pub fn in_our_hierarchy(cgroup: u64) -> bool {
         .is_some_and(|hierarchy| hierarchy == config(Field::Hierarchy))
 }
 
+/// Id of a cgroup's ancestor at a level, the root's being 0. The caller sees to it that there is one.
+#[inline(always)]
+pub fn ancestor_id(cgroup: u64, level: u32) -> Option<u64> {
+    if config(Field::CgroupAncestors) != MISSING {
+        return cgroup_id(ancestor(cgroup, level)?);
+    }
+    element(cgroup, Field::CgroupAncestorIds, level)
+}
+
+/// Address of a cgroup's ancestor, as [`ancestor_id`]; since 6.1.
+#[inline(always)]
+pub fn ancestor(cgroup: u64, level: u32) -> Option<u64> {
+    element(cgroup, Field::CgroupAncestors, level)
+}
+
+/// An element of an array of eight-byte words inside a kernel structure.
+#[inline(always)]
+fn element(base: u64, array: Field, index: u32) -> Option<u64> {
+    let offset = config(array);
+    if offset == MISSING || base == 0 {
+        return None;
+    }
+    read_at(base + u64::from(offset) + 8 * u64::from(index))
+}
+
 /// The parent of a cgroup.
 #[inline(always)]
 pub fn parent(cgroup: u64) -> Option<u64> {
@@ -155,9 +187,9 @@ pub fn host_pids(namespace: &mut u64) -> Option<u32> {
 
 #[inline(always)]
 fn controller_state(base: u64, table: Field) -> Option<u64> {
-    let (offset, controller) = (config(table), config(Field::PidsController));
-    if offset == MISSING || controller == MISSING || base == 0 {
+    let controller = config(Field::PidsController);
+    if controller == MISSING {
         return None;
     }
-    read_at::<u64>(base + u64::from(offset) + 8 * u64::from(controller)).filter(|state| *state != 0)
+    element(base, table, controller).filter(|state| *state != 0)
 }

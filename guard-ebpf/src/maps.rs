@@ -9,7 +9,7 @@ use guard_common::{
     Container, EVENT_BYTES, SLOTS, SUBJECTS as SUBJECTS_MAX, Subject,
     fork_storm::{PROFILES as PROFILES_MAX, Profile},
     host::Host,
-    identity::{NameMatcher, PATH_MAX},
+    identity::{NameMatcher, PATH_MAX, PATH_STEP},
 };
 
 /// cgroup id → whose it is.
@@ -36,9 +36,9 @@ pub static HOST: Array<Host> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static MATCHERS: Array<NameMatcher> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 
-/// A cgroup's path while it is being matched.
+/// A cgroup's path while it is being matched, and NULs behind it.
 #[map]
-pub static PATH: PerCpuArray<[u8; PATH_MAX]> = PerCpuArray::with_max_entries(1, 0);
+pub static PATH: PerCpuArray<[u8; PATH_MAX + PATH_STEP]> = PerCpuArray::with_max_entries(1, 0);
 
 /// What the daemon is told.
 #[map]

@@ -10,8 +10,8 @@ use guard_common::{
     Container, SLOT_USER_MADE, Subject,
     config::Field,
     event::Kind,
-    host::Host,
-    identity::{LABEL_PROFILE, LABEL_USER_MADE, PATH_MAX},
+    host::{Host, USER_LEVEL, USERS, user_of},
+    identity::{LABEL_PROFILE, LABEL_USER_MADE, PATH_MAX, PATH_STEP},
 };
 
 use crate::{
@@ -20,6 +20,9 @@ use crate::{
     maps::{CONTAINERS, FREE_SLOTS, MATCHERS, PATH, SUBJECTS},
     subject,
 };
+
+/// Containers with a name that a user could have made of which the coming or going is told in a window.
+const USER_TOLD: u64 = 64;
 
 // TRACE_EVENT(cgroup_mkdir, TP_PROTO(struct cgroup *cgrp, const char *path))   5.10 to 7.3
 // Under cgroup_mutex, one at a time on the whole host, and before the directory can be used.
@@ -79,29 +82,41 @@ fn inherit(host: *mut Host, id: u64, owner: &Subject) -> Option<()> {
 /// A cgroup whose path the policy names is a container.
 #[inline(always)]
 fn recognise(host: *mut Host, cgroup: u64, id: u64, path: u64) -> Option<()> {
-    let buffer = PATH.get_ptr_mut(0)?;
+    let buffer = PATH.get_ptr_mut(0)?.cast::<u8>();
     // SAFETY: the buffer is this CPU's, and the tracepoint is not entered twice on one CPU.
-    let length = unsafe { bpf_probe_read_kernel_str_bytes(path as *const u8, &mut *buffer) }
+    let room = unsafe { core::slice::from_raw_parts_mut(buffer, PATH_MAX) };
+    // SAFETY: the helper checks the address and fails on one that cannot be read.
+    let length = unsafe { bpf_probe_read_kernel_str_bytes(path as *const u8, room) }
         .ok()?
         .len();
     // A path that fills the buffer was cut off.
     if length >= PATH_MAX - 1 {
         return None;
     }
+    // SAFETY: the buffer goes on for PATH_STEP behind PATH_MAX. What an earlier path left there would be read.
+    unsafe {
+        buffer
+            .add(length & (PATH_MAX - 1))
+            .cast::<[u8; PATH_STEP]>()
+            .write_unaligned([0; PATH_STEP]);
+    }
     // SAFETY: a live map value; the daemon stores the word whole.
     let matcher = MATCHERS.get(unsafe { (&raw const (*host).matcher).read_volatile() })?;
     let mut state = matcher.start as u16;
-    // Volatile: the compiler would prove the loop's own bound superfluous and drop it, and the verifier needs it.
-    let end = length;
-    for at in 0..PATH_MAX {
+    // Many bytes in a round, and NULs behind the last: at the end of each round the verifier compares with all earlier ones.
+    for round in 0..PATH_MAX / PATH_STEP {
+        let at = round * PATH_STEP;
+        // Volatile: the compiler would prove the loop's own bound superfluous and drop it, and the verifier needs it.
         // SAFETY: a local.
-        if at >= unsafe { (&raw const end).read_volatile() } {
+        if at >= unsafe { (&raw const length).read_volatile() } {
             break;
         }
-        // SAFETY: `at` is below PATH_MAX.
-        state = matcher.step(state, unsafe {
-            *buffer.cast::<u8>().add(at & (PATH_MAX - 1))
-        });
+        for next in 0..PATH_STEP {
+            // SAFETY: the index is below PATH_MAX.
+            state = matcher.step(state, unsafe { *buffer.add((at + next) & (PATH_MAX - 1)) });
+            // One byte after the other: read ahead, they would have to be put by and fetched again.
+            kernel::in_order();
+        }
     }
     let label = matcher.label(state);
     if label == 0 {
@@ -113,9 +128,12 @@ fn recognise(host: *mut Host, cgroup: u64, id: u64, path: u64) -> Option<()> {
 #[inline(always)]
 fn enter(host: *mut Host, cgroup: u64, id: u64, label: u16, length: u64) -> Option<()> {
     let user_made = label & LABEL_USER_MADE != 0;
-    // SAFETY: a live map value.
-    let made = unsafe { (&raw const (*host).user_made).read_volatile() };
-    if user_made && made >= config(Field::UserMadeMax) {
+    let user = if user_made {
+        user_of(kernel::ancestor_id(cgroup, USER_LEVEL)?)
+    } else {
+        0
+    };
+    if user_made && !has_room(host, user) {
         return unrecognised(host);
     }
     let Some(slot) = take_slot(host) else {
@@ -129,6 +147,7 @@ fn enter(host: *mut Host, cgroup: u64, id: u64, label: u16, length: u64) -> Opti
             cgroup,
             profile: u32::from(label & LABEL_PROFILE),
             flags: if user_made { SLOT_USER_MADE } else { 0 },
+            user: user as u32,
             ..Container::default()
         };
     }
@@ -147,11 +166,56 @@ fn enter(host: *mut Host, cgroup: u64, id: u64, label: u16, length: u64) -> Opti
         return unrecognised(host);
     }
     if user_made {
-        // SAFETY: a live map value.
-        unsafe { add32(&raw mut (*host).user_made, 1) };
+        count_user_made(host, user, 1);
     }
-    event::tell_made(host, slot, container, length);
+    if may_tell(host, container) {
+        event::tell_made(host, slot, container, length);
+    }
     Some(())
+}
+
+/// Whether a user may have one container more: whoever makes names for others to match takes nobody else's room.
+#[inline(always)]
+fn has_room(host: *mut Host, user: usize) -> bool {
+    // SAFETY: a live map value, and an index that is in range.
+    let (all, own) = unsafe {
+        (
+            (&raw const (*host).user_made).read_volatile(),
+            (&raw const (*host).user_made_by[user & (USERS - 1)]).read_volatile(),
+        )
+    };
+    all < config(Field::UserMadeMax) && own < config(Field::UserMadeEach)
+}
+
+#[inline(always)]
+fn count_user_made(host: *mut Host, user: usize, by: u32) {
+    // SAFETY: as above; counters are only added to.
+    unsafe {
+        add32(&raw mut (*host).user_made, by);
+        add32(&raw mut (*host).user_made_by[user & (USERS - 1)], by);
+    }
+}
+
+/// Names that a user can make may not crowd out of the ring what others have to tell. Serialised by cgroup_mutex.
+#[inline(always)]
+fn may_tell(host: *mut Host, container: *const Container) -> bool {
+    // SAFETY: live map values; the helper has no preconditions.
+    unsafe {
+        if (*container).flags & SLOT_USER_MADE == 0 {
+            return true;
+        }
+        let now_ns = bpf_ktime_get_ns();
+        if now_ns.wrapping_sub((*host).user_told_ns) >= gate::WINDOW_NS {
+            (*host).user_told_ns = now_ns;
+            (*host).user_told = 0;
+        }
+        if (*host).user_told >= USER_TOLD {
+            add(&raw mut (*host).untold, 1);
+            return false;
+        }
+        (*host).user_told += 1;
+    }
+    true
 }
 
 /// A free slot: one that was given back, else the next that was never given. Serialised by cgroup_mutex.
@@ -201,11 +265,13 @@ fn removed(cgroup: u64) -> Option<()> {
         }
         return None;
     }
-    event::tell_gone(host, subject.slot, container);
+    if may_tell(host, container) {
+        event::tell_gone(host, subject.slot, container);
+    }
     // SAFETY: live map values; nothing leads to the slot any more.
     unsafe {
         if (*container).flags & SLOT_USER_MADE != 0 {
-            add32(&raw mut (*host).user_made, 1_u32.wrapping_neg());
+            count_user_made(host, (*container).user as usize, 1_u32.wrapping_neg());
         }
         (&raw mut (*container).id).write_volatile(0);
     }

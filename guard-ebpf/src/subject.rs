@@ -1,6 +1,10 @@
 //! Who: the container that a task or a cgroup belongs to, if any.
 
-use guard_common::{Container, Subject, config::Field, host::Host};
+use guard_common::{
+    Container, Subject,
+    config::{Field, MISSING},
+    host::Host,
+};
 
 use crate::{
     kernel::{self, add, config},
@@ -10,7 +14,7 @@ use crate::{
 /// Levels below the hierarchy's root on which a container's own cgroup is looked for, once a table has overflowed.
 const WALK: u32 = 32;
 /// Levels above a task on which the container's own cgroup is looked for, the first time that it forks.
-const CLIMB: u32 = 64;
+const CLIMB: u32 = 256;
 
 /// The host's numbers, if these programs are the ones that act.
 #[inline(always)]
@@ -59,21 +63,11 @@ fn of_ancestors(host: *mut Host, cgroup: u64) -> Option<&'static Subject> {
     // SAFETY: a live map value.
     unsafe { add(&raw mut (*host).walks, 1) };
     let level: u32 = kernel::read(cgroup, Field::CgroupLevel)?;
-    let pointers = config(Field::CgroupAncestors);
-    let ids = config(Field::CgroupAncestorIds);
     for step in 1..WALK {
         if step > level {
             break;
         }
-        let at = 8 * u64::from(step);
-        let id = if pointers != guard_common::config::MISSING {
-            let ancestor: u64 = kernel::read_at(cgroup + u64::from(pointers) + at)?;
-            kernel::cgroup_id(ancestor)?
-        } else if ids != guard_common::config::MISSING {
-            kernel::read_at::<u64>(cgroup + u64::from(ids) + at)?
-        } else {
-            return None;
-        };
+        let id = kernel::ancestor_id(cgroup, step)?;
         // SAFETY: as above.
         if let Some(subject) = unsafe { SUBJECTS.get(&id) } {
             return Some(subject);
@@ -90,7 +84,7 @@ pub fn container(subject: &Subject) -> Option<*mut Container> {
     (unsafe { (*container).id } == subject.container).then_some(container)
 }
 
-/// Kernel address of a container's own cgroup; climbed to from the running task the first time.
+/// Kernel address of a container's own cgroup; found from the running task the first time.
 #[inline(always)]
 pub fn own_cgroup(container: *mut Container) -> Option<u64> {
     // SAFETY: a live map value; the address is stored whole.
@@ -98,27 +92,43 @@ pub fn own_cgroup(container: *mut Container) -> Option<u64> {
     if known != 0 {
         return Some(known);
     }
-    match climb(container) {
-        0 => None,
-        found => Some(found),
-    }
+    let found = find(container)?;
+    // SAFETY: as above; every CPU stores the same address.
+    unsafe { (&raw mut (*container).cgroup).write_volatile(found) };
+    Some(found)
 }
 
-/// 0: it was not found.
+/// By the task's own ancestors where the kernel lists them (6.1), else by climbing.
+#[inline(always)]
+fn find(container: *const Container) -> Option<u64> {
+    // SAFETY: a live map value.
+    let (id, level) = unsafe { ((*container).id, (*container).level) };
+    let from = kernel::current_cgroup()?;
+    if config(Field::CgroupAncestors) == MISSING {
+        return match climb(from, id) {
+            0 => None,
+            found => Some(found),
+        };
+    }
+    if kernel::read::<u32>(from, Field::CgroupLevel)? < level {
+        return None;
+    }
+    let found = kernel::ancestor(from, level)?;
+    (kernel::cgroup_id(found)? == id).then_some(found)
+}
+
+/// 0: it is not there.
 #[unsafe(no_mangle)]
 #[inline(never)]
-fn climb(container: *mut Container) -> u64 {
-    // SAFETY: a live map value.
-    let id = unsafe { (*container).id };
-    let mut cgroup = kernel::current_cgroup();
+fn climb(mut cgroup: u64, id: u64) -> u64 {
     for _ in 0..CLIMB {
-        let Some(at) = cgroup else { break };
-        if kernel::cgroup_id(at) == Some(id) {
-            // SAFETY: a live map value; every CPU stores the same address.
-            unsafe { (&raw mut (*container).cgroup).write_volatile(at) };
-            return at;
+        if kernel::cgroup_id(cgroup) == Some(id) {
+            return cgroup;
         }
-        cgroup = kernel::parent(at);
+        match kernel::parent(cgroup) {
+            Some(above) => cgroup = above,
+            None => return 0,
+        }
     }
     0
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::process::CommandExt,
+    os::unix::{net::UnixDatagram, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
@@ -144,6 +144,26 @@ impl Daemon {
     pub fn with(policy: &Policy, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         let mut daemon = Self::spawn(policy, arguments, environment)?;
         daemon.wait_ready()?;
+        Ok(daemon)
+    }
+
+    /// Starts it as systemd does, and waits for its READY=1: nobody asks it anything meanwhile.
+    ///
+    /// # Errors
+    /// It ended, or is not ready in time.
+    pub fn notified(policy: &Policy, arguments: &[&str]) -> Result<Self> {
+        let path = policy.file.with_extension("notify");
+        let _ = fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path)?;
+        socket.set_read_timeout(Some(READY))?;
+        let name = path.to_string_lossy();
+        let daemon = Self::spawn(policy, arguments, &[("NOTIFY_SOCKET", &name)])?;
+        let mut buffer = [0; 256];
+        let length = socket
+            .recv(&mut buffer)
+            .with_context(|| format!("the daemon is not ready:\n{}", daemon.log()))?;
+        let said = String::from_utf8_lossy(&buffer[..length]);
+        ensure!(said.contains("READY=1"), "the daemon said {said}");
         Ok(daemon)
     }
 

@@ -63,6 +63,9 @@ fn judge(watching: bool, clone_flags: u64) -> Option<Verdict> {
     }
     // SAFETY: `host` and `container` are live map values.
     unsafe {
+        // First, while there is one state that the verifier has to follow into a climb.
+        let capped = profile.pids_enforced != 0 || profile.pids_audited != 0;
+        let pids = if capped { pids(container) } else { Some(0) };
         // What enforcing would have refused this fork for, if it is allowed: one fork counts once.
         let mut would = None;
         if over_reserve(host, profile.reserve) == Some(true) {
@@ -71,16 +74,14 @@ fn judge(watching: bool, clone_flags: u64) -> Option<Verdict> {
             }
             would = Some(Reason::HostReserve);
         }
-        if profile.pids_enforced != 0 || profile.pids_audited != 0 {
-            match pids(container) {
-                None => add(&raw mut (*container).unread, 1),
-                Some(pids) => {
-                    if profile.pids_enforced != 0 && pids >= u64::from(profile.pids_enforced) {
-                        return Some(attempt.refuse(Reason::PidsCap));
-                    }
-                    if profile.pids_audited != 0 && pids >= u64::from(profile.pids_audited) {
-                        would = would.or(Some(Reason::PidsCap));
-                    }
+        match pids {
+            None => add(&raw mut (*container).unread, 1),
+            Some(pids) => {
+                if profile.pids_enforced != 0 && pids >= u64::from(profile.pids_enforced) {
+                    return Some(attempt.refuse(Reason::PidsCap));
+                }
+                if profile.pids_audited != 0 && pids >= u64::from(profile.pids_audited) {
+                    would = would.or(Some(Reason::PidsCap));
                 }
             }
         }

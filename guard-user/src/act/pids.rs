@@ -5,6 +5,7 @@ use thiserror::Error;
 use super::{
     cgroup::{Cgroup, CgroupError, Wrote},
     journal::{Change, Journal, JournalError, Kind},
+    subtree,
 };
 use crate::decide::settings::{Max, Next};
 
@@ -18,10 +19,16 @@ pub struct Pids {
     pub current: u64,
     /// `pids.max`.
     pub max: Max,
-    /// `max` in `pids.events`: forks refused. To 6.10, and on v1, those of the cgroup's own tasks at anybody's limit;
-    /// from 6.11, on v2, those at this cgroup's limit.
+    /// Forks refused: from 6.11, on v2, those at this cgroup's limit (`max` in `pids.events.local`). Before, and on v1,
+    /// `pids.events` counts a cgroup's own tasks at anybody's limit: then those of all tasks below as well, while the
+    /// cgroup is near its limit.
     pub refused: u64,
+    /// What grew in `refused` was at another's limit: there is room below this cgroup's own.
+    pub elsewhere: bool,
 }
+
+/// Cgroups below one whose `pids.events` are added up.
+const BELOW: usize = 64;
 
 /// A cap could not be applied.
 #[derive(Debug, Error)]
@@ -58,11 +65,30 @@ pub fn read(cgroup: &Cgroup) -> Result<Option<Pids>, CgroupError> {
     let Some(current) = current(cgroup)? else {
         return Ok(None);
     };
+    let (refused, elsewhere) = match cgroup.value("pids.events.local", "max")? {
+        Some(at_this_limit) => (at_this_limit, false),
+        // A bomb that is held at its limit is not always seen right at it.
+        None if max <= Max::Number(current.saturating_add(current / 3)) => {
+            (refused_below(cgroup)?, false)
+        }
+        None => (cgroup.value("pids.events", "max")?.unwrap_or(0), true),
+    };
     Ok(Some(Pids {
         current,
         max,
-        refused: cgroup.value("pids.events", "max")?.unwrap_or(0),
+        refused,
+        elsewhere,
     }))
+}
+
+fn refused_below(cgroup: &Cgroup) -> Result<u64, CgroupError> {
+    let mut sum = 0_u64;
+    for path in subtree::cgroups(cgroup, BELOW) {
+        let file = path.join("pids.events");
+        let count = cgroup.value(&file.to_string_lossy(), "max")?;
+        sum = sum.saturating_add(count.unwrap_or(0));
+    }
+    Ok(sum)
 }
 
 /// `pids.current` alone: one file, for those who look often.

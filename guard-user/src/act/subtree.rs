@@ -100,6 +100,19 @@ fn each_batch(top: &Cgroup, path: &Path, meet: &mut dyn FnMut(&[i32]) -> bool) -
     !batch.is_empty() && meet(&batch)
 }
 
+/// A cgroup and those below it, at most so many, as paths from it.
+#[must_use]
+pub fn cgroups(top: &Cgroup, most: usize) -> Vec<PathBuf> {
+    let (mut walk, mut found) = (Walk::new(), Vec::new());
+    while let Some(path) = walk.waiting.pop()
+        && found.len() < most
+    {
+        walk.below(top, &path);
+        found.push(path);
+    }
+    found
+}
+
 /// Some processes below a cgroup, at most `most`, in a limited time.
 #[must_use]
 pub fn some(top: &Cgroup, most: usize, until: Instant) -> Vec<i32> {

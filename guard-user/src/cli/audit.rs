@@ -140,32 +140,28 @@ impl FromStr for Moment {
     }
 }
 
-/// Runs the verb. `configured` is where the running daemon or the policy has the audit log, if either says so.
-pub fn run(arguments: &Arguments, configured: Option<&Path>) -> Result<ExitCode> {
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let which = match &arguments.how {
         How::Show { which, .. } | How::Tail { which, .. } => which,
     };
-    let path = which
-        .file
-        .as_deref()
-        .or(configured)
-        .unwrap_or_else(|| Path::new(audit::DEFAULT_FILE));
+    let path = which.file.clone().unwrap_or_else(super::pins::audit_log);
     let mut printer = Printer {
         out: BufWriter::new(io::stdout().lock()),
         filter: which.filter(),
         json: which.json,
     };
     let done = match &arguments.how {
-        How::Show { lines: None, .. } => show(path, &mut printer),
+        How::Show { lines: None, .. } => show(&path, &mut printer),
         How::Show {
             lines: Some(lines), ..
-        } => last(path, *lines, &mut printer).map(drop),
+        } => last(&path, *lines, &mut printer).map(drop),
         How::Tail {
             lines,
             follow: false,
             ..
-        } => last(path, *lines, &mut printer).map(drop),
-        How::Tail { lines, .. } => follow(path, *lines, &mut printer, wait),
+        } => last(&path, *lines, &mut printer).map(drop),
+        How::Tail { lines, .. } => follow(&path, *lines, &mut printer, wait),
     };
     match done.and_then(|()| printer.out.flush().context("cannot print")) {
         Ok(()) => Ok(ExitCode::SUCCESS),

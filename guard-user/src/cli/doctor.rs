@@ -14,7 +14,7 @@ use guard_user::{
         btf::Btf,
         load::{FUNCTIONS, Kernel, Sizes},
         prove,
-        rungs::Rung,
+        rungs::{self, Rung},
     },
 };
 use serde::Serialize;
@@ -67,10 +67,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Ok(hierarchy) => hierarchy,
         Err(error) => return Ok(host::cannot(&error)),
     };
-    let btf = match Btf::of_this_kernel(&FUNCTIONS) {
-        Ok(btf) => btf,
-        Err(error) => return Ok(host::cannot(&error)),
-    };
+    let mut degraded = Vec::new();
+    if rungs::locked_down() {
+        degraded.push(rungs::LOCKED_DOWN.to_owned());
+    }
+    let btf = Btf::of_this_kernel(&FUNCTIONS).unwrap_or_else(|error| {
+        degraded.push(format!("{error}: no program can be used without"));
+        Btf::none()
+    });
     let config = prove::config(&btf, &hierarchy);
     let mut kernel = Kernel::open(config, None, &Sizes::default())?;
     let said = |result: Result<(), String>| {
@@ -79,6 +83,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let identity = kernel.attach_identity(&btf);
     let moves = kernel.attach_moves(&btf);
     let proved = prove::prove(&mut kernel, &btf, &hierarchy, arguments.rung)?;
+    if !proved.inherits {
+        degraded.push(
+            "new containers are not recognised by the kernel: the daemon looks for them once a second"
+                .to_owned(),
+        );
+    }
     let report = Report {
         state: proved.rung.state().to_owned(),
         rung: proved.rung.to_string(),
@@ -89,7 +99,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         ),
         identity: said(identity.map(drop).map_err(|error| error.to_string())),
         moves: said(moves.map(drop).map_err(|error| error.to_string())),
-        missing: prove::missing(&config),
+        missing: if btf.is_some() {
+            prove::missing(&config)
+        } else {
+            Vec::new()
+        },
         tried: proved
             .tried
             .into_iter()
@@ -100,7 +114,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             })
             .collect(),
         daemon: None,
-        degraded: Vec::new(),
+        degraded,
     };
     print(&report, arguments.json)
 }

@@ -4,8 +4,9 @@ use std::{fmt::Display, process::ExitCode};
 
 use guard_user::kernel::rungs;
 
-/// Whether the programs can run here at all; mounts bpffs and securityfs where they are missing.
-pub fn usable() -> Result<(), String> {
+/// Whether Bulkhead can run here at all; mounts bpffs and securityfs where they are missing, and tells which.
+pub fn usable() -> Result<Vec<(&'static str, &'static str)>, String> {
+    let mut mounted = Vec::new();
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root: run it with sudo".to_owned());
     }
@@ -14,21 +15,17 @@ pub fn usable() -> Result<(), String> {
         ("securityfs", "/sys/kernel/security", rungs::SECURITYFS),
     ] {
         match rungs::need_mounted(kind, at, magic) {
-            Ok(true) => eprintln!("bulkhead: mounted {kind} at {at}, where it was missing"),
+            Ok(true) => {
+                eprintln!("bulkhead: mounted {kind} at {at}, where it was missing");
+                mounted.push((kind, at));
+            }
             Ok(false) => {}
             // Without it the active security modules cannot be read, and the self-test decides alone.
             Err(_) if kind == "securityfs" => {}
             Err(error) => return Err(format!("cannot mount {kind} at {at}: {error}")),
         }
     }
-    if rungs::locked_down() {
-        return Err(
-            "kernel lockdown (confidentiality) forbids programs to read kernel memory: \
-                    boot with lockdown=integrity"
-                .to_owned(),
-        );
-    }
-    Ok(())
+    Ok(mounted)
 }
 
 /// One clear line, and the exit code that says so.

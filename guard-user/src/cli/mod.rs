@@ -42,10 +42,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     let result = match &arguments.verb {
         Verb::Run(arguments) => run::run(arguments),
         Verb::Status(arguments) => status::run(arguments),
-        Verb::Audit(arguments) => {
-            let settings = guard_user::daemon::Plan::audit_settings();
-            audit::run(arguments, Some(&settings.file))
-        }
+        Verb::Audit(arguments) => audit::run(arguments),
         Verb::Check(arguments) => check::run(arguments),
         Verb::Doctor(arguments) => doctor::run(arguments),
         Verb::Explain(arguments) => explain::run(arguments),

@@ -1,20 +1,43 @@
 //! What the verbs can see and do without a daemon: the tables that it pinned.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use guard_user::{
-    act::{journal::Journal, restore::restore_all},
+    act::{
+        journal::{self, Journal},
+        restore::restore_all,
+    },
     control::{
-        RUN_DIRECTORY,
+        RUN_DIRECTORY, SOCKET, client,
         server::Switched,
         status::{ContainerStatus, Status},
     },
-    daemon::{SUMMARY, keep_off, off_until, words_of},
+    daemon::{Plan, SUMMARY, is_running, keep_off, off_until, words_of},
     identity::{runtime, tree::Hierarchy},
     kernel::pinned::Pinned,
     record::{Kind, Record, Severity, Writer},
 };
+
+/// What the last daemon left behind, if it did not release.
+pub fn summary() -> Option<Status> {
+    let bytes = fs::read(Path::new(RUN_DIRECTORY).join(SUMMARY)).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// The audit log: the running daemon's, the last one's, or the one of the policy that a daemon would load.
+pub fn audit_log() -> PathBuf {
+    client::status(Path::new(SOCKET))
+        .ok()
+        .or_else(summary)
+        .map(|status| status.audit)
+        .filter(|file| !file.is_empty())
+        .map_or_else(|| Plan::audit_settings().file, PathBuf::from)
+}
 
 /// The state by the pins; `None`: there are none.
 pub fn status() -> Result<Option<Status>> {
@@ -22,10 +45,7 @@ pub fn status() -> Result<Option<Status>> {
         return Ok(None);
     };
     let host = pinned.host();
-    let mut status: Status = fs::read(Path::new(RUN_DIRECTORY).join(SUMMARY))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default();
+    let mut status = summary().unwrap_or_default();
     status.pid = None;
     status.ready = false;
     status.off_for = pinned.off_for();
@@ -37,6 +57,7 @@ pub fn status() -> Result<Option<Status>> {
     status.losses.events = host.events_lost;
     status.losses.unrecognised = host.unrecognised;
     status.losses.unlisted = host.unlisted;
+    status.losses.walks = host.walks;
     let hierarchy = Hierarchy::of_this_host().ok();
     status.containers = pinned
         .containers()
@@ -58,6 +79,7 @@ pub fn status() -> Result<Option<Status>> {
                 allowed: state.allowed,
                 refused: state.refused.into(),
                 audited: state.audited.into(),
+                unread: state.unread,
                 frozen: "no".to_owned(),
                 cgroup: path,
                 ..ContainerStatus::default()
@@ -82,14 +104,35 @@ pub fn off(seconds: Option<u64>) -> Result<Option<Switched>> {
         None => "no daemon answers; on the switch in the kernel: everything is allowed until `bulkhead on`"
             .to_owned(),
     }];
-    let hierarchy = Hierarchy::of_this_host()?;
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let (mut journal, _) = Journal::open(Path::new(RUN_DIRECTORY), boot.trim())?;
-    for one in restore_all(&hierarchy, &mut journal) {
-        done.push(words_of(&one, None));
+    let directory = Path::new(RUN_DIRECTORY);
+    if is_running() {
+        // It has its journal open, and finds out by itself what is its own no more: we undo by a copy.
+        let copy = directory.join(format!("off-{}", std::process::id()));
+        fs::create_dir(&copy).with_context(|| format!("cannot make {}", copy.display()))?;
+        let undone = fs::copy(directory.join(journal::FILE), copy.join(journal::FILE))
+            .context("cannot copy the journal")
+            .and_then(|_| undo(&copy));
+        let _ = fs::remove_dir_all(&copy);
+        done.push(
+            "a daemon runs and does not answer: `kill -9` it if it does not come to".to_owned(),
+        );
+        done.extend(undone?);
+    } else {
+        done.extend(undo(directory)?);
     }
     record(Kind::SwitchOff, &done);
     Ok(Some(Switched { done }))
+}
+
+/// Undoes what the journal in a directory says; a line for each change.
+fn undo(directory: &Path) -> Result<Vec<String>> {
+    let hierarchy = Hierarchy::of_this_host()?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let (mut journal, _) = Journal::open(directory, boot.trim())?;
+    Ok(restore_all(&hierarchy, &mut journal)
+        .iter()
+        .map(|one| words_of(one, None))
+        .collect())
 }
 
 /// Switches on again.
@@ -112,7 +155,11 @@ fn open() -> Result<Option<Pinned>> {
 }
 
 fn record(kind: Kind, done: &[String]) {
-    match Writer::start(guard_user::daemon::Plan::audit_settings(), None) {
+    let mut settings = Plan::audit_settings();
+    if let Some(last) = summary().filter(|last| !last.audit.is_empty()) {
+        settings.file = last.audit.into();
+    }
+    match Writer::start(settings, None) {
         Ok(writer) => {
             writer.write(
                 Record::new(kind)

@@ -44,9 +44,10 @@ pub struct Arguments {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if let Err(reason) = host::usable() {
-        return Ok(host::cannot(&reason));
-    }
+    let mounted = match host::usable() {
+        Ok(mounted) => mounted,
+        Err(reason) => return Ok(host::cannot(&reason)),
+    };
     let options = Options {
         policy: arguments.policy.clone(),
         mode: match (arguments.enforce, arguments.audit) {
@@ -57,6 +58,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         keep_on_stop: arguments.keep_on_stop,
         rung: arguments.rung,
         subjects: arguments.subjects,
+        mounted,
     };
     match Daemon::run(options) {
         Ok(()) => Ok(ExitCode::SUCCESS),

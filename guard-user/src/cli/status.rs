@@ -156,6 +156,7 @@ fn print(out: &mut impl Write, status: &Status, daemon: bool, all: bool) -> io::
             losses.unlisted,
             "nested cgroups found through their ancestors, for want of room",
         ),
+        (losses.walks, "forks and cgroups found so until now"),
     ] {
         if count != 0 {
             writeln!(out, "lost            {count} {what}")?;
@@ -168,7 +169,11 @@ fn is_news(container: &ContainerStatus) -> bool {
     let sum = |by: guard_user::control::status::ByReason| by.rate + by.pids_cap + by.host_reserve;
     container.breach
         || container.frozen != "no"
-        || sum(container.refused) + sum(container.audited) + container.refused_by_controller > 0
+        || sum(container.refused)
+            + sum(container.audited)
+            + container.refused_by_controller
+            + container.unread
+            > 0
 }
 
 fn print_container(out: &mut impl Write, container: &ContainerStatus) -> io::Result<()> {
@@ -203,6 +208,13 @@ fn print_container(out: &mut impl Write, container: &ContainerStatus) -> io::Res
                 by.rate, by.pids_cap, by.host_reserve
             )?;
         }
+    }
+    if container.unread > 0 {
+        writeln!(
+            out,
+            "               pids cap not judged at {} forks: the number of pids could not be read",
+            container.unread
+        )?;
     }
     if container.refused_by_controller > 0 {
         writeln!(

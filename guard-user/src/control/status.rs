@@ -67,6 +67,8 @@ pub struct ContainerStatus {
     pub refused: ByReason,
     /// Forks that enforcing would have refused.
     pub audited: ByReason,
+    /// Forks at which the pids cap was not judged, since the number of pids could not be read.
+    pub unread: u64,
     /// Forks that the pids controller refused at the cap that stands in `pids.max`.
     pub refused_by_controller: u64,
     /// Pids that it has; absent where they cannot be counted.
@@ -90,6 +92,8 @@ pub struct Losses {
     pub unrecognised: u64,
     /// Cgroups in containers for which the table had no room: their container is found through their ancestors.
     pub unlisted: u64,
+    /// Forks and cgroups whose container was found so: what the want of room costs.
+    pub walks: u64,
 }
 
 /// A rule and what it is.
@@ -122,6 +126,8 @@ pub struct Status {
     pub cgroups: String,
     /// Files of the policy.
     pub policy: Vec<String>,
+    /// The audit log.
+    pub audit: String,
     /// Why the last policy was refused; absent when it was not.
     pub policy_refused: Option<String>,
     /// The rules.

@@ -15,7 +15,6 @@ use crate::{
         seen::{Decision, Seen, What},
         settings::{Max, Next},
     },
-    kernel::install::number_of,
 };
 
 /// How long a kill may take of one tick; it goes on in the next.
@@ -95,9 +94,7 @@ impl Daemon {
 
     /// Holds the cap in `pids.max`, where a rule enforces one.
     pub(super) fn keep_cap(&mut self, seen: &Seen) {
-        let ours = number_of(seen.profile)
-            .and_then(|number| self.plan.limits.get(number as usize))
-            .and_then(|limits| limits.cap);
+        let ours = self.cap_of(seen.profile);
         let stands = self.journal.pids_max(seen.id).is_some();
         if (ours.is_none() && !stands) || seen.pids.is_none() || self.is_off() {
             return;

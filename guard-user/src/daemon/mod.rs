@@ -1,6 +1,7 @@
 //! The daemon: one loop that senses, decides, acts and records, and owns everything that does.
 
 mod actions;
+mod notes;
 mod plan;
 mod say;
 mod start;
@@ -9,7 +10,7 @@ mod switch;
 mod tick;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs::File,
     io,
     os::fd::AsFd,
@@ -25,6 +26,7 @@ use tokio::{
 };
 
 pub use plan::{Plan, PlanError};
+pub use start::is_running;
 pub use status::SUMMARY;
 pub use switch::{keep_off, off_until, words_of};
 
@@ -37,7 +39,6 @@ use crate::{
         tree::{Hierarchy, TreeError},
     },
     kernel::{
-        btf::BtfError,
         install::Bank,
         load::{Kernel, Link, LoadError},
         prove::Tried,
@@ -65,6 +66,8 @@ pub struct Options {
     pub keep_on_stop: bool,
     /// The one rung to try.
     pub rung: Option<Rung>,
+    /// What was mounted for us: kind and place.
+    pub mounted: Vec<(&'static str, &'static str)>,
     /// Entries of the kernel's table of subjects, for tests.
     pub subjects: Option<u32>,
 }
@@ -114,12 +117,6 @@ impl From<TreeError> for DaemonError {
     }
 }
 
-impl From<BtfError> for DaemonError {
-    fn from(error: BtfError) -> Self {
-        Self::Host(error.to_string())
-    }
-}
-
 /// A running daemon.
 pub struct Daemon {
     options: Options,
@@ -143,13 +140,19 @@ pub struct Daemon {
     host: Host,
     /// What the host's pids and the reserve are at the moment.
     pids: control::status::HostPids,
-    /// What does not work, by what it is about.
-    degraded: std::collections::BTreeMap<String, String>,
+    /// What does not work.
+    notes: notes::Notes,
     policy_refused: Option<String>,
     /// Container counters as they stood when they were last looked at.
     looked: HashMap<u64, tick::Looked>,
     /// Containers that are looked at in each tick: a breach is open, or one is frozen.
     busy: HashSet<u64>,
+    /// Containers that were just recognised, and whose cap is not yet in `pids.max`.
+    fresh: Vec<u64>,
+    /// The kernel side does not recognise containers: they are looked for.
+    looking: bool,
+    /// Capped containers that have no pids controller.
+    uncapped: BTreeSet<u64>,
     /// Kills under way.
     kills: HashMap<u64, Kill>,
     /// The task that was last refused, by container.
@@ -157,7 +160,8 @@ pub struct Daemon {
     /// The policy's files as they were when they were last read, and as they were a tick ago.
     stamps: [plan::Stamps; 2],
     ticks: u64,
-    events_lost: u64,
+    /// Losses of the kernel side that the roster was put right after.
+    losses: tick::Losses,
     /// The panic switch was thrown, and that is on record.
     off_seen: bool,
 }
@@ -234,14 +238,13 @@ impl Daemon {
     /// Reads all messages that the ring holds.
     fn drain(&mut self) {
         loop {
-            let message = match self.kernel.events.next() {
-                Some(item) => ring::read(&item),
-                None => return,
-            };
+            let next = self.kernel.events.next().map(|item| ring::read(&item));
+            let Some(message) = next else { break };
             if let Some(message) = message {
                 self.heard(message);
             }
         }
+        self.cap_fresh();
     }
 
     fn answer(&mut self, request: server::Request) {

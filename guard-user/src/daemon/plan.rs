@@ -55,6 +55,15 @@ pub(super) struct Named<'p> {
     pub severity: record::Severity,
 }
 
+impl<'p> Named<'p> {
+    fn by<L>(applied: &'p compile::Applied<L>) -> Self {
+        Self {
+            rule: applied.rule.as_str(),
+            severity: grave(applied.severity),
+        }
+    }
+}
+
 impl Plan {
     /// Reads and compiles the policy: `file` alone, or what stands below `/etc`, or the embedded one.
     pub(super) fn read(file: Option<&Path>, mode: Option<ModeOverride>) -> Result<Self, PlanError> {
@@ -139,27 +148,15 @@ impl Plan {
     /// The rule by which a profile's forks are refused, or audited, for a reason.
     pub(super) fn rule_of(&self, profile: u32, reason: Reason, audited: bool) -> Option<Named<'_>> {
         let treatment = self.treatments.get(profile as usize)?;
-        let named = |rule, severity| Named { rule, severity };
         match (reason, audited) {
-            (Reason::Rate, false) => treatment
-                .rate_enforced
-                .as_ref()
-                .map(|applied| named(applied.rule.as_str(), grave(applied.severity))),
-            (Reason::Rate, true) => treatment
-                .rate_audited
-                .as_ref()
-                .map(|applied| named(applied.rule.as_str(), grave(applied.severity))),
-            (Reason::PidsCap, false) => treatment
-                .pids_enforced
-                .as_ref()
-                .map(|applied| named(applied.rule.as_str(), grave(applied.severity))),
-            (Reason::PidsCap, true) => treatment
-                .pids_audited
-                .as_ref()
-                .map(|applied| named(applied.rule.as_str(), grave(applied.severity))),
-            (Reason::HostReserve, _) => treatment
-                .reserve
-                .map(|_| named(RESERVE, record::Severity::Critical)),
+            (Reason::Rate, false) => treatment.rate_enforced.as_ref().map(Named::by),
+            (Reason::Rate, true) => treatment.rate_audited.as_ref().map(Named::by),
+            (Reason::PidsCap, false) => treatment.pids_enforced.as_ref().map(Named::by),
+            (Reason::PidsCap, true) => treatment.pids_audited.as_ref().map(Named::by),
+            (Reason::HostReserve, _) => treatment.reserve.map(|_| Named {
+                rule: RESERVE,
+                severity: record::Severity::Critical,
+            }),
         }
     }
 

@@ -89,8 +89,19 @@ impl Daemon {
             );
         }
         self.say_loaded("start");
-        for words in self.degraded.values().cloned().collect::<Vec<_>>() {
+        for words in self.notes.words() {
             self.say_degraded(&words);
+        }
+    }
+
+    pub(super) fn say_mounted(&mut self) {
+        for (kind, at) in self.options.mounted.clone() {
+            self.say(
+                Record::new(Kind::SettingChanged)
+                    .severity(Severity::Info)
+                    .setting("mount", "", at)
+                    .outcome(format!("mounted {kind}, which was missing")),
+            );
         }
     }
 
@@ -119,6 +130,15 @@ impl Daemon {
             Record::new(Kind::Degraded)
                 .severity(Severity::Medium)
                 .reason(words),
+        );
+    }
+
+    pub(super) fn say_no_longer_degraded(&mut self, words: &str) {
+        self.say(
+            Record::new(Kind::Degraded)
+                .severity(Severity::Info)
+                .reason(words)
+                .outcome("over"),
         );
     }
 

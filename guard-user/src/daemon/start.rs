@@ -12,7 +12,7 @@ use std::{
 use guard_common::host::Host as HostTable;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Daemon, DaemonError, Options, Plan, now, plan::Stamps, say::Gap};
+use super::{Daemon, DaemonError, Options, Plan, notes::Notes, now, plan::Stamps, say::Gap, tick};
 use crate::{
     act::journal::Journal,
     control::{RUN_DIRECTORY, status::HostPids},
@@ -22,7 +22,7 @@ use crate::{
         btf::Btf,
         load::{FUNCTIONS, Kernel, PINS, Sizes},
         prove,
-        rungs::Rung,
+        rungs::{self, Rung},
     },
     record,
     sense::host::Host,
@@ -30,6 +30,8 @@ use crate::{
 
 /// Where the engine's memory is kept, below [`RUN_DIRECTORY`].
 pub(super) const STATE: &str = "state.json";
+/// The lock of the one instance, below [`RUN_DIRECTORY`].
+const LOCK: &str = "lock";
 
 impl Daemon {
     /// Brings everything up: attach first, then scan, so that no container is missed.
@@ -38,7 +40,14 @@ impl Daemon {
         let plan = Plan::read(options.policy.as_deref(), options.mode)?;
         let lock = only_instance(Path::new(RUN_DIRECTORY))?;
         let hierarchy = Hierarchy::of_this_host()?;
-        let btf = Btf::of_this_kernel(&FUNCTIONS)?;
+        let mut notes = Notes::default();
+        if rungs::locked_down() {
+            notes.stand("lockdown", rungs::LOCKED_DOWN);
+        }
+        let btf = Btf::of_this_kernel(&FUNCTIONS).unwrap_or_else(|error| {
+            notes.stand("btf", format!("{error}: no program can be used without"));
+            Btf::none()
+        });
         let host = Host::open().map_err(|source| DaemonError::File {
             path: "/proc/sys/kernel".into(),
             source,
@@ -68,24 +77,45 @@ impl Daemon {
         let pids = set_ceiling(&kernel, &host, &plan);
         super::switch::resume_kept(&kernel);
 
-        let mut links = kernel.attach_identity(&btf)?;
+        let mut links = kernel.attach_identity(&btf).unwrap_or_else(|error| {
+            notes.stand(
+                "identity",
+                format!("new containers are not recognised by the kernel: {error}"),
+            );
+            Vec::new()
+        });
         let moves = kernel.attach_moves(&btf);
-        let mut degraded = std::collections::BTreeMap::new();
         for trouble in troubles {
-            degraded.insert("journal".to_owned(), trouble.to_string());
+            notes.stand("journal", trouble.to_string());
         }
         match moves {
             Ok(link) => links.push(link),
             Err(error) => {
-                degraded.insert(
-                    "moves".to_owned(),
+                notes.stand(
+                    "moves",
                     format!("tasks that leave their container are not recorded: {error}"),
                 );
             }
         }
+        let missing = prove::missing(&config);
+        if !missing.is_empty() && btf.is_some() {
+            notes.stand(
+                "fields",
+                format!(
+                    "this kernel's type information lacks {}: the limits that need it are not held",
+                    missing.join(", ")
+                ),
+            );
+        }
         kernel.pin(&links)?;
         let proved = prove::prove(&mut kernel, &btf, &hierarchy, options.rung)?;
         links.extend(proved.links);
+        if !proved.inherits {
+            notes.stand(
+                "looking",
+                "containers are found by looking at the cgroup tree once a second: what a new one does before is not seen",
+            );
+        }
         let bank = match fresh {
             Some(bank) => bank,
             None => kernel.install(&plan.names, &plan.profiles())?,
@@ -96,12 +126,17 @@ impl Daemon {
             roster.reconcile(&mut kernel, &hierarchy, &plan.names, bank, own.as_deref())?;
         kernel.unpin_others();
 
-        let engine = restore(Path::new(RUN_DIRECTORY));
+        let mut engine = restore(Path::new(RUN_DIRECTORY));
+        for known in roster.iter() {
+            if let Some((old, ours)) = journal.pids_max(known.id) {
+                engine.adopt(known.id, ours, old);
+            }
+        }
         let mut daemon = Self {
             _lock: lock,
             rung: proved.rung,
             tried: proved.tried,
-            events_lost: kernel.host.get(0).events_lost,
+            losses: tick::Losses::told(&kernel.host.get(0)),
             saved: 0,
             policy_refused: None,
             looked: Default::default(),
@@ -124,12 +159,16 @@ impl Daemon {
             audit,
             host,
             pids,
-            degraded,
+            notes,
+            fresh: Vec::new(),
+            looking: !proved.inherits,
+            uncapped: Default::default(),
         };
         daemon.off_seen = daemon.is_off();
         daemon.let_go(&entered.dropped);
         daemon.note_rung();
         daemon.say_started(gap, &entered);
+        daemon.say_mounted();
         daemon.write_summary();
         if daemon.plan.audited_altogether {
             let why = if daemon.plan.embedded {
@@ -156,12 +195,11 @@ impl Daemon {
                 "no program can be attached: only pids.max, freezing and killing hold the limits"
             }
         };
-        self.degraded.insert("rung".to_owned(), words.to_owned());
+        self.notes.stand("rung", words);
         if self.pids.reserve != 0 {
-            self.degraded.insert(
-                "reserve".to_owned(),
-                "the host's reserve of pids is not held: only a program that is asked before a fork can hold it"
-                    .to_owned(),
+            self.notes.stand(
+                "reserve",
+                "the host's reserve of pids is not held: only a program that is asked before a fork can hold it",
             );
         }
     }
@@ -184,7 +222,7 @@ fn only_instance(directory: &Path) -> Result<Flock<File>, DaemonError> {
         .mode(0o700)
         .create(directory)
         .map_err(failed(directory))?;
-    let path = directory.join("lock");
+    let path = directory.join(LOCK);
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -209,6 +247,18 @@ fn only_instance(directory: &Path) -> Result<Flock<File>, DaemonError> {
             Err(DaemonError::Running(text.trim().to_owned()))
         }
     }
+}
+
+/// Whether a daemon lives, answering or not.
+#[must_use]
+pub fn is_running() -> bool {
+    let Ok(file) = File::open(Path::new(RUN_DIRECTORY).join(LOCK)) else {
+        return false;
+    };
+    matches!(
+        Flock::lock(file, FlockArg::LockSharedNonblock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK))
+    )
 }
 
 /// The reserve, put where the kernel side reads it.

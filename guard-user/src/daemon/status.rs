@@ -47,6 +47,7 @@ impl Daemon {
                     allowed: state.allowed,
                     refused: state.refused.into(),
                     audited: state.audited.into(),
+                    unread: state.unread,
                     refused_by_controller: looked.by_controller,
                     pids: looked.pids,
                     pids_max: looked.max,
@@ -72,6 +73,7 @@ impl Daemon {
                 records: self.audit.health().lost,
                 unrecognised: host.unrecognised,
                 unlisted: host.unlisted,
+                walks: host.walks,
             },
             ..self.summary()
         }
@@ -104,6 +106,7 @@ impl Daemon {
                 self.hierarchy.mount.display()
             ),
             policy: self.plan.names_of_sources(),
+            audit: self.plan.audit.file.display().to_string(),
             policy_refused: self.policy_refused.clone(),
             rules: self
                 .plan
@@ -115,7 +118,7 @@ impl Daemon {
                     limits: limits.clone(),
                 })
                 .collect(),
-            degraded: self.degraded.values().cloned().collect(),
+            degraded: self.notes.words(),
             ..Status::default()
         }
     }

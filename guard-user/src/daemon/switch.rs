@@ -75,9 +75,10 @@ impl Daemon {
         if old.audit != self.plan.audit {
             match start::start_audit(&self.plan.audit) {
                 Ok(writer) => {
+                    self.notes.settle("audit");
                     std::mem::replace(&mut self.audit, writer).stop(LAST_WORDS);
                 }
-                Err(error) => self.note("audit", error.to_string()),
+                Err(error) => self.trouble("audit", error.to_string()),
             }
         }
         self.pids = start::set_ceiling(&self.kernel, &self.host, &self.plan);
@@ -89,8 +90,11 @@ impl Daemon {
             self.own.as_deref(),
         );
         match entered {
-            Ok(entered) => self.let_go(&entered.dropped),
-            Err(error) => self.note("roster", error.to_string()),
+            Ok(entered) => {
+                self.notes.settle("roster");
+                self.let_go(&entered.dropped);
+            }
+            Err(error) => self.trouble("roster", error.to_string()),
         }
         self.write_summary();
         self.look_at_all();

@@ -37,6 +37,30 @@ pub(super) struct Looked {
     pub frozen: Frozen,
 }
 
+/// What the kernel side could not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Losses {
+    events: u64,
+    untold: u64,
+}
+
+impl Losses {
+    fn of(host: &HostTable) -> Self {
+        Self {
+            events: host.events_lost,
+            untold: host.untold,
+        }
+    }
+
+    /// Those that stand on record, by this daemon or the last.
+    pub(super) fn told(host: &HostTable) -> Self {
+        Self {
+            events: host.lost_told,
+            untold: host.untold,
+        }
+    }
+}
+
 impl Daemon {
     /// The tick.
     pub(super) fn tick(&mut self) {
@@ -47,8 +71,12 @@ impl Daemon {
             .store(now().as_nanos() as u64, Ordering::Relaxed);
         self.pids = start::set_ceiling(&self.kernel, &self.host, &self.plan);
         self.drain();
+        for words in self.notes.expire(self.ticks) {
+            self.say_no_longer_degraded(&words);
+        }
         self.reload_what_changed();
         self.note_losses();
+        self.look_for_containers();
         self.note_off_over();
         self.go_on_killing();
         if self.ticks % HOUSEKEEPING == 1
@@ -145,6 +173,7 @@ impl Daemon {
                             Max::Unlimited => None,
                         };
                         seen.controller_refused = pids.refused;
+                        seen.elsewhere = pids.elsewhere;
                         looked.pids = Some(pids.current);
                         looked.max = match pids.max {
                             Max::Number(number) => Some(number),
@@ -152,8 +181,13 @@ impl Daemon {
                         };
                         looked.by_controller = pids.refused;
                     }
-                    Ok(None) => self.note_no_controller(&seen),
+                    Ok(None) => {}
                     Err(error) => self.note("pids", error.to_string()),
+                }
+                if seen.pids.is_none() && self.cap_of(state.profile).is_some() {
+                    self.uncapped.insert(id);
+                } else {
+                    self.uncapped.remove(&id);
                 }
                 match freeze::frozen(&self.hierarchy, &cgroup, &mut self.journal) {
                     Ok(frozen) => seen.frozen = frozen,
@@ -215,6 +249,7 @@ impl Daemon {
                     self.say_made(event.container);
                 }
                 self.busy.insert(event.container);
+                self.fresh.push(event.container);
             }
             Message::Gone(gone) => self.gone(&gone),
             Message::MovedOut(event) => self.say_moved_out(&event),
@@ -246,19 +281,61 @@ impl Daemon {
         {
             self.say_gone(gone);
         }
+        self.forget(id);
+    }
+
+    /// A container is gone.
+    fn forget(&mut self, id: u64) {
         self.roster.gone(id);
         self.looked.remove(&id);
         self.busy.remove(&id);
         self.culprits.remove(&id);
+        self.uncapped.remove(&id);
+    }
+
+    /// New containers get their cap at once: where no program refuses forks it is all that holds them.
+    pub(super) fn cap_fresh(&mut self) {
+        for id in std::mem::take(&mut self.fresh) {
+            let profile = self
+                .roster
+                .get(id)
+                .map(|known| self.kernel.containers.get(known.slot as usize).profile);
+            if profile.and_then(|profile| self.cap_of(profile)).is_some()
+                && let Some(seen) = self.see(id)
+            {
+                self.keep_cap(&seen);
+            }
+        }
+    }
+
+    /// The enforced cap of a profile.
+    pub(super) fn cap_of(&self, profile: u32) -> Option<u32> {
+        self.plan.limits.get(number_of(profile)? as usize)?.cap
     }
 
     /// Messages that were lost may have told of containers: the kernel table has all of them.
     fn note_losses(&mut self) {
         let host: HostTable = self.kernel.host.get(0);
-        if host.events_lost != self.events_lost {
-            self.say_events_lost(host.events_lost - self.events_lost);
-            self.events_lost = host.events_lost;
+        let losses = Losses::of(&host);
+        if losses != self.losses {
+            let lost = losses.events.saturating_sub(self.losses.events);
+            if lost > 0 {
+                self.say_events_lost(lost);
+            }
+            self.losses = losses;
+            self.kernel
+                .host
+                .long(0, offset_of!(HostTable, lost_told))
+                .store(losses.events, Ordering::Relaxed);
             self.resync();
+        }
+        if let Some(first) = self.uncapped.first().and_then(|id| self.roster.get(*id)) {
+            let words = format!(
+                "the pids cap is not held in {} containers, of them {}: the pids controller is not enabled there",
+                self.uncapped.len(),
+                first.path.display()
+            );
+            self.note("pids-controller", words);
         }
         if host.unrecognised != 0 {
             self.note(
@@ -269,6 +346,36 @@ impl Daemon {
                 ),
             );
         }
+    }
+
+    /// Where the kernel side does not recognise them, we do, a second late.
+    fn look_for_containers(&mut self) {
+        if !self.looking {
+            return;
+        }
+        let entered = self.roster.reconcile(
+            &mut self.kernel,
+            &self.hierarchy,
+            &self.plan.names,
+            self.bank,
+            self.own.as_deref(),
+        );
+        match entered {
+            Ok(entered) => self.let_go(&entered.dropped),
+            Err(error) => self.note("roster", error.to_string()),
+        }
+        let new: Vec<u64> = self
+            .roster
+            .iter()
+            .map(|known| known.id)
+            .filter(|id| !self.looked.contains_key(id))
+            .collect();
+        for id in new {
+            self.say_made(id);
+            self.busy.insert(id);
+            self.fresh.push(id);
+        }
+        self.cap_fresh();
     }
 
     /// Brings the roster to what stands in the kernel table.
@@ -291,8 +398,7 @@ impl Daemon {
             for decision in &decisions {
                 self.carry_out(decision);
             }
-            self.roster.gone(id);
-            self.looked.remove(&id);
+            self.forget(id);
         }
         for (id, slot) in there {
             if self.roster.get(id).is_none()
@@ -316,33 +422,17 @@ impl Daemon {
         }
     }
 
-    /// Notes what does not work, once.
-    pub(super) fn note(&mut self, what: &str, words: String) {
-        if self
-            .degraded
-            .insert(what.to_owned(), words.clone())
-            .is_none()
-        {
+    /// Notes what does not work until it is settled.
+    pub(super) fn trouble(&mut self, what: &str, words: String) {
+        if self.notes.stand(what, words.clone()) {
             self.say_degraded(&words);
         }
     }
 
-    fn note_no_controller(&mut self, seen: &Seen) {
-        let capped = number_of(seen.profile)
-            .and_then(|number| self.plan.limits.get(number as usize))
-            .is_some_and(|limits| limits.cap.is_some());
-        if capped {
-            let path = self
-                .roster
-                .get(seen.id)
-                .map(|known| known.path.display().to_string())
-                .unwrap_or_default();
-            self.note(
-                "pids-controller",
-                format!(
-                    "the pids cap is not held in {path}: the pids controller is not enabled there"
-                ),
-            );
+    /// Notes what did not work this time, once.
+    pub(super) fn note(&mut self, what: &str, words: String) {
+        if self.notes.meet(what, words.clone(), self.ticks) {
+            self.say_degraded(&words);
         }
     }
 }

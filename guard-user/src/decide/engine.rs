@@ -281,15 +281,26 @@ impl Engine {
         self.note(told)
     }
 
+    /// A change of a container's `pids.max` that the last daemon wrote down, and died before it kept its state.
+    pub fn adopt(&mut self, container: u64, wrote: Max, old: Max) {
+        let state = self.containers.entry(container).or_default();
+        state
+            .setting
+            .get_or_insert_with(|| Box::new(Setting::adopted(wrote, old)));
+    }
+
     /// What is to be done about a container's `pids.max`, where `present` stands now and at most `ours` is wanted. To be
     /// asked whenever `pids.max` was read, and not before the last answer was carried out.
     pub fn pids_max(&mut self, container: u64, present: Max, ours: Option<u32>) -> Next {
-        let Some(state) = self.containers.get_mut(&container) else {
-            return Next::Leave;
-        };
-        if state.setting.is_none() && ours.is_none() {
+        if ours.is_none()
+            && self
+                .containers
+                .get(&container)
+                .is_none_or(|state| state.setting.is_none())
+        {
             return Next::Leave;
         }
+        let state = self.containers.entry(container).or_default();
         let next = state.setting.get_or_insert_default().next(present, ours);
         if ours.is_none() {
             state.setting = None;
@@ -345,12 +356,12 @@ impl State {
         }
         // A limit that a runtime set is its own affair: only at the cap that we wrote its refusals are ours.
         let ours = limits.is_some_and(|limits| limits.cap.is_some() && limits.cap == seen.cap);
-        if seen.controller_refused > self.controller {
-            if ours {
-                growth[Kind::Limit as usize].controller = seen.controller_refused - self.controller;
-            }
-            self.controller = seen.controller_refused;
+        if ours && !seen.elsewhere {
+            growth[Kind::Limit as usize].controller =
+                seen.controller_refused.saturating_sub(self.controller);
         }
+        // Less, when a cgroup below has gone with its count.
+        self.controller = seen.controller_refused;
         growth
     }
 

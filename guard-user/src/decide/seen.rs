@@ -41,6 +41,8 @@ pub struct Seen {
     pub cap: Option<u32>,
     /// `max` in `pids.events`, read together with `cap`: forks that the pids controller refused.
     pub controller_refused: u64,
+    /// The pids controller refused them at another's limit, if it did.
+    pub elsewhere: bool,
     /// Who froze it.
     pub frozen: Frozen,
     /// Never frozen or killed: it holds the host's pid 1 or the daemon, or is exempt.

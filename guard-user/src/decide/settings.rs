@@ -85,6 +85,16 @@ pub struct Setting {
 }
 
 impl Setting {
+    /// One that is ours already: `old` stood there before `wrote`.
+    #[must_use]
+    pub const fn adopted(wrote: Max, old: Max) -> Self {
+        Self {
+            ours: None,
+            wrote: Some((wrote, old)),
+            rewritten: 0,
+        }
+    }
+
     /// What to do, now that `present` stands there and `ours` is wanted. The answer is taken to be carried out: what came
     /// of it is seen the next time.
     pub fn next(&mut self, present: Max, ours: Option<u32>) -> Next {
@@ -175,6 +185,21 @@ mod tests {
         assert_eq!(setting.next(Unlimited, Some(10)), Next::Leave);
         // Another limit is another matter.
         assert_eq!(setting.next(present, Some(9)), write(9, present, false));
+    }
+
+    #[test]
+    fn what_a_daemon_wrote_before_it_died_is_ours_to_give_back() {
+        let mut setting = Setting::adopted(Number(10), Unlimited);
+        assert_eq!(setting.next(Number(10), Some(10)), Next::Leave);
+        assert_eq!(
+            setting.next(Number(10), None),
+            Next::Restore { old: Unlimited }
+        );
+        let mut setting = Setting::adopted(Number(10), Unlimited);
+        assert_eq!(
+            setting.next(Number(20), Some(10)),
+            write(10, Number(20), true)
+        );
     }
 
     #[test]

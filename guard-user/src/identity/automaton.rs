@@ -35,10 +35,12 @@ pub(super) fn build(
     first.push(builder.add(USER_MADE, None));
     builder.find_covered();
 
-    // Column 0 is for all bytes that no name has; then one for each that some has, the slash, and the end of the path.
+    // Column 0 is for all bytes that no name has; then one for each that some has, the slash, the NUL that changes nothing,
+    // and the end of the path.
     let mut table = NameMatcher::empty();
     let mut slash = 1;
-    for byte in builder.tails.iter().filter_map(|tail| tail.next) {
+    let named = builder.tails.iter().filter_map(|tail| tail.next);
+    for byte in named.filter(|(byte, _)| *byte != 0) {
         let class = &mut table.classes[usize::from(byte.0)];
         if *class == 0 {
             *class = slash as u8;
@@ -46,7 +48,9 @@ pub(super) fn build(
         }
     }
     table.classes[usize::from(b'/')] = slash as u8;
-    let stride = slash + 2;
+    let nul = slash + 1;
+    table.classes[0] = nul as u8;
+    let stride = slash + 3;
     table.stride = stride as u32;
     table.start = 1;
 
@@ -54,6 +58,7 @@ pub(super) fn build(
     builder.states = vec![State::default(), State::default()];
     let start = builder.place(first, ask)?.start;
     table.transitions[stride + slash] = start;
+    table.transitions[stride + nul] = 1;
     let mut at = 2;
     while let Some(state) = builder.states.get(at).cloned() {
         let row = at * stride;
@@ -86,7 +91,8 @@ pub(super) fn build(
         ended.sort_unstable();
         let place = builder.after(state.carry, ended, ask)?;
         table.transitions[row + slash] = place.start;
-        table.transitions[row + slash + 1] = place.label;
+        table.transitions[row + nul] = at as u16;
+        table.transitions[row + stride - 1] = place.label;
         at += 1;
     }
     Ok(table)

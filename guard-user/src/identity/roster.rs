@@ -9,7 +9,7 @@ use std::{
 
 use guard_common::{
     Container, SLOT_USER_MADE, SLOTS, Subject,
-    host::Host,
+    host::{Host, USER_LEVEL, USERS, user_of},
     identity::{LABEL_PROFILE, LABEL_USER_MADE},
 };
 use thiserror::Error;
@@ -17,12 +17,12 @@ use thiserror::Error;
 use super::{
     names::Names,
     runtime,
-    tree::{Found, Hierarchy, TreeError},
+    tree::{Found, Hierarchy, TreeError, id_of},
 };
 use crate::kernel::{
     install::Bank,
     load::Kernel,
-    prove::{NESTED_MAX, USER_MADE_MAX},
+    prove::{NESTED_MAX, USER_MADE_EACH, USER_MADE_MAX},
     tables::Plain,
 };
 
@@ -252,7 +252,13 @@ impl Pass<'_> {
         };
         let slot = match mine {
             Some(subject) => Some(subject.slot),
-            None => enter(self.kernel, id, profile, found.label & LABEL_USER_MADE != 0)?,
+            None => {
+                let user = (found.label & LABEL_USER_MADE != 0)
+                    .then(|| user_of_path(self.hierarchy, &path))
+                    .flatten();
+                let level = path.components().skip(1).count() as u32;
+                enter(self.kernel, id, profile, level, user)?
+            }
         };
         let Some(slot) = slot else {
             self.entered.unrecognised += 1;
@@ -282,15 +288,35 @@ fn to_path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsStr::from_bytes(bytes))
 }
 
-/// Gives a container a slot and fills it; `None`: there is no room, which is counted.
+/// Whose a container is that a user could have made; `None` if it has just gone.
+fn user_of_path(hierarchy: &Hierarchy, path: &Path) -> Option<usize> {
+    let above: PathBuf = path
+        .components()
+        .skip(1)
+        .take(USER_LEVEL as usize)
+        .collect();
+    id_of(&hierarchy.mount.join(above)).ok().map(user_of)
+}
+
+/// Where the kernel side counts a user's containers.
+const fn offset_of_user(user: usize) -> usize {
+    offset_of!(Host, user_made_by) + size_of::<u32>() * user
+}
+
+/// Gives a container a slot and fills it; `user`: whose it is, if a user could have made it. `None`: there is no room,
+/// which is counted.
 fn enter(
     kernel: &mut Kernel,
     id: u64,
     profile: u32,
-    user_made: bool,
+    level: u32,
+    user: Option<usize>,
 ) -> Result<Option<u32>, RosterError> {
-    let made = kernel.host.word(0, offset_of!(Host, user_made));
-    let room = !user_made || made.load(Ordering::Acquire) < USER_MADE_MAX;
+    let count = |offset| kernel.host.word(0, offset).load(Ordering::Acquire);
+    let room = user.is_none_or(|user| {
+        count(offset_of!(Host, user_made)) < USER_MADE_MAX
+            && count(offset_of_user(user)) < USER_MADE_EACH
+    });
     let Some(slot) = room.then(|| take_slot(kernel)).flatten() else {
         kernel
             .host
@@ -303,15 +329,16 @@ fn enter(
         &Container {
             id,
             profile,
-            flags: if user_made { SLOT_USER_MADE } else { 0 },
+            level,
+            flags: if user.is_some() { SLOT_USER_MADE } else { 0 },
+            user: user.unwrap_or(0) as u32,
             ..Container::default()
         },
     );
-    if user_made {
-        kernel
-            .host
-            .word(0, offset_of!(Host, user_made))
-            .fetch_add(1, Ordering::Relaxed);
+    if let Some(user) = user {
+        for offset in [offset_of!(Host, user_made), offset_of_user(user)] {
+            kernel.host.word(0, offset).fetch_add(1, Ordering::Relaxed);
+        }
     }
     Ok(Some(slot))
 }
@@ -400,10 +427,10 @@ fn give_back(kernel: &mut Kernel, id: u64, slot: u32) -> Result<(), RosterError>
         return Ok(());
     }
     if state.flags & SLOT_USER_MADE != 0 {
-        kernel
-            .host
-            .word(0, offset_of!(Host, user_made))
-            .fetch_sub(1, Ordering::Relaxed);
+        let user = state.user as usize % USERS;
+        for offset in [offset_of!(Host, user_made), offset_of_user(user)] {
+            kernel.host.word(0, offset).fetch_sub(1, Ordering::Relaxed);
+        }
     }
     kernel
         .containers

@@ -125,19 +125,18 @@ impl Hierarchy {
     /// are passed over.
     ///
     /// # Errors
-    /// The root cannot be read.
+    /// A directory that is there cannot be read: what was not told of is then no evidence that it is not there.
     pub fn scan(&self, names: &Names, tell: &mut dyn FnMut(Found<'_>)) -> Result<(), TreeError> {
         let mut path = Vec::new();
         let dir = self
             .root
             .try_clone()
             .and_then(|fd| Ok(Dir::openat(fd.as_fd(), ".", flags(), Mode::empty())?));
-        let dir = dir.map_err(|source| TreeError::Open {
-            path: self.mount.clone(),
-            source,
-        })?;
-        walk(dir, &mut path, None, names, tell, 0);
-        Ok(())
+        dir.and_then(|dir| walk(dir, &mut path, None, names, tell, 0))
+            .map_err(|source| TreeError::Open {
+                path: self.mount.join(to_relative(&path)),
+                source,
+            })
     }
 
     /// Opens a cgroup's directory by its id, never by its path: a path comes back, an id does not.
@@ -250,11 +249,13 @@ fn walk(
     names: &Names,
     tell: &mut dyn FnMut(Found<'_>),
     depth: usize,
-) {
+) -> io::Result<()> {
     let fd = dir.as_raw_fd();
     let mut below = Vec::new();
     for entry in dir.iter() {
-        let Ok(entry) = entry else { break };
+        let Some(entry) = unless_gone(entry.map_err(io::Error::from))? else {
+            break;
+        };
         let name = entry.file_name();
         if entry.file_type() == Some(Type::Directory) && !matches!(name.to_bytes(), b"." | b"..") {
             below.push(name.to_owned());
@@ -267,7 +268,7 @@ fn walk(
         let mut inside = inside;
         let label = names.label(path);
         if (inside.is_some() || label != 0)
-            && let Ok(id) = id_at(fd, &name, 0)
+            && let Some(id) = unless_gone(id_at(fd, &name, 0))?
         {
             let (container, label) = *inside.get_or_insert((id, label));
             tell(Found {
@@ -278,18 +279,36 @@ fn walk(
             });
         }
         // The directory is told of before it is read: what is made in it afterwards inherits in the kernel.
-        if depth < DEPTH
-            && let Ok(next) = Dir::openat(
-                dir.as_fd(),
-                OsStr::from_bytes(name.to_bytes()),
-                flags(),
-                Mode::empty(),
-            )
-        {
-            walk(next, path, inside, names, tell, depth + 1);
+        if depth < DEPTH {
+            let name = OsStr::from_bytes(name.to_bytes());
+            let next = Dir::openat(dir.as_fd(), name, flags(), Mode::empty());
+            if let Some(next) = unless_gone(next.map_err(io::Error::from))? {
+                walk(next, path, inside, names, tell, depth + 1)?;
+            }
         }
         path.truncate(length);
     }
+    Ok(())
+}
+
+/// What a removed directory says is no error: `None`.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOENT | libc::ENODEV | libc::ESTALE)
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn to_relative(path: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path)))
 }
 
 type Choice = (Version, u32, PathBuf, Option<PathBuf>);

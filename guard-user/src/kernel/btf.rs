@@ -71,12 +71,29 @@ impl Type {
 }
 
 impl Btf {
+    /// That of a kernel that says nothing of its types: every field and function is missing.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            data: Vec::new(),
+            strings: 0,
+            types: Vec::new(),
+            named: HashMap::new(),
+        }
+    }
+
     /// Reads the running kernel's, and finds every type that [`Field::ALL`] and `functions` name.
     ///
     /// # Errors
     /// [`BtfError`].
     pub fn of_this_kernel(functions: &[&str]) -> Result<Self, BtfError> {
         Self::from_file(Path::new("/sys/kernel/btf/vmlinux"), functions)
+    }
+
+    /// Whether the kernel said anything.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        !self.types.is_empty()
     }
 
     /// The same from a file.
@@ -118,7 +135,13 @@ impl Btf {
                 path.split_once('.').map(|(name, _)| (STRUCT, name))
             }))
             .collect();
-        let mut types = vec![0];
+        // Of a hundred thousand types, few names begin like one of these.
+        let mut begins = vec![false; 1 << 16];
+        for (_, name) in &wanted {
+            begins[first_two(name.as_bytes())] = true;
+        }
+        let mut types = Vec::with_capacity((end - begin) / 24);
+        types.push(0);
         let mut named = HashMap::new();
         let mut at = begin;
         while at < end {
@@ -131,7 +154,7 @@ impl Btf {
             if matches!(kind.kind(), STRUCT | ENUM | FUNC) && kind.name != 0 {
                 let from = strings.saturating_add(kind.name as usize);
                 let rest = data.get(from..).ok_or(BtfError::Malformed(at))?;
-                for (wants, name) in &wanted {
+                for (wants, name) in wanted.iter().filter(|_| begins[first_two(rest)]) {
                     let bytes = name.as_bytes();
                     if *wants == kind.kind()
                         && rest.starts_with(bytes)
@@ -258,6 +281,15 @@ impl Btf {
             .is_some_and(|rest| {
                 rest.starts_with(text.as_bytes()) && rest.get(text.len()) == Some(&0)
             })
+    }
+}
+
+/// The first two bytes of a name, as an index.
+fn first_two(name: &[u8]) -> usize {
+    match name {
+        [first, second, ..] => usize::from(*first) << 8 | usize::from(*second),
+        [first] => usize::from(*first) << 8,
+        [] => 0,
     }
 }
 

@@ -61,7 +61,7 @@ impl Kernel {
             self.profiles
                 .set(index, Plain(profile), 0)
                 .map_err(|source| LoadError::Table {
-                    name: "PROFILES",
+                    name: "PROFILES".to_owned(),
                     source,
                 })
         };

@@ -1,19 +1,15 @@
 //! Loads the kernel side, takes over the tables of an earlier daemon, and keeps programs attached after our death.
 
 use std::{
-    collections::{HashMap, HashSet},
     ffi::CStr,
     fs, io,
     mem::offset_of,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
 };
 
-use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Array, HashMap as Table, Map, MapData, Queue, RingBuf},
-};
+use aya::maps::{Array, HashMap as Table, MapData, Queue, RingBuf};
 use aya_obj::{
     Object,
     generated::{bpf_attach_type, bpf_prog_type},
@@ -29,12 +25,11 @@ use thiserror::Error;
 
 use super::{
     btf::Btf,
+    object::{self, Tables},
     rungs::Rung,
     sys,
     tables::{Mapped, Plain},
 };
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/prebuilt/guard.bpf.o");
 
 /// Where everything that outlives the daemon stands; the last name is the version of the tables' layout.
 pub const PINS: &str = "/sys/fs/bpf/bulkhead/v1";
@@ -46,31 +41,16 @@ pub const FUNCTIONS: [&str; 3] = [
     "cgroup_attach_task",
 ];
 
-/// Tables that a later daemon takes over.
-const PINNED: [&str; 7] = [
-    "SUBJECTS",
-    "CONTAINERS",
-    "FREE_SLOTS",
-    "PROFILES",
-    "HOST",
-    "MATCHERS",
-    "EVENTS",
-];
-
 /// Why the kernel side is not loaded.
 #[derive(Debug, Error)]
 pub enum LoadError {
-    /// The object or the tables.
-    #[error("cannot load the kernel tables")]
-    Tables(#[from] aya::EbpfError),
-    /// A table is not what this daemon expects.
-    #[error("the pinned kernel table {0} is of another layout: `bulkhead off`, then remove {PINS}")]
-    Layout(String),
-    /// A table cannot be used.
-    #[error("cannot use the kernel table {name}")]
+    /// A table cannot be made or used.
+    #[error(
+        "cannot use the kernel table {name} (one of another version? `bulkhead off`, then remove {PINS})"
+    )]
     Table {
         /// Its name.
-        name: &'static str,
+        name: String,
         /// What aya said.
         source: aya::maps::MapError,
     },
@@ -120,7 +100,7 @@ pub struct Sizes {
 /// The kernel side: tables, and the programs ready to be loaded.
 pub struct Kernel {
     /// Keeps the tables that nobody took out of it.
-    _ebpf: Ebpf,
+    _tables: Tables,
     object: Object,
     /// Number of this load.
     pub generation: u32,
@@ -215,37 +195,21 @@ impl Kernel {
             }
         }
 
-        let paths: Vec<(&str, PathBuf)> = PINNED
-            .iter()
-            .filter_map(|name| Some((*name, pins?.join(name))))
-            .collect();
-        let mut loader = EbpfLoader::new();
-        loader
-            .btf(None)
-            .override_global("CONFIG", config.as_slice(), true);
-        for (name, path) in &paths {
-            loader.map_pin_path(name, path.as_path());
-        }
-        if let Some(subjects) = sizes.subjects {
-            loader.map_max_entries("SUBJECTS", subjects);
-        }
-        let mut ebpf = loader.load(OBJECT)?;
-        let object = programs(&ebpf)?;
-
-        let host = Mapped::new(table(&ebpf, "HOST")?.fd().as_fd(), 1).map_err(|source| {
-            LoadError::Map {
+        let (object, mut tables) = object::open(config, pins, sizes)?;
+        let host =
+            Mapped::new(tables.get("HOST")?.fd().as_fd(), 1).map_err(|source| LoadError::Map {
                 name: "HOST",
                 source,
-            }
-        })?;
+            })?;
         let containers =
-            Mapped::new(table(&ebpf, "CONTAINERS")?.fd().as_fd(), SLOTS).map_err(|source| {
+            Mapped::new(tables.get("CONTAINERS")?.fd().as_fd(), SLOTS).map_err(|source| {
                 LoadError::Map {
                     name: "CONTAINERS",
                     source,
                 }
             })?;
-        let matchers = table(&ebpf, "MATCHERS")?
+        let matchers = tables
+            .get("MATCHERS")?
             .fd()
             .as_fd()
             .try_clone_to_owned()
@@ -262,11 +226,11 @@ impl Kernel {
             host,
             containers,
             matchers,
-            subjects: take(&mut ebpf, "SUBJECTS")?,
-            profiles: take(&mut ebpf, "PROFILES")?,
-            free_slots: take(&mut ebpf, "FREE_SLOTS")?,
-            events: take(&mut ebpf, "EVENTS")?,
-            _ebpf: ebpf,
+            subjects: tables.take("SUBJECTS")?,
+            profiles: tables.take("PROFILES")?,
+            free_slots: tables.take("FREE_SLOTS")?,
+            events: tables.take("EVENTS")?,
+            _tables: tables,
         };
         if kernel.host.get(0).slot_floor == 0 {
             // The last slot is the self-test's.
@@ -477,55 +441,6 @@ pub fn remove_pins(directory: &Path) -> io::Result<()> {
         }
     }
     fs::remove_dir(directory)
-}
-
-/// The object's programs, with aya's tables in them.
-fn programs(ebpf: &Ebpf) -> Result<Object, LoadError> {
-    let broken = |error: &dyn std::fmt::Display| LoadError::Object(error.to_string());
-    let mut object = Object::parse(OBJECT).map_err(|error| broken(&error))?;
-    let sections: HashSet<usize> = object
-        .functions
-        .keys()
-        .map(|(section, _)| *section)
-        .collect();
-    let maps: HashMap<String, aya_obj::Map> = std::mem::take(&mut object.maps);
-    let mut tables = Vec::new();
-    for (name, map) in &maps {
-        let data = table_named(ebpf, name).ok_or_else(|| broken(name))?;
-        tables.push((name.as_str(), data.fd().as_fd().as_raw_fd(), map));
-    }
-    object
-        .relocate_maps(tables.into_iter(), &sections)
-        .map_err(|error| broken(&error))?;
-    object
-        .relocate_calls(&sections)
-        .map_err(|error| broken(&error))?;
-    Ok(object)
-}
-
-fn table<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
-    table_named(ebpf, name).ok_or_else(|| LoadError::Object(format!("no table {name}")))
-}
-
-fn table_named<'a>(ebpf: &'a Ebpf, name: &str) -> Option<&'a MapData> {
-    match ebpf.map(name)? {
-        Map::Array(data)
-        | Map::HashMap(data)
-        | Map::PerCpuArray(data)
-        | Map::Queue(data)
-        | Map::RingBuf(data) => Some(data),
-        _ => None,
-    }
-}
-
-fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<T, LoadError> {
-    let map = ebpf
-        .take_map(name)
-        .ok_or_else(|| LoadError::Object(format!("no table {name}")))?;
-    T::try_from(map).map_err(|source| LoadError::Table { name, source })
 }
 
 /// The raw descriptor of a link, for those who ask the kernel about it.

@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod install;
 pub mod load;
+mod object;
 pub mod pinned;
 pub mod prove;
 pub mod rungs;

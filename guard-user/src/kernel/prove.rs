@@ -6,7 +6,7 @@ use super::{
     btf::Btf,
     load::{Kernel, Link, LoadError},
     rungs::{self, Rung},
-    self_test::{self, Seen, SelfTestError},
+    self_test::{self, Outcome, Seen, SelfTestError},
 };
 use crate::identity::tree::{Hierarchy, Version, id_of};
 
@@ -14,6 +14,8 @@ use crate::identity::tree::{Hierarchy, Version, id_of};
 pub const NESTED_MAX: u32 = 4096;
 /// A quarter of the slots, for containers with a name that a user could have made.
 pub const USER_MADE_MAX: u32 = guard_common::SLOTS / 4;
+/// A quarter of these, for those of one user.
+pub const USER_MADE_EACH: u32 = USER_MADE_MAX / 4;
 
 /// What became of one rung.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -34,6 +36,8 @@ pub struct Proved {
     pub tried: Vec<Tried>,
     /// The programs that now act.
     pub links: Vec<Link>,
+    /// New cgroups are entered by the kernel side, before they can be used.
+    pub inherits: bool,
 }
 
 /// The kernel side's read-only words for this host.
@@ -49,6 +53,7 @@ pub fn config(btf: &Btf, hierarchy: &Hierarchy) -> [u32; FIELDS] {
         (Field::Hierarchy, hierarchy.number),
         (Field::NestedMax, NESTED_MAX),
         (Field::UserMadeMax, USER_MADE_MAX),
+        (Field::UserMadeEach, USER_MADE_EACH),
     ] {
         words[field as usize] = word;
     }
@@ -112,14 +117,15 @@ pub fn prove(
             continue;
         }
         kernel.act();
-        let seen = match self_test::run(kernel, &hierarchy.mount, id_of) {
-            Ok(seen) => seen,
+        let outcome = match self_test::run(kernel, &hierarchy.mount, id_of) {
+            Ok(outcome) => outcome,
             Err(error) => {
                 kernel.act_as(before);
                 kernel.unpin(&link);
                 return Err(error);
             }
         };
+        let Outcome { seen, inherits } = outcome;
         let works = match seen {
             Seen::Refused => rung.refuses(),
             Seen::Watched => !rung.refuses(),
@@ -136,6 +142,7 @@ pub fn prove(
                 rung,
                 tried,
                 links: vec![link],
+                inherits,
             });
         }
         kernel.act_as(before);
@@ -143,10 +150,12 @@ pub fn prove(
     }
     // Containers are recognised all the same, for what can be done from user space.
     kernel.act();
+    let Outcome { inherits, .. } = self_test::run(kernel, &hierarchy.mount, id_of)?;
     Ok(Proved {
         rung: Rung::Setting,
         tried,
         links: Vec::new(),
+        inherits,
     })
 }
 

@@ -81,6 +81,10 @@ pub fn bpf_is_a_security_module() -> Option<bool> {
     security_modules().map(|modules| modules.iter().any(|name| name == "bpf"))
 }
 
+/// What lockdown takes away, and the way out.
+pub const LOCKED_DOWN: &str = "kernel lockdown (confidentiality) forbids programs to read kernel memory: boot with \
+                               lockdown=integrity";
+
 /// Whether kernel lockdown forbids programs to read kernel memory (`confidentiality`).
 #[must_use]
 pub fn locked_down() -> bool {

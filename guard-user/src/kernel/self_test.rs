@@ -26,6 +26,8 @@ use super::{load::Kernel, tables::Plain};
 
 /// Directory of the self-test's cgroup, at the root of the hierarchy.
 pub const DIRECTORY: &str = "bulkhead-self-test";
+/// The cgroup that is made in it.
+const NESTED: &str = "nested";
 
 /// Why the self-test could not be made.
 #[derive(Debug, Error)]
@@ -60,7 +62,17 @@ pub enum Seen {
 const FORKED: i32 = 10;
 const NOT_MOVED: i32 = 11;
 
-/// Lets a child fork under a profile that refuses everything. The caller's programs must act already.
+/// What the self-test found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What became of the child's fork.
+    pub seen: Seen,
+    /// A cgroup that was made in a container's was entered by the kernel side, before it could be used.
+    pub inherits: bool,
+}
+
+/// Lets a child fork under a profile that refuses everything, in a cgroup that was made below a governed one. The caller's
+/// programs must act already.
 ///
 /// # Errors
 /// [`SelfTestError`].
@@ -68,12 +80,15 @@ pub fn run(
     kernel: &mut Kernel,
     hierarchy: &Path,
     id_of: impl Fn(&Path) -> io::Result<u64>,
-) -> Result<Seen, SelfTestError> {
+) -> Result<Outcome, SelfTestError> {
     let path = hierarchy.join(DIRECTORY);
+    let nested = path.join(NESTED);
     let failed = |source| SelfTestError::Cgroup {
         path: path.display().to_string(),
         source,
     };
+    // One that was left behind was made before these programs acted.
+    let _ = fs::remove_dir(&nested);
     if let Err(error) = fs::create_dir(&path)
         && error.kind() != io::ErrorKind::AlreadyExists
     {
@@ -81,6 +96,11 @@ pub fn run(
     }
     let id = id_of(&path).map_err(failed)?;
     let slot = SLOTS - 1;
+    let subject = Subject {
+        container: id,
+        slot,
+        reserved: 0,
+    };
     kernel.containers.fill(
         slot as usize,
         &Container {
@@ -96,16 +116,8 @@ pub fn run(
     kernel
         .profiles
         .set(PROFILE_SELF_TEST, Plain(refuse_all), 0)?;
-    kernel.subjects.insert(
-        id,
-        Plain(Subject {
-            container: id,
-            slot,
-            reserved: 0,
-        }),
-        0,
-    )?;
-    let outcome = child(&path);
+    kernel.subjects.insert(id, Plain(subject), 0)?;
+    let tried = in_nested(kernel, &nested, subject, &id_of);
     // Out of the table before the directory goes: its slot is never given to anyone.
     let removed = kernel.subjects.remove(&id);
     let counted = kernel.containers.get(slot as usize);
@@ -124,16 +136,48 @@ pub fn run(
             .fetch_sub(own.iter().sum(), Ordering::Relaxed);
     }
     let gone = fs::remove_dir(&path);
-    let outcome = outcome?;
+    let (outcome, inherits) = tried?;
     removed?;
     gone.map_err(failed)?;
-    match outcome {
-        libc::EAGAIN if counted.refused[0] > 0 => Ok(Seen::Refused),
-        FORKED if counted.audited[0] > 0 => Ok(Seen::Watched),
-        FORKED => Ok(Seen::Nothing),
-        NOT_MOVED => Err(failed(io::Error::other("the child could not enter it"))),
-        other => Err(SelfTestError::Child(Errno::from_raw(other).to_string())),
+    let seen = match outcome {
+        libc::EAGAIN if counted.refused[0] > 0 => Seen::Refused,
+        FORKED if counted.audited[0] > 0 => Seen::Watched,
+        FORKED => Seen::Nothing,
+        NOT_MOVED => return Err(failed(io::Error::other("the child could not enter it"))),
+        other => {
+            return Err(SelfTestError::Child(Errno::from_raw(other).to_string()));
+        }
+    };
+    Ok(Outcome { seen, inherits })
+}
+
+/// Makes the nested cgroup, lets the child fork in it, and takes it away; whether the kernel side had entered it.
+fn in_nested(
+    kernel: &mut Kernel,
+    nested: &Path,
+    subject: Subject,
+    id_of: impl Fn(&Path) -> io::Result<u64>,
+) -> Result<(i32, bool), SelfTestError> {
+    let failed = |source| SelfTestError::Cgroup {
+        path: nested.display().to_string(),
+        source,
+    };
+    let before = kernel.host.get(0).unlisted;
+    fs::create_dir(nested).map_err(failed)?;
+    let id = id_of(nested).map_err(failed)?;
+    let listed = kernel.subjects.get(&id, 0).is_ok();
+    // Where the table is full it is found through its ancestors.
+    let inherits = listed || kernel.host.get(0).unlisted > before;
+    if !inherits {
+        // The governor is to be seen by itself.
+        kernel.subjects.insert(id, Plain(subject), 0)?;
     }
+    let outcome = child(nested);
+    if !inherits {
+        kernel.subjects.remove(&id)?;
+    }
+    fs::remove_dir(nested).map_err(failed)?;
+    Ok((outcome?, inherits))
 }
 
 /// Forks a child that enters the cgroup and forks; its exit code is what came of that.

@@ -107,6 +107,21 @@ pub fn attach(program: BorrowedFd<'_>, name: Option<&CStr>) -> io::Result<OwnedF
     bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr).map(descriptor)
 }
 
+/// Fills the one value of an array, and makes it unchangeable.
+pub fn set_constants(table: BorrowedFd<'_>, words: &[u32]) -> io::Result<()> {
+    let key = 0_u32;
+    let mut attr = zeroed();
+    // SAFETY: this command reads the element member of the union; it was zeroed as a whole.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = table.as_raw_fd() as u32;
+    element.key = (&raw const key) as u64;
+    element.__bindgen_anon_1.value = words.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr)?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = table.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(drop)
+}
+
 /// Gives a link a name in bpffs, so that it outlives us.
 pub fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_encoded_bytes())?;

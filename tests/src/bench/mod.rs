@@ -61,7 +61,7 @@ pub fn run(rounds: Rounds) -> Result<()> {
     let mut starts = Vec::new();
     for turn in 0..rounds.turns {
         measure(&mut lines, rounds, false)?;
-        let daemon = Daemon::start(&policy, &[])?;
+        let daemon = Daemon::notified(&policy, &[])?;
         starts.push(instructions_of(daemon.pid())?);
         measure(&mut lines, rounds, true)?;
         if turn + 1 == rounds.turns {

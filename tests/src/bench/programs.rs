@@ -14,14 +14,16 @@ use crate::{
 const PROG_GET_NEXT_ID: libc::c_int = 11;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
-/// `struct bpf_prog_info` up to `run_cnt`, since 5.1.
-const INFO: usize = 208;
+/// `struct bpf_prog_info` up to `verified_insns`, since 5.16; an older kernel fills what it knows.
+const INFO: usize = 224;
 
 /// Runs of a program since it was loaded.
 struct Program {
     name: String,
     nanoseconds: u64,
     runs: u64,
+    /// Instructions that the verifier looked at; 0 where the kernel does not say.
+    verified: u64,
 }
 
 /// Prints the instructions of each hook.
@@ -40,10 +42,11 @@ pub fn run(policy: &Policy) -> Result<()> {
     for program in programs()? {
         if program.runs > 0 {
             println!(
-                "  {:<16} {:>7.0} in {} runs",
+                "  {:<16} {:>7.0} in {} runs; the verifier looked at {}",
                 program.name,
                 program.nanoseconds as f64 / NANOSECONDS / program.runs as f64,
-                program.runs
+                program.runs,
+                program.verified
             );
         }
     }
@@ -97,7 +100,7 @@ fn programs() -> io::Result<Vec<Program>> {
         if unsafe { bpf(OBJ_GET_INFO_BY_FD, (&raw mut ask).cast(), size_of::<Ask>()) } < 0 {
             continue;
         }
-        // At byte 64: char name[16]; at 192: run_time_ns; at 200: run_cnt.
+        // At byte 64: char name[16]; at 192: run_time_ns; at 200: run_cnt; at 216: verified_insns.
         let name: Vec<u8> = [info[8], info[9]]
             .iter()
             .flat_map(|word| word.to_ne_bytes())
@@ -107,6 +110,7 @@ fn programs() -> io::Result<Vec<Program>> {
             name: String::from_utf8_lossy(&name).into_owned(),
             nanoseconds: info[24],
             runs: info[25],
+            verified: info[27] & u64::from(u32::MAX),
         });
     }
 }

@@ -1,0 +1,142 @@
+//! The embedded object: its tables made, or taken over from an earlier daemon, and its programs ready to be loaded.
+//!
+//! Not by aya's loader, which reads the kernel's whole type information (here [`super::btf`] has) before it does anything.
+
+use std::{
+    collections::{HashMap, HashSet},
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
+};
+
+use aya::maps::{Map, MapData, MapError};
+use aya_obj::{EbpfSectionKind, Object};
+use guard_common::config::FIELDS;
+
+use super::{
+    load::{LoadError, Sizes},
+    sys,
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/prebuilt/guard.bpf.o");
+
+/// Tables that a later daemon takes over.
+const PINNED: [&str; 7] = [
+    "SUBJECTS",
+    "CONTAINERS",
+    "FREE_SLOTS",
+    "PROFILES",
+    "HOST",
+    "MATCHERS",
+    "EVENTS",
+];
+
+/// The object's tables, by name.
+pub(super) struct Tables(HashMap<String, MapData>);
+
+impl Tables {
+    /// One of them, whatever it holds.
+    pub(super) fn get(&self, name: &'static str) -> Result<&MapData, LoadError> {
+        self.0
+            .get(name)
+            .ok_or_else(|| LoadError::Object(format!("no table {name}")))
+    }
+
+    /// One of them, as what it is.
+    pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<T, LoadError> {
+        let data = self
+            .0
+            .remove(name)
+            .ok_or_else(|| LoadError::Object(format!("no table {name}")))?;
+        Map::from_map_data(data)
+            .and_then(T::try_from)
+            .map_err(|source| LoadError::Table {
+                name: name.to_owned(),
+                source,
+            })
+    }
+}
+
+/// Makes the tables, or takes over those that are pinned below `pins`, and puts them into the programs.
+///
+/// # Errors
+/// [`LoadError`].
+pub(super) fn open(
+    config: [u32; FIELDS],
+    pins: Option<&Path>,
+    sizes: &Sizes,
+) -> Result<(Object, Tables), LoadError> {
+    let broken = |error: &dyn std::fmt::Display| LoadError::Object(error.to_string());
+    let mut object = Object::parse(OBJECT).map_err(|error| broken(&error))?;
+    let maps = std::mem::take(&mut object.maps);
+    let mut tables = HashMap::new();
+    for (name, map) in &maps {
+        let failed = |source| LoadError::Table {
+            name: name.clone(),
+            source,
+        };
+        let data = if map.section_kind() == EbpfSectionKind::Rodata {
+            constants(map.clone(), name, config)
+        } else {
+            table(map.clone(), name, pins, sizes)
+        };
+        tables.insert(name.clone(), data.map_err(failed)?);
+    }
+    let sections: HashSet<usize> = object
+        .functions
+        .keys()
+        .map(|(section, _)| *section)
+        .collect();
+    let used = maps
+        .iter()
+        .map(|(name, map)| (name.as_str(), tables[name].fd().as_fd().as_raw_fd(), map));
+    object
+        .relocate_maps(used, &sections)
+        .map_err(|error| broken(&error))?;
+    object
+        .relocate_calls(&sections)
+        .map_err(|error| broken(&error))?;
+    Ok((object, Tables(tables)))
+}
+
+/// The read-only words, which the verifier takes for constants once they are frozen.
+fn constants(map: aya_obj::Map, name: &str, config: [u32; FIELDS]) -> Result<MapData, MapError> {
+    let size = map.value_size() as usize;
+    if size != size_of_val(&config) {
+        return Err(MapError::InvalidValueSize {
+            size: size_of_val(&config),
+            expected: size,
+        });
+    }
+    let data = MapData::create(map, name, None)?;
+    sys::set_constants(data.fd().as_fd(), &config)?;
+    Ok(data)
+}
+
+fn table(
+    mut map: aya_obj::Map,
+    name: &str,
+    pins: Option<&Path>,
+    sizes: &Sizes,
+) -> Result<MapData, MapError> {
+    if let (Some(subjects), "SUBJECTS") = (sizes.subjects, name) {
+        map.set_max_entries(subjects);
+    }
+    let pin = pins
+        .filter(|_| PINNED.contains(&name))
+        .map(|pins| pins.join(name));
+    match &pin {
+        Some(pin) if pin.exists() => return MapData::from_pin(pin),
+        _ => {}
+    }
+    let data = MapData::create(map, name, None)?;
+    if let Some(pin) = pin {
+        data.pin(pin).map_err(|error| MapError::PinError {
+            name: Some(name.to_owned()),
+            error,
+        })?;
+    }
+    Ok(data)
+}
