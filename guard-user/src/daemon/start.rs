@@ -77,13 +77,18 @@ impl Daemon {
         let pids = set_ceiling(&kernel, &host, &plan);
         super::switch::resume_kept(&kernel);
 
-        let mut links = kernel.attach_identity(&btf).unwrap_or_else(|error| {
-            notes.stand(
-                "identity",
-                format!("new containers are not recognised by the kernel: {error}"),
-            );
-            Vec::new()
-        });
+        let mut links = match kernel.attach_identity(&btf) {
+            Ok(links) => links,
+            // What an earlier daemon left in force is better than what we could do: it stays, and we go.
+            Err(error) if kernel.taken_over => return Err(error.into()),
+            Err(error) => {
+                notes.stand(
+                    "identity",
+                    format!("new containers are not recognised by the kernel: {error}"),
+                );
+                Vec::new()
+            }
+        };
         let moves = kernel.attach_moves(&btf);
         for trouble in troubles {
             notes.stand("journal", trouble.to_string());

@@ -82,6 +82,14 @@ impl Daemon {
             }
         }
         self.pids = start::set_ceiling(&self.kernel, &self.host, &self.plan);
+        self.reconcile();
+        self.write_summary();
+        self.look_at_all();
+        Ok(self.plan.rules.len())
+    }
+
+    /// Brings the kernel's tables and the roster to what the tree and the policy say.
+    pub(super) fn reconcile(&mut self) {
         let entered = self.roster.reconcile(
             &mut self.kernel,
             &self.hierarchy,
@@ -96,9 +104,6 @@ impl Daemon {
             }
             Err(error) => self.trouble("roster", error.to_string()),
         }
-        self.write_summary();
-        self.look_at_all();
-        Ok(self.plan.rules.len())
     }
 
     /// Cgroups that are no containers any more: what was changed on them is undone.

@@ -353,17 +353,7 @@ impl Daemon {
         if !self.looking {
             return;
         }
-        let entered = self.roster.reconcile(
-            &mut self.kernel,
-            &self.hierarchy,
-            &self.plan.names,
-            self.bank,
-            self.own.as_deref(),
-        );
-        match entered {
-            Ok(entered) => self.let_go(&entered.dropped),
-            Err(error) => self.note("roster", error.to_string()),
-        }
+        self.reconcile();
         let new: Vec<u64> = self
             .roster
             .iter()
