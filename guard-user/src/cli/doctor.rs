@@ -97,8 +97,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             hierarchy.version.name(),
             hierarchy.mount.display()
         ),
-        identity: said(identity.map(drop).map_err(|error| error.to_string())),
-        moves: said(moves.map(drop).map_err(|error| error.to_string())),
+        identity: said(identity.map(drop).map_err(|error| error.in_short())),
+        moves: said(moves.map(drop).map_err(|error| error.in_short())),
         missing: if btf.is_some() {
             prove::missing(&config)
         } else {

@@ -84,7 +84,10 @@ impl Daemon {
             Err(error) => {
                 notes.stand(
                     "identity",
-                    format!("new containers are not recognised by the kernel: {error}"),
+                    format!(
+                        "new containers are not recognised by the kernel: {}",
+                        error.in_short()
+                    ),
                 );
                 Vec::new()
             }
@@ -98,7 +101,10 @@ impl Daemon {
             Err(error) => {
                 notes.stand(
                     "moves",
-                    format!("tasks that leave their container are not recorded: {error}"),
+                    format!(
+                        "tasks that leave their container are not recorded: {}",
+                        error.in_short()
+                    ),
                 );
             }
         }

@@ -90,6 +90,20 @@ pub enum LoadError {
     },
 }
 
+impl LoadError {
+    /// In one line: of what the verifier said, only its verdict.
+    #[must_use]
+    pub fn in_short(&self) -> String {
+        let text = self.to_string();
+        let mut lines = text.lines().map(str::trim);
+        let first = lines.next().unwrap_or_default();
+        match lines.rfind(|line| !line.is_empty() && !line.starts_with("processed ")) {
+            Some(verdict) => format!("{first}: {verdict}"),
+            None => first.to_owned(),
+        }
+    }
+}
+
 /// What is different for a test.
 #[derive(Clone, Debug, Default)]
 pub struct Sizes {

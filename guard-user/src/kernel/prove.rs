@@ -4,7 +4,7 @@ use guard_common::config::{FIELDS, Field, MISSING};
 
 use super::{
     btf::Btf,
-    load::{Kernel, Link, LoadError},
+    load::{Kernel, Link},
     rungs::{self, Rung},
     self_test::{self, Outcome, Seen, SelfTestError},
 };
@@ -108,12 +108,12 @@ pub fn prove(
             Ok(Some(link)) => link,
             Ok(None) => break,
             Err(error) => {
-                say(false, one_line(&error));
+                say(false, error.in_short());
                 continue;
             }
         };
         if let Err(error) = kernel.pin(std::slice::from_ref(&link)) {
-            say(false, one_line(&error));
+            say(false, error.in_short());
             continue;
         }
         kernel.act();
@@ -157,13 +157,4 @@ pub fn prove(
         links: Vec::new(),
         inherits,
     })
-}
-
-fn one_line(error: &LoadError) -> String {
-    error
-        .to_string()
-        .lines()
-        .map(str::trim)
-        .collect::<Vec<_>>()
-        .join("; ")
 }
