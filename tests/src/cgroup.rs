@@ -62,7 +62,7 @@ impl Runtime {
 }
 
 /// The patterns of [`Runtime`]'s names, as the policy writes them.
-pub const PATTERNS: &str = r#"["/system.slice/docker-*.scope", "/machine.slice/libpod-*.scope", "/kubepods.slice/**/cri-containerd-*.scope", "/docker/*", "/libpod_parent/libpod-*", "/kubepods/**/pod*/*"]"#;
+pub const PATTERNS: &str = r#"["/system.slice/docker-*.scope", "/machine.slice/libpod-*.scope", "/kubepods.slice/**/cri-containerd-*.scope", "/docker/*", "/libpod_parent/libpod-*", "/kubepods/**/pod*/*", "/user.slice/**/libpod-*.scope"]"#;
 
 /// A cgroup of a test. Dropped, everything in it is killed and it is removed.
 #[derive(Debug)]

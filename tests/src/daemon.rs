@@ -208,7 +208,7 @@ impl Daemon {
     /// The daemon ended, or is not ready in time.
     pub fn wait_ready(&mut self) -> Result<()> {
         let until = Instant::now() + READY;
-        let poor = !forced_rung().is_empty();
+        let poor = poor_rung().is_some();
         loop {
             if let Some(status) = self.child.try_wait()? {
                 self.gone = true;
@@ -373,6 +373,18 @@ pub fn forced_rung() -> Vec<String> {
         .take(1)
         .flat_map(|rung| ["--rung".to_owned(), rung.to_owned()])
         .collect()
+}
+
+/// The rung on which nothing can be refused on this boot: the forced one, or the last where the kernel is locked down.
+#[must_use]
+pub fn poor_rung() -> Option<String> {
+    let locked = fs::read_to_string("/sys/kernel/security/lockdown")
+        .is_ok_and(|text| text.contains("[confidentiality]"));
+    forced_rung()
+        .into_iter()
+        .nth(1)
+        .or_else(|| locked.then(|| "setting".to_owned()))
+        .filter(|rung| matches!(rung.as_str(), "observe" | "setting"))
 }
 
 fn said_ready(output: &Output) -> bool {

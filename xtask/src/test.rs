@@ -92,9 +92,9 @@ const VARIANTS: [Variant; 9] = [
         cmdline: "bulkhead.rung=observe",
     },
     Variant {
-        name: "6.12-setting",
+        name: "6.12-locked-down",
         kernel: Kernel::V6_12,
-        cmdline: "bulkhead.rung=setting",
+        cmdline: "lockdown=confidentiality",
     },
 ];
 
@@ -235,14 +235,20 @@ pub fn build_tests() -> Result<()> {
 /// What a machine must be given to run tests: arguments of `--add`.
 pub fn additions() -> Result<Vec<String>> {
     let binaries = binaries()?;
-    BINARIES
+    let mut all = vec![format!(
+        "{}:/usr/local/share/bulkhead/invalid",
+        root()?.join("policies/invalid").display()
+    )];
+    let programs = BINARIES
         .into_iter()
         .map(|name| {
             let from = binaries.join(name);
             ensure!(from.exists(), "{} is not built", from.display());
             Ok(format!("{}:/usr/local/bin/{name}", from.display()))
         })
-        .collect()
+        .collect::<Result<Vec<String>>>()?;
+    all.extend(programs);
+    Ok(all)
 }
 
 fn in_machines(options: &Options) -> Result<Vec<Ran>> {

@@ -4,6 +4,7 @@ mod actions;
 mod notes;
 mod plan;
 mod say;
+mod say_decision;
 mod start;
 mod status;
 mod switch;

@@ -39,6 +39,8 @@ struct Line {
     what: &'static str,
     off: Vec<f64>,
     on: Vec<f64>,
+    /// Medians of single rounds, off and on.
+    medians: [Vec<f64>; 2],
     most: &'static str,
 }
 
@@ -77,8 +79,8 @@ pub fn run(rounds: Rounds) -> Result<()> {
         );
     }
     println!(
-        "{:<40} {:>11} {:>11} {:>9} {:>7} {:>8}   at most",
-        "instructions", "off", "on", "more", "±", "%"
+        "{:<40} {:>11} {:>11} {:>9} {:>7} {:>8} {:>8}   at most",
+        "instructions", "off", "on", "more", "±", "%", "median"
     );
     for line in &lines {
         let (off, on) = (mean(&line.off), mean(&line.on));
@@ -89,11 +91,12 @@ pub fn run(rounds: Rounds) -> Result<()> {
             .map(|(on, off)| on - off)
             .collect();
         println!(
-            "{:<40} {off:>11.0} {on:>11.0} {:>9.0} {:>7.0} {:>7.2}%   {}",
+            "{:<40} {off:>11.0} {on:>11.0} {:>9.0} {:>7.0} {:>7.2}% {:>+8.0}   {}",
             line.what,
             on - off,
             error(&pairs),
             100.0 * (on - off) / off,
+            mean(&line.medians[1]) - mean(&line.medians[0]),
             line.most
         );
     }
@@ -111,6 +114,7 @@ const fn line(what: &'static str, most: &'static str) -> Line {
         what,
         off: Vec::new(),
         on: Vec::new(),
+        medians: [Vec::new(), Vec::new()],
         most,
     }
 }
@@ -163,6 +167,14 @@ fn measure(lines: &mut [Line; 4], rounds: Rounds, on: bool) -> Result<()> {
         // The whole time, so that what the daemon does meanwhile counts too.
         let instructions = costs.total / f64::from(costs.rounds) / NANOSECONDS;
         if on { &mut line.on } else { &mut line.off }.push(instructions);
+        line.medians[usize::from(on)].push(costs.median / NANOSECONDS);
+        println!(
+            "  {} {}: {instructions:.0} a round, median {:.0}, worst {:.0}",
+            if on { "on, " } else { "off," },
+            line.what,
+            costs.median / NANOSECONDS,
+            costs.worst / NANOSECONDS
+        );
     }
     Ok(())
 }

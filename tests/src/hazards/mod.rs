@@ -14,8 +14,8 @@ pub struct Machine {
     pub v2: bool,
     /// Kernel release.
     pub release: (u32, u32),
-    /// The rung that this boot forces.
-    pub forced: Option<String>,
+    /// The rung of a boot on which nothing can be refused.
+    pub poor: Option<String>,
     /// This boot has the time for what takes minutes.
     pub patient: bool,
 }
@@ -27,7 +27,7 @@ impl Machine {
         Self {
             v2: cgroup::is_v2(),
             release: host::release(),
-            forced: daemon::forced_rung().into_iter().nth(1),
+            poor: daemon::poor_rung(),
             patient: fs::read_to_string("/proc/cmdline")
                 .is_ok_and(|text| text.contains("bulkhead.tests=patient")),
         }
@@ -63,7 +63,7 @@ impl Needs {
     /// Why a machine does not have it.
     #[must_use]
     pub fn missing(self, machine: &Machine) -> Option<&'static str> {
-        let poor = matches!(machine.forced.as_deref(), Some("observe" | "setting"));
+        let poor = machine.poor.is_some();
         match self {
             Self::Refusing | Self::RefusingOnV2 if poor => Some("the rung refuses nothing"),
             Self::RefusingOnV2 if !machine.v2 => Some("cgroup v1"),

@@ -48,6 +48,10 @@ pub struct Costs {
     pub wrong: u32,
     /// Mean.
     pub mean: f64,
+    /// Median.
+    pub median: f64,
+    /// The longest round.
+    pub worst: f64,
     /// Variance of single rounds.
     pub variance: f64,
     /// Whole time, the loop between rounds included.
@@ -97,6 +101,9 @@ impl Cost {
             }
         }
         costs.total = whole.elapsed().as_nanos() as f64;
+        times.sort_by(f64::total_cmp);
+        costs.median = times[times.len() / 2];
+        costs.worst = times[times.len() - 1];
         let count = f64::from(self.rounds);
         costs.mean = times.iter().sum::<f64>() / count;
         costs.variance = times

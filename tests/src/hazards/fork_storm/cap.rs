@@ -148,7 +148,7 @@ fn pids_max_is_defended_once_and_then_left_alone() -> Result<()> {
     println!("    {} records speak of it", lines.len());
     ensure!(lines.len() >= 2, "no record says that it was left alone");
     // What the kernel side refuses does not depend on it.
-    if counters(&container)?.is_some() && crate::hazards::Machine::this().forced.is_none() {
+    if counters(&container)?.is_some() && crate::hazards::Machine::this().poor.is_none() {
         let (_holding, leak) = bed::leak(&container, "--what process --most 200 --once")?;
         ensure!(leak.made == 99, "{} made with a cap of 100", leak.made);
     }

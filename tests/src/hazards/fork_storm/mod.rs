@@ -8,6 +8,7 @@ mod paths;
 mod poor;
 mod rate;
 mod record;
+mod trouble;
 mod window;
 
 use super::Scenario;
@@ -23,6 +24,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     ladder::SCENARIOS,
     lifecycle::SCENARIOS,
     poor::SCENARIOS,
+    trouble::SCENARIOS,
 ];
 
 /// Forks that a limit allows in a time: burst and rate, and one for each processor.
