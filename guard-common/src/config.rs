@@ -41,6 +41,8 @@ fields! {
     UserMadeEach = "",
     /// Flags of a task; `PF_KTHREAD` is 0x00200000 on every kernel since 2.6.
     TaskFlags = "task_struct.flags",
+    /// The first thread of a task's process.
+    TaskLeader = "task_struct.group_leader",
     /// The cgroups of a task, a `css_set`.
     TaskCgroups = "task_struct.cgroups",
     /// The task's pid, a `struct pid`.

@@ -54,6 +54,7 @@ const _: () = assert!(size_of::<Host>() == 136 + 4 * USERS);
 
 /// Entries of [`Host::user_made_by`]; users beyond that share one.
 pub const USERS: usize = 32;
+const _: () = assert!(USERS.is_power_of_two());
 
 /// Depth of the cgroup that all of a user's cgroups are below: `/user.slice/user-1000.slice`.
 pub const USER_LEVEL: u32 = 2;
@@ -61,5 +62,6 @@ pub const USER_LEVEL: u32 = 2;
 /// Index into [`Host::user_made_by`] of the user whose cgroup at [`USER_LEVEL`] has this id.
 #[must_use]
 pub const fn user_of(id: u64) -> usize {
-    id as usize % USERS
+    // Fibonacci hashing: ids come in steps, and a remainder would put users who came one after the other together.
+    (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - USERS.trailing_zeros())) as usize
 }

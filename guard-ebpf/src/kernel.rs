@@ -12,6 +12,9 @@ use guard_common::config::{FIELDS, Field, MISSING};
 /// A kernel thread (`PF_KTHREAD`, include/linux/sched.h, the same bit on 5.10 to 7.3).
 const PF_KTHREAD: u32 = 0x0020_0000;
 
+/// The namespace may still take pids (include/linux/pid_namespace.h, the same bit on 5.10 to 7.3).
+const PIDNS_ADDING: u32 = 1 << 31;
+
 /// Set by the daemon before the programs are loaded, and frozen: the verifier sees constants.
 #[unsafe(no_mangle)]
 static CONFIG: [u32; FIELDS] = [MISSING; FIELDS];
@@ -31,6 +34,17 @@ pub fn read<T>(base: u64, field: Field) -> Option<T> {
         return None;
     }
     read_at(base + u64::from(offset))
+}
+
+/// A value behind a pointer whose type the verifier knows, such as a hook's argument: a few instructions, where [`read`] is a
+/// helper's call of a hundred. A pointer that is wrong reads as zero.
+///
+/// # Safety
+/// `base` is a kernel pointer to the structure that `field` is a field of, and this kernel has that field.
+#[inline(always)]
+pub unsafe fn typed<T>(base: u64, field: Field) -> T {
+    // SAFETY: the caller's promise; the kernel handles the fault of a pointer that is wrong.
+    unsafe { read_volatile((base + u64::from(config(field))) as *const T) }
 }
 
 /// A value at a kernel address.
@@ -169,6 +183,67 @@ pub fn pids(cgroup: u64) -> Option<u64> {
     )
 }
 
+/// The same for a container's own cgroup where the process stands in it, and not in one nested in it; `None`: it does not.
+/// `task` may be the child that is being made: it has no cgroup yet (`cgroup_fork`, kernel/cgroup/cgroup.c), its process has.
+///
+/// # Safety
+/// `task` is a hook's argument of type `struct task_struct *`.
+#[inline(always)]
+pub unsafe fn pids_of_task(task: u64, cgroup: u64) -> Option<u64> {
+    if !has([
+        Field::TaskLeader,
+        Field::TaskCgroups,
+        Field::CssSetSubsys,
+        Field::PidsController,
+        Field::CssCgroup,
+    ]) {
+        return None;
+    }
+    // SAFETY: the caller's promise, and each pointer is a field of the type that the next field is of.
+    let state = unsafe {
+        let leader: u64 = typed(task, Field::TaskLeader);
+        let set: u64 = typed(leader, Field::TaskCgroups);
+        let slot = set + 8 * u64::from(config(Field::PidsController));
+        let state: u64 = typed(slot, Field::CssSetSubsys);
+        if typed::<u64>(state, Field::CssCgroup) != cgroup {
+            return None;
+        }
+        state
+    };
+    read(state, Field::PidsCounter)
+}
+
+/// Pids in use on the host, by a task whose type the verifier knows. The first number of a task is the one in the host's
+/// namespace, whatever namespace the task is in.
+///
+/// # Safety
+/// `task` is a hook's argument of type `struct task_struct *`.
+#[inline(always)]
+pub unsafe fn host_pids_of_task(task: u64) -> Option<u32> {
+    if !has([
+        Field::TaskPid,
+        Field::PidNumbers,
+        Field::NumberNamespace,
+        Field::NamespacePids,
+    ]) {
+        return None;
+    }
+    // SAFETY: the caller's promise, and each pointer is a field of the type that the next field is of.
+    let pids: u32 = unsafe {
+        let pid: u64 = typed(task, Field::TaskPid);
+        let numbers = pid + u64::from(config(Field::PidNumbers));
+        let namespace: u64 = typed(numbers, Field::NumberNamespace);
+        typed(namespace, Field::NamespacePids)
+    };
+    Some(pids & !PIDNS_ADDING)
+}
+
+/// Whether this kernel has these fields.
+#[inline(always)]
+fn has<const N: usize>(fields: [Field; N]) -> bool {
+    fields.into_iter().all(|field| config(field) != MISSING)
+}
+
 /// Pids in use on the host. `namespace` remembers where the first namespace is.
 #[inline(always)]
 pub fn host_pids(namespace: &mut u64) -> Option<u32> {
@@ -181,8 +256,7 @@ pub fn host_pids(namespace: &mut u64) -> Option<u32> {
         // The first number is the one in the host's namespace, whatever namespace the task is in.
         *namespace = read(pid + u64::from(offset), Field::NumberNamespace)?;
     }
-    // The topmost bit says that the namespace may still take pids (PIDNS_ADDING).
-    read::<u32>(*namespace, Field::NamespacePids).map(|pids| pids & 0x7fff_ffff)
+    read::<u32>(*namespace, Field::NamespacePids).map(|pids| pids & !PIDNS_ADDING)
 }
 
 #[inline(always)]

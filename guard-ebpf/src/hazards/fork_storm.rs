@@ -34,7 +34,7 @@ const AUDITED: usize = 1;
 // Runs in the parent, before a pid is allocated; the error is what clone(2) returns.
 #[lsm(hook = "task_alloc")]
 pub fn fork_storm_task_alloc(ctx: LsmContext) -> i32 {
-    match judge(false, ctx.arg(1)) {
+    match judge(Some(ctx.arg(0)), ctx.arg(1)) {
         Some(Verdict::Deny) => kernel::apart(-EAGAIN),
         Some(Verdict::Allow) | None => ALLOW,
     }
@@ -44,13 +44,15 @@ pub fn fork_storm_task_alloc(ctx: LsmContext) -> i32 {
 // Runs in the parent, after the child is made: the rung that can only watch.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 pub fn fork_storm_process_fork(_ctx: RawTracePointContext) -> i32 {
-    let _ = judge(true, 0);
+    let _ = judge(None, 0);
     0
 }
 
-/// `None`: the host's task, or something could not be looked up. Both are allowed.
+/// `child`: the task that is being made, still a copy of the one that makes it; none where it is made already, and can only be
+/// watched. `None`: the host's task, or something could not be looked up. Both are allowed.
 #[inline(always)]
-fn judge(watching: bool, clone_flags: u64) -> Option<Verdict> {
+fn judge(child: Option<u64>, clone_flags: u64) -> Option<Verdict> {
+    let watching = child.is_none();
     let host = subject::host()?;
     let subject = subject::of_current(host)?;
     let container = subject::container(&subject)?;
@@ -65,10 +67,10 @@ fn judge(watching: bool, clone_flags: u64) -> Option<Verdict> {
     unsafe {
         // First, while there is one state that the verifier has to follow into a climb.
         let capped = profile.pids_enforced != 0 || profile.pids_audited != 0;
-        let pids = if capped { pids(container) } else { Some(0) };
+        let pids = if capped { pids(child, container) } else { Some(0) };
         // What enforcing would have refused this fork for, if it is allowed: one fork counts once.
         let mut would = None;
-        if over_reserve(host, profile.reserve) == Some(true) {
+        if over_reserve(child, host, profile.reserve) == Some(true) {
             if profile.reserve == MODE_ENFORCE {
                 return Some(attempt.refuse(Reason::HostReserve));
             }
@@ -109,7 +111,7 @@ fn judge(watching: bool, clone_flags: u64) -> Option<Verdict> {
 /// # Safety
 /// `host` is a live map value.
 #[inline(always)]
-unsafe fn over_reserve(host: *mut Host, mode: u32) -> Option<bool> {
+unsafe fn over_reserve(child: Option<u64>, host: *mut Host, mode: u32) -> Option<bool> {
     if mode != MODE_ENFORCE && mode != MODE_AUDIT {
         return None;
     }
@@ -123,6 +125,10 @@ unsafe fn over_reserve(host: *mut Host, mode: u32) -> Option<bool> {
     if ceiling == 0 {
         return None;
     }
+    // SAFETY: the hook's argument.
+    if let Some(pids) = child.and_then(|child| unsafe { kernel::host_pids_of_task(child) }) {
+        return Some(pids >= ceiling);
+    }
     let mut namespace = known;
     let pids = kernel::host_pids(&mut namespace)?;
     if known == 0 {
@@ -134,8 +140,13 @@ unsafe fn over_reserve(host: *mut Host, mode: u32) -> Option<bool> {
 
 /// Pids of the whole container, read from its own counter and not from a nested cgroup's.
 #[inline(always)]
-fn pids(container: *mut Container) -> Option<u64> {
-    kernel::pids(subject::own_cgroup(container)?)
+fn pids(child: Option<u64>, container: *mut Container) -> Option<u64> {
+    let cgroup = subject::own_cgroup(container)?;
+    // SAFETY: the hook's argument.
+    if let Some(pids) = child.and_then(|child| unsafe { kernel::pids_of_task(child, cgroup) }) {
+        return Some(pids);
+    }
+    kernel::pids(cgroup)
 }
 
 /// Takes one fork out of a bucket; whether that is one too many, in which case nothing is taken.

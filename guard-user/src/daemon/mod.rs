@@ -42,9 +42,8 @@ use crate::{
     kernel::{
         install::Bank,
         load::{Kernel, Link, LoadError},
-        prove::Tried,
+        prove::{ProveError, Tried},
         rungs::Rung,
-        self_test::SelfTestError,
     },
     policy::compile::ModeOverride,
     record,
@@ -98,9 +97,9 @@ pub enum DaemonError {
     /// The kernel side.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The self-test.
+    /// No rung.
     #[error(transparent)]
-    SelfTest(#[from] SelfTestError),
+    Prove(#[from] ProveError),
     /// The containers.
     #[error(transparent)]
     Roster(#[from] RosterError),

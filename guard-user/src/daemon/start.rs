@@ -74,7 +74,10 @@ impl Daemon {
         let fresh = (!kernel.taken_over)
             .then(|| kernel.install(&plan.names, &plan.profiles()))
             .transpose()?;
-        let pids = set_ceiling(&kernel, &host, &plan);
+        // An earlier daemon's reserve is held until we act.
+        if fresh.is_some() {
+            set_ceiling(&kernel, &host, &plan);
+        }
         super::switch::resume_kept(&kernel);
 
         let mut links = match kernel.attach_identity(&btf) {
@@ -119,7 +122,9 @@ impl Daemon {
             );
         }
         kernel.pin(&links)?;
-        let proved = prove::prove(&mut kernel, &btf, &hierarchy, options.rung)?;
+        let proved = prove::prove(&mut kernel, &btf, &hierarchy, options.rung)
+            .inspect_err(|_| kernel.unpin_own())?;
+        let pids = set_ceiling(&kernel, &host, &plan);
         links.extend(proved.links);
         if !proved.inherits {
             notes.stand(

@@ -34,6 +34,9 @@ use super::{
 /// Where everything that outlives the daemon stands; the last name is the version of the tables' layout.
 pub const PINS: &str = "/sys/fs/bpf/bulkhead/v1";
 
+/// The program that refuses forks.
+const GOVERNOR: &str = "fork_storm_task_alloc";
+
 /// Functions of the kernel that programs attach to.
 pub const FUNCTIONS: [&str; 3] = [
     "bpf_lsm_task_alloc",
@@ -277,11 +280,8 @@ impl Kernel {
     /// [`LoadError`].
     pub fn attach_governor(&self, btf: &Btf, rung: Rung) -> Result<Option<Link>, LoadError> {
         let (program, how) = match rung {
-            Rung::Lsm => ("fork_storm_task_alloc", How::Lsm("bpf_lsm_task_alloc")),
-            Rung::FmodRet => (
-                "fork_storm_task_alloc",
-                How::ModifyReturn("security_task_alloc"),
-            ),
+            Rung::Lsm => (GOVERNOR, How::Lsm("bpf_lsm_task_alloc")),
+            Rung::FmodRet => (GOVERNOR, How::ModifyReturn("security_task_alloc")),
             Rung::Observe => (
                 "fork_storm_process_fork",
                 How::RawTracepoint(c"sched_process_fork"),
@@ -391,6 +391,25 @@ impl Kernel {
         self.host
             .word(0, offset_of!(Host, generation))
             .store(generation, Ordering::Release);
+    }
+
+    /// Whether the load that acts, which is not ours, refuses forks.
+    #[must_use]
+    pub fn refused_before(&self) -> bool {
+        let acting = self.acting();
+        self.taken_over
+            && acting != self.generation
+            && self
+                .pins
+                .as_ref()
+                .is_some_and(|pins| pins.join(format!("links-{acting}")).join(GOVERNOR).exists())
+    }
+
+    /// Takes away what was pinned for this load: it is not used after all.
+    pub fn unpin_own(&self) {
+        if let Some(directory) = self.links() {
+            let _ = remove_pins(&directory);
+        }
     }
 
     /// Takes away the pin of a program that is not used after all.

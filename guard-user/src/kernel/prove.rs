@@ -1,10 +1,11 @@
 //! Attaches the fork governor on the best rung that is seen to work, never on one that merely attaches.
 
 use guard_common::config::{FIELDS, Field, MISSING};
+use thiserror::Error;
 
 use super::{
     btf::Btf,
-    load::{Kernel, Link},
+    load::{Kernel, Link, PINS},
     rungs::{self, Rung},
     self_test::{self, Outcome, Seen, SelfTestError},
 };
@@ -26,6 +27,31 @@ pub struct Tried {
     pub works: bool,
     /// What was seen, or why not.
     pub reason: String,
+}
+
+/// Why there is no rung to run on.
+#[derive(Debug, Error)]
+pub enum ProveError {
+    /// The self-test itself could not be made.
+    #[error(transparent)]
+    SelfTest(#[from] SelfTestError),
+    /// An earlier daemon's programs refuse forks, and ours would not.
+    #[error(
+        "nothing that this daemon can do here refuses a fork, and what an earlier one left in the kernel does: it stays in \
+         force, and new containers are recognised as before. To let go of it: `bulkhead off`, then remove {PINS}. {tried}"
+    )]
+    Worse {
+        /// What was tried.
+        tried: String,
+    },
+}
+
+fn in_words(tried: &[Tried]) -> String {
+    let words: Vec<String> = tried
+        .iter()
+        .map(|tried| format!("{}: {}", tried.rung, tried.reason))
+        .collect();
+    words.join("; ")
 }
 
 /// A host on which the governor was tried.
@@ -75,14 +101,16 @@ pub fn missing(words: &[u32; FIELDS]) -> Vec<&'static str> {
 /// Tries the rungs from the best down, or the one that is forced, and leaves the first that works attached.
 ///
 /// # Errors
-/// The self-test itself could not be made.
+/// [`ProveError`]. What an earlier daemon left is then still in force.
 pub fn prove(
     kernel: &mut Kernel,
     btf: &Btf,
     hierarchy: &Hierarchy,
     forced: Option<Rung>,
-) -> Result<Proved, SelfTestError> {
+) -> Result<Proved, ProveError> {
     let mut tried = Vec::new();
+    // What it refuses is let go of only for something that refuses as well, or on request.
+    let held = kernel.refused_before() && forced.is_none();
     // An earlier daemon's programs act until the ones that take their place are attached and pinned: there is no gap.
     let before = kernel.acting();
     for rung in Rung::ALL {
@@ -122,7 +150,7 @@ pub fn prove(
             Err(error) => {
                 kernel.act_as(before);
                 kernel.unpin(&link);
-                return Err(error);
+                return Err(error.into());
             }
         };
         let Outcome { seen, inherits } = outcome;
@@ -137,7 +165,7 @@ pub fn prove(
             Seen::Nothing => "attached, but no fork was seen: the kernel never calls it",
         };
         say(works, reason.to_owned());
-        if works {
+        if works && (rung.refuses() || !held) {
             return Ok(Proved {
                 rung,
                 tried,
@@ -147,6 +175,11 @@ pub fn prove(
         }
         kernel.act_as(before);
         kernel.unpin(&link);
+    }
+    if held {
+        return Err(ProveError::Worse {
+            tried: in_words(&tried),
+        });
     }
     // Containers are recognised all the same, for what can be done from user space.
     kernel.act();
