@@ -12,7 +12,8 @@ pub enum Kind {
     Made = 3,
     /// A container is gone; [`Gone`] follows.
     Gone = 4,
-    /// A task of a container moved a task out of it; `other` is the cgroup id of the destination.
+    /// A task of a container moved a task out of it; `other` is the cgroup id of the destination, and `reason` is 1 where the
+    /// task was made there (CLONE_INTO_CGROUP).
     MovedOut = 5,
 }
 

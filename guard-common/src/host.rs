@@ -47,10 +47,12 @@ pub struct Host {
     pub user_told_ns: u64,
     /// See `user_told_ns`.
     pub user_told: u64,
+    /// Containers' forks that are under way: the entries of `FLIGHTS`.
+    pub flying: u64,
     /// `user_made` by whose they are: by [`user_of`] the cgroup that all of a user's are below.
     pub user_made_by: [u32; USERS],
 }
-const _: () = assert!(size_of::<Host>() == 136 + 4 * USERS);
+const _: () = assert!(size_of::<Host>() == 144 + 4 * USERS);
 
 /// Entries of [`Host::user_made_by`]; users beyond that share one.
 pub const USERS: usize = 32;

@@ -54,8 +54,9 @@ pub struct Container {
     pub refused: [u64; 3],
     /// Forks allowed that enforcing would have refused, by [`fork_storm::Reason`].
     pub audited: [u64; 3],
-    /// Start of the window in which a refusal was last told, an audited fork, and a task that was moved out.
-    pub told_ns: [u64; 3],
+    /// Start of the window in which a refusal was last told, an audited fork, a task that was moved out, and one that was
+    /// made outside.
+    pub told_ns: [u64; 4],
     /// Tasks that were moved out of the container by one in it.
     pub moved_out: u64,
     /// Forks at which the number of pids could not be read.
@@ -73,7 +74,7 @@ pub struct Container {
     /// Reserved, zero.
     pub reserved: u32,
 }
-const _: () = assert!(size_of::<Container>() == 168);
+const _: () = assert!(size_of::<Container>() == 176);
 
 /// The container's name could have been made by an unprivileged user.
 pub const SLOT_USER_MADE: u32 = 1;

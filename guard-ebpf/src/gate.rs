@@ -93,6 +93,8 @@ impl Attempt {
 
 /// Which of `Container::told_ns` is whose.
 pub const TOLD_MOVED: usize = 2;
+/// See [`TOLD_MOVED`].
+pub const TOLD_MADE_OUTSIDE: usize = 3;
 
 /// Whether this is the first of its kind in a window. Two CPUs may both find so; nothing is counted here.
 #[inline(always)]

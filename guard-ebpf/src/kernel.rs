@@ -116,7 +116,13 @@ pub fn current_cgroup_id() -> Option<u64> {
 /// Address of the running task's `struct cgroup` in that hierarchy.
 #[inline(always)]
 pub fn current_cgroup() -> Option<u64> {
-    let sets: u64 = read(current(), Field::TaskCgroups)?;
+    cgroup_of(current())
+}
+
+/// Address of a task's `struct cgroup` in that hierarchy.
+#[inline(always)]
+pub fn cgroup_of(task: u64) -> Option<u64> {
+    let sets: u64 = read(task, Field::TaskCgroups)?;
     if config(Field::CgroupVersion) == 2 {
         return read(sets, Field::CssSetDefault);
     }

@@ -49,12 +49,15 @@ pub fn sysctl(name: &str) -> Result<u64> {
         .with_context(|| format!("{name} is no number"))
 }
 
+/// Numbers below this are not given again (`RESERVED_PIDS`, include/linux/pid.h).
+pub const RESERVED_PIDS: u64 = 300;
+
 /// The number of tasks that the host can have.
 ///
 /// # Errors
 /// A setting cannot be read.
 pub fn task_limit() -> Result<u64> {
-    Ok(sysctl("kernel/pid_max")?.min(sysctl("kernel/threads-max")?))
+    Ok((sysctl("kernel/pid_max")? - RESERVED_PIDS).min(sysctl("kernel/threads-max")?))
 }
 
 /// The number of tasks that the host has now: the kernel's own count.

@@ -17,7 +17,7 @@ use aya_obj::{
 use guard_common::{
     Container, SLOTS, Subject,
     config::{FIELDS, Field},
-    fork_storm::Profile,
+    fork_storm::{Flight, Profile},
     host::Host,
     identity::NameMatcher,
 };
@@ -138,6 +138,8 @@ pub struct Kernel {
     pub profiles: Array<MapData, Plain<Profile>>,
     /// Slots that were given back.
     pub free_slots: Queue<MapData, u32>,
+    /// Task that forks → the fork that it has under way.
+    pub flights: Table<MapData, u64, Plain<Flight>>,
     /// What the kernel side tells.
     pub events: RingBuf<MapData>,
 }
@@ -246,6 +248,7 @@ impl Kernel {
             subjects: tables.take("SUBJECTS")?,
             profiles: tables.take("PROFILES")?,
             free_slots: tables.take("FREE_SLOTS")?,
+            flights: tables.take("FLIGHTS")?,
             events: tables.take("EVENTS")?,
             _tables: tables,
         };
@@ -274,11 +277,11 @@ impl Kernel {
         Ok(())
     }
 
-    /// Loads and attaches the fork governor on one rung; nothing for [`Rung::Setting`].
+    /// Loads and attaches the programs of the fork governor on one rung; none for [`Rung::Setting`].
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn attach_governor(&self, btf: &Btf, rung: Rung) -> Result<Option<Link>, LoadError> {
+    pub fn attach_governor(&self, btf: &Btf, rung: Rung) -> Result<Vec<Link>, LoadError> {
         let (program, how) = match rung {
             Rung::Lsm => (GOVERNOR, How::Lsm("bpf_lsm_task_alloc")),
             Rung::FmodRet => (GOVERNOR, How::ModifyReturn("security_task_alloc")),
@@ -286,9 +289,19 @@ impl Kernel {
                 "fork_storm_process_fork",
                 How::RawTracepoint(c"sched_process_fork"),
             ),
-            Rung::Setting => return Ok(None),
+            Rung::Setting => return Ok(Vec::new()),
         };
-        self.attach(btf, program, how).map(Some)
+        let mut links = Vec::new();
+        if rung.refuses() {
+            // Before the governor: what takes off must land.
+            links.push(self.attach(
+                btf,
+                "fork_storm_landed",
+                How::RawTracepoint(c"sched_process_fork"),
+            )?);
+        }
+        links.push(self.attach(btf, program, how)?);
+        Ok(links)
     }
 
     /// Loads and attaches the programs that recognise containers.
@@ -412,10 +425,12 @@ impl Kernel {
         }
     }
 
-    /// Takes away the pin of a program that is not used after all.
-    pub fn unpin(&self, link: &Link) {
+    /// Takes away the pins of programs that are not used after all.
+    pub fn unpin(&self, links: &[Link]) {
         if let Some(directory) = self.links() {
-            let _ = fs::remove_file(directory.join(link.name));
+            for link in links {
+                let _ = fs::remove_file(directory.join(link.name));
+            }
         }
     }
 

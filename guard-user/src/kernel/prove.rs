@@ -132,15 +132,15 @@ pub fn prove(
             );
             continue;
         }
-        let link = match kernel.attach_governor(btf, rung) {
-            Ok(Some(link)) => link,
-            Ok(None) => break,
+        let links = match kernel.attach_governor(btf, rung) {
+            Ok(links) if links.is_empty() => break,
+            Ok(links) => links,
             Err(error) => {
                 say(false, error.in_short());
                 continue;
             }
         };
-        if let Err(error) = kernel.pin(std::slice::from_ref(&link)) {
+        if let Err(error) = kernel.pin(&links) {
             say(false, error.in_short());
             continue;
         }
@@ -149,7 +149,7 @@ pub fn prove(
             Ok(outcome) => outcome,
             Err(error) => {
                 kernel.act_as(before);
-                kernel.unpin(&link);
+                kernel.unpin(&links);
                 return Err(error.into());
             }
         };
@@ -169,12 +169,12 @@ pub fn prove(
             return Ok(Proved {
                 rung,
                 tried,
-                links: vec![link],
+                links,
                 inherits,
             });
         }
         kernel.act_as(before);
-        kernel.unpin(&link);
+        kernel.unpin(&links);
     }
     if held {
         return Err(ProveError::Worse {

@@ -6,6 +6,10 @@ use std::{fs::File, io, os::unix::fs::FileExt};
 /// the limit, at least and at most this many.
 const MARGIN: std::ops::RangeInclusive<u64> = 64..=1024;
 
+/// Numbers below this are given to the first tasks of a boot, and to nobody when the count has come round
+/// (`RESERVED_PIDS`, include/linux/pid.h, the same on 5.10 to 7.3).
+const RESERVED_PIDS: u64 = 300;
+
 /// The files, kept open: they are read every second.
 #[derive(Debug)]
 pub struct Host {
@@ -17,7 +21,7 @@ pub struct Host {
 /// The pids of the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pids {
-    /// The smaller of `kernel.pid_max` and `kernel.threads-max`.
+    /// The smaller of `kernel.pid_max`, less the numbers that are given only once, and `kernel.threads-max`.
     pub limit: u64,
     /// Tasks there are (the kernel's own count of processes and threads).
     pub tasks: u64,
@@ -57,7 +61,7 @@ impl Host {
             .and_then(|field| field.split_once('/'))
             .ok_or(io::ErrorKind::InvalidData)?;
         Ok(Pids {
-            limit: pid_max.min(threads_max),
+            limit: pid_max.saturating_sub(RESERVED_PIDS).min(threads_max),
             tasks: number(tasks.1)?,
         })
     }

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Read},
+    ptr,
     sync::atomic::Ordering,
     thread,
     time::{Duration, Instant},
@@ -43,6 +44,9 @@ pub struct Crowd {
     /// So many processes.
     #[arg(long, default_value_t = 64)]
     pub processes: u64,
+    /// Threads of each that fork, once, all at the same time; 0: each process forks by itself, again and again.
+    #[arg(long, default_value_t = 0)]
+    pub threads: u64,
     /// Memory of each that is in use: a fork copies its page tables.
     #[arg(long, default_value_t = 4)]
     pub megabytes: usize,
@@ -119,11 +123,12 @@ impl Crowd {
                 _ => {}
             }
         }
-        while tally.ready.load(Ordering::Relaxed) < self.processes {
+        while tally.ready.load(Ordering::Relaxed) < self.processes * self.threads.max(1) {
             thread::sleep(Duration::from_millis(1));
         }
         let began = Instant::now();
         tally.stop.store(1, Ordering::Relaxed);
+        futex(tally, libc::FUTEX_WAKE, i32::MAX);
         thread::sleep(Duration::from_secs_f64(self.seconds));
         Ok(tally.counted(began.elapsed().as_secs_f64()))
     }
@@ -132,6 +137,9 @@ impl Crowd {
         let mut memory = vec![1_u8; self.megabytes << 20];
         for page in memory.chunks_mut(4096) {
             page[0] = 2;
+        }
+        if self.threads > 0 {
+            swarm(tally, self.threads as usize);
         }
         tally.ready.fetch_add(1, Ordering::Relaxed);
         while tally.stop.load(Ordering::Relaxed) == 0 {
@@ -147,6 +155,65 @@ impl Crowd {
     }
 }
 
+/// Threads that fork once, at the start. Their stacks are one mapping: with one for each, every fork would copy thousands.
+fn swarm(tally: &'static Tally, threads: usize) -> ! {
+    extern "C" fn body(tally: *mut libc::c_void) -> *mut libc::c_void {
+        // SAFETY: the pointer is the one that `swarm` hands over: a tally that lives as long as the process.
+        let tally = unsafe { &*tally.cast::<Tally>().cast_const() };
+        tally.ready.fetch_add(1, Ordering::Relaxed);
+        wait_for_start(tally);
+        stay(tally);
+        sleep()
+    }
+    // SAFETY: fresh memory that is never unmapped, a part of it for each thread.
+    unsafe {
+        let stacks = libc::mmap(
+            ptr::null_mut(),
+            threads * STACK,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        );
+        for number in 0..threads {
+            let mut attributes = std::mem::zeroed();
+            let mut thread = 0;
+            libc::pthread_attr_init(&mut attributes);
+            libc::pthread_attr_setstack(&mut attributes, stacks.byte_add(number * STACK), STACK);
+            let argument = ptr::from_ref(tally).cast_mut().cast();
+            match libc::pthread_create(&mut thread, &attributes, body, argument) {
+                0 => {}
+                errno => {
+                    tally.failed(errno);
+                    tally.ready.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+    sleep()
+}
+
+/// Sleeps until the crowd starts: thousands that looked again and again would have no time to fork.
+fn wait_for_start(tally: &Tally) {
+    while tally.stop.load(Ordering::Relaxed) == 0 {
+        futex(tally, libc::FUTEX_WAIT, 0);
+    }
+}
+
+/// futex(2) on the low half of `stop`, which all processes share.
+fn futex(tally: &Tally, operation: i32, value: i32) {
+    // SAFETY: the word is mapped for as long as the process lives, and no timeout is given.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            tally.stop.as_ptr(),
+            operation,
+            value,
+            ptr::null::<libc::timespec>(),
+        )
+    };
+}
+
 /// Forks a child that stays.
 fn stay(tally: &Tally) {
     // SAFETY: the child only sleeps.
@@ -160,7 +227,7 @@ fn stay(tally: &Tally) {
     }
 }
 
-fn sleep() {
+fn sleep() -> ! {
     loop {
         // SAFETY: touches no memory.
         unsafe { libc::pause() };

@@ -19,6 +19,11 @@ pub const SCENARIOS: &[Scenario] = &[
         run: a_leak_takes_every_pid_but_the_hosts_reserve,
     },
     Scenario {
+        name: "fork_storm::a_thousand_forks_under_way_at_once_leave_the_hosts_reserve",
+        needs: Needs::Refusing,
+        run: a_thousand_forks_under_way_at_once_leave_the_hosts_reserve,
+    },
+    Scenario {
         name: "fork_storm::a_changed_pid_max_counts_within_a_second",
         needs: Needs::Refusing,
         run: a_changed_pid_max_counts_within_a_second,
@@ -107,11 +112,77 @@ fn a_leak_takes_every_pid_but_the_hosts_reserve() -> Result<()> {
     Ok(())
 }
 
+/// Threads of one process that fork in the same moment stand in line for its memory, each allowed already and without a pid.
+fn a_thousand_forks_under_way_at_once_leave_the_hosts_reserve() -> Result<()> {
+    const SWARM: &str = "crowd --processes 1 --threads 2000 --megabytes 4 --seconds 15";
+    let _pid_max = Setting::new("kernel/pid_max", "4096")?;
+    let limit = host::task_limit()?;
+    {
+        let container = Cgroup::container()?;
+        let mut swarm = bed::start(Some(&container), SWARM)?;
+        let mut failed = 0;
+        host::wait_for(
+            "the swarm to fill the host",
+            Duration::from_secs(60),
+            || {
+                failed = 20 - host::spawn(20).0;
+                Ok(failed > 0 || swarm.has_ended()?)
+            },
+        )?;
+        let tasks = host::tasks()?;
+        println!("    without: {failed} of 20 host spawns fail, {tasks} tasks of {limit}");
+        ensure!(failed > 0, "the host can still fork");
+    }
+    let policy = Policy::write("enforce", "pids: {max: 1000000}", "reserve: {pids: 300}")?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    let container = Cgroup::container()?;
+    let watch = Watch::new();
+    let mut swarm = bed::start(Some(&container), SWARM)?;
+    let (mut spawned, mut tried, mut error) = (0, 0, String::new());
+    while !swarm.has_ended()? {
+        let (worked, failed) = host::spawn(5);
+        (spawned, tried) = (spawned + worked, tried + 5);
+        if !failed.is_empty() {
+            error = failed;
+        }
+    }
+    let made = swarm.finish()?;
+    let (most, samples) = watch.most();
+    println!(
+        "    with: {} made and {} refused; host spawns {spawned} of {tried} {error}; lowest free pids {} of {limit} in {samples} looks",
+        made.made,
+        made.refused,
+        limit - most
+    );
+    ensure!(
+        spawned == tried && tried > 0,
+        "host spawns {spawned} of {tried}: {error}"
+    );
+    ensure!(
+        made.refused > 0 && made.made > 0,
+        "it never came to the edge: {made:?}"
+    );
+    ensure!(
+        limit - most >= RESERVE,
+        "the reserve was entered: {} pids free, {RESERVE} reserved",
+        limit - most
+    );
+    drop(container);
+    // What failed on its way is forgotten: the room is a container's again.
+    let container = Cgroup::container()?;
+    let (_leak, held) = bed::leak(&container, "--what process --most 500 --once")?;
+    ensure!(
+        held.refused == 0,
+        "refused although there is room: {held:?}"
+    );
+    Ok(())
+}
+
 fn a_changed_pid_max_counts_within_a_second() -> Result<()> {
     let policy = Policy::write("enforce", "pids: {max: 1000000}", "reserve: {pids: 300}")?;
     let _daemon = Daemon::start(&policy, &[])?;
     let container = Cgroup::container()?;
-    let room = host::tasks()? + 300 + 200;
+    let room = host::tasks()? + 300 + 200 + host::RESERVED_PIDS;
     let (_holding, roomy) = bed::leak(&container, "--what process --most 250")?;
     ensure!(roomy.refused == 0, "refused although there is room");
     container.kill()?;
