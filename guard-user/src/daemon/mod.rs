@@ -34,7 +34,7 @@ pub use switch::{keep_off, off_until, words_of};
 use crate::{
     act::{journal::Journal, kill::Kill},
     control::{self, server},
-    decide::engine::Engine,
+    decide::{engine::Engine, telling::Telling},
     identity::{
         roster::{Roster, RosterError},
         tree::{Hierarchy, TreeError},
@@ -137,6 +137,7 @@ pub struct Daemon {
     saved: u64,
     journal: Journal,
     audit: record::Writer,
+    telling: Telling,
     host: Host,
     /// What the host's pids and the reserve are at the moment.
     pids: control::status::HostPids,

@@ -1,8 +1,13 @@
 //! Every word that the daemon puts on record.
 
-use guard_common::event::{Event, Gone};
+use std::time::Duration;
 
-use super::{Daemon, start::unwatched, switch};
+use guard_common::{
+    SLOT_USER_MADE,
+    event::{Event, Gone},
+};
+
+use super::{Daemon, now, start::unwatched, switch};
 use crate::{
     act::{
         cgroup::Cgroup,
@@ -11,7 +16,7 @@ use crate::{
         pids::Applied,
         restore::{Restored, Undone},
     },
-    decide::settings::Next,
+    decide::{settings::Next, telling},
     identity::roster::Entered,
     kernel::rungs::Rung,
     record::{Kind, Measure, Record, Severity, Verdict},
@@ -26,6 +31,34 @@ pub(super) struct Gap {
 impl Daemon {
     pub(super) fn say(&mut self, record: Record) {
         self.audit.write(record);
+    }
+
+    /// A record that a container can bring about. About those that users could have made only so many are written.
+    pub(super) fn say_about(&mut self, user_made: bool, record: Record) {
+        if self.telling.tells(user_made, now()) {
+            self.say(record);
+        }
+    }
+
+    /// How many of them were not written, if it is time to say so.
+    pub(super) fn say_untold(&mut self, now: Duration) {
+        if let Some(count) = self.telling.untold(now) {
+            self.say(
+                Record::new(Kind::Lost)
+                    .severity(Severity::Medium)
+                    .count(count)
+                    .reason(format!(
+                        "records about containers that users could have made: no more than {} are written in {} s",
+                        telling::RECORDS,
+                        telling::PER.as_secs()
+                    )),
+            );
+        }
+    }
+
+    /// Whether an unprivileged user could have made a container that is known.
+    pub(super) fn is_user_made(&self, id: u64) -> bool {
+        self.roster.get(id).is_some_and(|known| known.user_made)
     }
 
     /// A record of a container, if its path is known still.
@@ -144,14 +177,23 @@ impl Daemon {
         );
     }
 
+    /// Whoever may make such names may make any number of them: their coming and going is not put on record.
     pub(super) fn say_made(&mut self, id: u64) {
+        if self.is_user_made(id) {
+            return;
+        }
         let record = self.of(Kind::ContainerMade, id).severity(Severity::Info);
         self.say(record);
     }
 
+    /// As [`Self::say_made`].
     pub(super) fn say_gone(&mut self, gone: &Gone) {
+        let id = gone.event.container;
+        if self.roster.get(id).is_none_or(|known| known.user_made) {
+            return;
+        }
         let mut record = self
-            .of(Kind::ContainerGone, gone.event.container)
+            .of(Kind::ContainerGone, id)
             .severity(Severity::Info)
             .measured(Measure::Allowed, gone.allowed);
         let refused = [
@@ -175,6 +217,12 @@ impl Daemon {
     }
 
     pub(super) fn say_moved_out(&mut self, event: &Event) {
+        let state = self.kernel.containers.get(event.slot as usize);
+        let user_made = match self.roster.get(event.container) {
+            Some(known) => known.user_made,
+            // It came untold, as only users' do when there are many: its slot tells, as long as it has one.
+            None => state.id != event.container || state.flags & SLOT_USER_MADE != 0,
+        };
         if event.other == 0 {
             let record = self
                 .of(Kind::MovedOut, event.container)
@@ -185,7 +233,7 @@ impl Daemon {
                 .reason(
                     "made a child straight in a cgroup of its choice (CLONE_INTO_CGROUP), in the container or not",
                 );
-            return self.say(record);
+            return self.say_about(user_made, record);
         }
         let to = Cgroup::open(&self.hierarchy, event.other)
             .ok()
@@ -195,16 +243,15 @@ impl Daemon {
                 || format!("cgroup id {}", event.other),
                 |path| path.display().to_string(),
             );
-        let count = self.kernel.containers.get(event.slot as usize).moved_out;
         let record = self
             .of(Kind::MovedOut, event.container)
-            .count(count)
+            .count(state.moved_out)
             .severity(Severity::High)
             .action("cgroup.leave")
             .verdict(Verdict::Allow)
             .process(event.tgid, &event.comm)
             .reason(format!("moved a task to {to}"));
-        self.say(record);
+        self.say_about(user_made, record);
     }
 
     pub(super) fn say_switched(&mut self, on: bool, done: &[String]) {
@@ -235,6 +282,8 @@ impl Daemon {
     }
 
     pub(super) fn say_stopped(&mut self, signal: &str, kept: bool) {
+        // There is no later.
+        self.say_untold(Duration::MAX);
         let outcome = if kept {
             "enforcement stays, and the next daemon takes it over"
         } else {
@@ -274,7 +323,7 @@ impl Daemon {
                 .setting("pids.max", "", present.to_string())
                 .reason("somebody else rewrites pids.max: it is left alone; the kernel side still refuses at the cap"),
         };
-        self.say(record);
+        self.say_about(self.is_user_made(id), record);
     }
 
     pub(super) fn say_killed(&mut self, id: u64, killed: Result<&Killed, &str>) {
@@ -300,6 +349,6 @@ impl Daemon {
     }
 }
 
-pub(super) fn millis(time: std::time::Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

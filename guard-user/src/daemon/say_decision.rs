@@ -23,7 +23,7 @@ impl Daemon {
             Ok(words) => words.to_owned(),
             Err(error) => format!("failed: {error}"),
         });
-        let mut record = match &decision.what {
+        let record = match &decision.what {
             What::Began(breach) => self.breach(Kind::BreachBegan, decision, breach),
             What::GoesOn(breach) => self.breach(Kind::Refusals, decision, breach),
             What::Ended(breach) => self.breach(Kind::BreachEnded, decision, breach),
@@ -56,6 +56,9 @@ impl Daemon {
             What::Withheld { step, why } => {
                 let words = match why {
                     Why::CoolingDown => "not done: it was done to this container not long ago",
+                    Why::BudgetSpent if self.is_user_made(id) => {
+                        "not done: the budget of actions on containers that users could have made is spent"
+                    }
                     Why::BudgetSpent => "not done: the host's budget of actions is spent",
                     Why::Protected => {
                         "not done: the container is protected (it holds pid 1 or the daemon, or is exempt)"
@@ -114,10 +117,11 @@ impl Daemon {
                 .severity(Severity::Info)
                 .outcome("over: pids rise no more"),
         };
-        if let Some(outcome) = outcome {
-            record = record.outcome(outcome);
+        match outcome {
+            // What was done is always told: actions have budgets themselves.
+            Some(outcome) => self.say(record.outcome(outcome)),
+            None => self.say_about(self.is_user_made(id), record),
         }
-        self.say(record);
     }
 
     fn breach(&self, kind: Kind, decision: &Decision, breach: &Breach) -> Record {

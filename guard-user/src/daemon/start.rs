@@ -173,6 +173,7 @@ impl Daemon {
             engine,
             journal,
             audit,
+            telling: Default::default(),
             host,
             pids,
             notes,

@@ -118,7 +118,7 @@ impl Daemon {
             for decision in self.engine.gone(now(), *id, None) {
                 self.carry_out(&decision);
             }
-            self.looked.remove(id);
+            self.forget(*id);
             self.kills.remove(id);
         }
     }

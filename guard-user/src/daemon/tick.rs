@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, mem::offset_of, sync::atomic::Ordering, time::Duration};
 
-use guard_common::{
-    Container, SLOT_USER_MADE, event::Gone, fork_storm::Reason, host::Host as HostTable,
-};
+use guard_common::{Container, event::Gone, fork_storm::Reason, host::Host as HostTable};
 
 use super::{Daemon, now, start};
 use crate::{
@@ -80,14 +78,23 @@ impl Daemon {
         self.look_for_containers();
         self.note_off_over();
         self.go_on_killing();
-        if self.ticks % HOUSEKEEPING == 1
-            && let Err(error) = restore::drop_vanished(&self.hierarchy, &mut self.journal)
-        {
-            self.note("journal", error.to_string());
+        if self.ticks % HOUSEKEEPING == 1 {
+            self.clear_away();
         }
+        self.say_untold(now());
         let due = self.due();
         self.look(&due);
         self.save();
+    }
+
+    /// Clears away what nobody needs any more.
+    fn clear_away(&mut self) {
+        // Of one whose coming and going were both untold there may be a refusal all the same.
+        self.roster.keep_known(&mut self.culprits);
+        self.roster.keep_known(&mut self.looked);
+        if let Err(error) = restore::drop_vanished(&self.hierarchy, &mut self.journal) {
+            self.note("journal", error.to_string());
+        }
     }
 
     /// Containers whose counters moved, those that something is going on in, and those whose turn it is.
@@ -157,6 +164,7 @@ impl Daemon {
             allowed: state.allowed,
             refused: state.refused,
             audited: state.audited,
+            user_made: known.user_made,
             ..Seen::default()
         };
         let mut looked = Looked {
@@ -244,11 +252,7 @@ impl Daemon {
             }
             Message::Made { event, path } => {
                 self.roster.made(event.container, event.slot, path);
-                // Whoever may make such names may make any number of them: they are not put on record one by one.
-                let flags = self.kernel.containers.get(event.slot as usize).flags;
-                if flags & SLOT_USER_MADE == 0 {
-                    self.say_made(event.container);
-                }
+                self.say_made(event.container);
                 self.busy.insert(event.container);
                 self.fresh.push(event.container);
             }
@@ -275,18 +279,12 @@ impl Daemon {
         for decision in &decisions {
             self.carry_out(decision);
         }
-        if self
-            .roster
-            .get(id)
-            .is_some_and(|known| !known.path.to_string_lossy().contains("/user@"))
-        {
-            self.say_gone(gone);
-        }
+        self.say_gone(gone);
         self.forget(id);
     }
 
     /// A container is gone.
-    fn forget(&mut self, id: u64) {
+    pub(super) fn forget(&mut self, id: u64) {
         self.roster.gone(id);
         self.looked.remove(&id);
         self.busy.remove(&id);

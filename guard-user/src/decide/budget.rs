@@ -1,11 +1,11 @@
-//! One mistake in a policy must not freeze a whole host: so many actions in any span of time, and no more.
+//! One mistake in a policy must not freeze a whole host, nor one user fill its log: so much in any span of time, and no more.
 
 use std::{collections::VecDeque, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// At most `most` actions in any span of `per`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// At most `most` actions in any span of `per`; by default none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
     most: usize,
     per: Duration,

@@ -22,8 +22,10 @@ use super::{
 pub struct Rests {
     /// A step is not taken again on the same container for this long.
     pub cool_down: Duration,
-    /// Freezes and kills of the whole host…
+    /// Freezes and kills of the whole host, but for those of containers that users could have made…
     pub actions: usize,
+    /// …and of these, of all users together: who makes containers at will spends nothing of the others'…
+    pub user_made: usize,
     /// …in any span of this length.
     pub per: Duration,
 }
@@ -33,6 +35,7 @@ impl Default for Rests {
         Self {
             cool_down: Duration::from_secs(60),
             actions: 10,
+            user_made: 3,
             per: Duration::from_secs(60),
         }
     }
@@ -79,6 +82,9 @@ impl State {
 pub struct Saved {
     at: Duration,
     budget: Budget,
+    /// The version before had none.
+    #[serde(default)]
+    budget_of_users: Budget,
     withheld: u64,
     containers: BTreeMap<u64, State>,
 }
@@ -88,6 +94,8 @@ pub struct Saved {
 pub struct Engine {
     rests: Rests,
     budget: Budget,
+    /// For containers that users could have made.
+    budget_of_users: Budget,
     containers: HashMap<u64, State>,
     ticked: Option<Duration>,
     withheld: u64,
@@ -101,6 +109,7 @@ impl Engine {
         Self {
             rests,
             budget: Budget::new(rests.actions, rests.per),
+            budget_of_users: Budget::new(rests.user_made, rests.per),
             containers: HashMap::new(),
             ticked: None,
             withheld: 0,
@@ -114,6 +123,9 @@ impl Engine {
         Self {
             rests,
             budget: saved.budget.with_limits(rests.actions, rests.per),
+            budget_of_users: saved
+                .budget_of_users
+                .with_limits(rests.user_made, rests.per),
             containers: saved.containers.into_iter().collect(),
             ticked: Some(saved.at),
             withheld: saved.withheld,
@@ -127,6 +139,7 @@ impl Engine {
         Saved {
             at: self.ticked.unwrap_or_default(),
             budget: self.budget.clone(),
+            budget_of_users: self.budget_of_users.clone(),
             withheld: self.withheld,
             containers: self
                 .containers
@@ -195,13 +208,18 @@ impl Engine {
             };
             let limits = limits(seen.profile);
             let growth = state.growth(seen, limits);
+            let budget = if seen.user_made {
+                &mut self.budget_of_users
+            } else {
+                &mut self.budget
+            };
             state.climb(
                 now,
                 seen,
                 limits,
                 growth,
                 self.rests.cool_down,
-                &mut self.budget,
+                budget,
                 &mut tell,
             );
             state.watch(now, host, seen, limits, &mut tell);

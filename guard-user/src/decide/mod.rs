@@ -7,6 +7,7 @@ pub mod ladder;
 pub mod leak;
 pub mod seen;
 pub mod settings;
+pub mod telling;
 
 #[cfg(test)]
 mod properties;

@@ -16,6 +16,7 @@ const CONTAINERS: u64 = 4;
 const RESTS: Rests = Rests {
     cool_down: Duration::from_secs(20),
     actions: 3,
+    user_made: 1,
     per: Duration::from_secs(30),
 };
 
@@ -84,7 +85,7 @@ proptest! {
     ) {
         let limits = Limits { audited_ladder: steps.clone(), ladder: steps, ..Limits::default() };
         let mut host: BTreeMap<u64, Seen> = (0..CONTAINERS)
-            .map(|id| (id, Seen { id, ..Seen::default() }))
+            .map(|id| (id, Seen { id, user_made: id == 0, ..Seen::default() }))
             .collect();
         let mut engine = Engine::new(RESTS);
         let mut now = Duration::from_secs(100);
@@ -125,7 +126,7 @@ proptest! {
                         for decision in engine.gone(now, id, Some(seen)) {
                             told += new(&decision.what);
                         }
-                        *seen = Seen { id, ..Seen::default() };
+                        *seen = Seen { id, user_made: seen.user_made, ..Seen::default() };
                         taken.retain(|(container, ..)| *container != id);
                     }
                     Happens::Late(more) => now += Duration::from_millis(u64::from(more) / 8),
@@ -139,9 +140,13 @@ proptest! {
                     What::Act { step, .. } => {
                         prop_assert!(!seen.protected, "acted on a protected one");
                         prop_assert_eq!(seen.frozen, Frozen::No, "acted on a frozen one");
-                        acted.push(now);
-                        let recently = acted.iter().filter(|at| now - **at < RESTS.per).count();
-                        prop_assert!(recently <= RESTS.actions, "over the budget");
+                        acted.push((seen.user_made, now));
+                        let recently = acted
+                            .iter()
+                            .filter(|(user_made, at)| *user_made == seen.user_made && now - *at < RESTS.per)
+                            .count();
+                        let most = if seen.user_made { RESTS.user_made } else { RESTS.actions };
+                        prop_assert!(recently <= most, "over the budget");
                         let id = decision.container;
                         let cooling = taken.iter().any(|(container, other, at)| {
                             *container == id && *other == step && now - *at < RESTS.cool_down

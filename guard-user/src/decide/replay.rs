@@ -2,7 +2,7 @@
 //!
 //! A line each: `rests COOL_DOWN ACTIONS PER`; `ladder …` and `audited …` with steps `AFTER freeze FOR` or `AFTER kill`,
 //! separated by commas; `storm FROM..TO ID COUNT [reserve|audited]` (COUNT more refusals in each second, none while we hold
-//! it frozen); `quiet FROM..TO ID`; `others ID`, `nobody ID`, `protect ID`; `restart`;
+//! it frozen); `quiet FROM..TO ID`; `others ID`, `nobody ID`, `protect ID`; `user ID`: a user could have made it; `restart`;
 //! `gone AT ID`; `failed ID`. Below a line stand the decisions that it leads to: `> SECOND ID WHAT`.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
@@ -76,6 +76,7 @@ impl Replay {
                     cool_down: seconds(cool_down),
                     actions: actions.parse().unwrap(),
                     per: seconds(per),
+                    ..Rests::default()
                 };
             }
             ["ladder", ..] => self.limits.ladder = steps(line),
@@ -83,6 +84,11 @@ impl Replay {
             ["others", id] => self.container(id).frozen = Frozen::Others,
             ["nobody", id] => self.container(id).frozen = Frozen::No,
             ["protect", id] => self.container(id).protected = true,
+            ["user", ids] => {
+                for id in ids.split(',') {
+                    self.container(id).user_made = true;
+                }
+            }
             ["failed", id] => {
                 self.container(id).frozen = Frozen::No;
                 self.engine().failed(id.parse().unwrap());
@@ -239,4 +245,16 @@ fn what_was_recorded_leads_to_the_golden_decisions() {
         files += 1;
     }
     assert!(files >= 5, "{files} recordings");
+}
+
+#[test]
+fn a_state_that_the_version_before_wrote_is_gone_on_with() {
+    let text = r#"{"at":{"secs":9,"nanos":0},"budget":{"most":10,"per":{"secs":60,"nanos":0},"spent":[{"secs":8,"nanos":0}]},
+        "withheld":4,"containers":{}}"#;
+    let saved: Saved = serde_json::from_str(text).unwrap();
+    let restored = Engine::restore(Rests::default(), saved);
+    assert_eq!(restored.withheld(), 4);
+    let told = serde_json::to_value(restored.save()).unwrap();
+    assert_eq!(told["budget"]["spent"][0]["secs"], 8);
+    assert_eq!(told["budget_of_users"]["most"], Rests::default().user_made);
 }

@@ -47,6 +47,8 @@ pub struct Seen {
     pub frozen: Frozen,
     /// Never frozen or killed: it holds the host's pid 1 or the daemon, or is exempt.
     pub protected: bool,
+    /// An unprivileged user could have made it: there may be any number of its kind, so they have a budget of their own.
+    pub user_made: bool,
 }
 
 /// The host at one moment.
@@ -156,7 +158,7 @@ pub struct Breach {
 pub enum Why {
     /// It was taken on this container not long ago.
     CoolingDown,
-    /// The host's budget of actions is spent.
+    /// The budget of actions is spent: the host's, or that of containers that users could have made.
     BudgetSpent,
     /// The container is never acted on.
     Protected,

@@ -11,6 +11,13 @@ use super::automaton;
 /// Below this an unprivileged user makes cgroups himself: a match there may only tighten policy.
 pub const USER_MADE: &str = "/**/user@*.service/**";
 
+/// Whether [`USER_MADE`] takes in a path, or all that a pattern can match.
+#[must_use]
+pub fn is_user_made(path: &str) -> bool {
+    path.split('/')
+        .any(|name| name.starts_with("user@") && name.ends_with(".service"))
+}
+
 /// What a pattern is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -173,6 +180,31 @@ mod tests {
         for name in ["libpod-1", "libpod-conmon-1", "libpod-trusted"] {
             let path = format!("{user}/{name}");
             assert_eq!(names.label(path.as_bytes()), 1 | LABEL_USER_MADE, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_daemon_and_the_automaton_agree_on_what_a_user_could_have_made() {
+        let names = names(&[("/**", Role::Subject(0))]);
+        for (path, user_made) in [
+            (
+                "/user.slice/user-1.slice/user@1.service/docker-1.scope",
+                true,
+            ),
+            ("/user@1.service/x/y", true),
+            ("/user@1.service", true),
+            ("/user@.service/x", true),
+            ("/user@1.slice/x", false),
+            ("/xuser@1.service/x", false),
+            ("/user@1/x.service/y", false),
+            ("/system.slice/docker-1.scope", false),
+        ] {
+            let marked = names.label(path.as_bytes()) & LABEL_USER_MADE != 0;
+            assert_eq!(
+                (marked, is_user_made(path)),
+                (user_made, user_made),
+                "{path}"
+            );
         }
     }
 

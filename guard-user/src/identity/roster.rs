@@ -15,7 +15,7 @@ use guard_common::{
 use thiserror::Error;
 
 use super::{
-    names::Names,
+    names::{Names, is_user_made},
     runtime,
     tree::{Found, Hierarchy, TreeError, id_of},
 };
@@ -54,6 +54,8 @@ pub struct Known {
     pub runtime: &'static str,
     /// The id that it has there.
     pub name: String,
+    /// An unprivileged user could have made it.
+    pub user_made: bool,
 }
 
 impl Known {
@@ -61,11 +63,13 @@ impl Known {
         let text = path.to_string_lossy();
         let (runtime, name) = runtime::parse(&text);
         let name = name.to_owned();
+        let user_made = is_user_made(&text);
         Self {
             id,
             slot,
             runtime,
             name,
+            user_made,
             path,
         }
     }
@@ -125,10 +129,16 @@ impl Roster {
         self.known.remove(&id)
     }
 
+    /// Drops what is kept of containers that are not in it.
+    pub fn keep_known<T>(&self, kept: &mut HashMap<u64, T>) {
+        kept.retain(|id, _| self.known.contains_key(id));
+    }
+
     /// Brings the kernel tables and the roster to what the tree and the policy say. The kernel side recognises by the same
     /// policy already, so that what is made meanwhile is entered by it; doing all this twice changes nothing.
     ///
-    /// `own` is the daemon's own cgroup: a container that it stands in is limited in nothing.
+    /// `own` is the daemon's own cgroup: a container that it stands in is limited in nothing. Those that are dropped stay in
+    /// the roster until the caller, who has their end to tell, takes them out of it ([`Self::gone`]).
     ///
     /// # Errors
     /// [`RosterError`]; what was entered so far stays.
@@ -185,7 +195,10 @@ impl Roster {
                 }
             }
         }
-        self.known = roster;
+        let mut before = std::mem::replace(&mut self.known, roster);
+        let dropped = entered.dropped.iter();
+        self.known
+            .extend(dropped.filter_map(|id| before.remove_entry(id)));
         Ok(entered)
     }
 }
@@ -437,4 +450,18 @@ fn give_back(kernel: &mut Kernel, id: u64, slot: u32) -> Result<(), RosterError>
         .long(slot as usize, offset_of!(Container, id))
         .store(0, Ordering::Release);
     Ok(kernel.free_slots.push(slot, 0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_a_container_in_no_roster_is_dropped() {
+        let mut roster = Roster::default();
+        roster.made(1, 0, "/docker/a".into());
+        let mut kept = HashMap::from([(1, "known"), (2, "made and gone, both untold")]);
+        roster.keep_known(&mut kept);
+        assert_eq!(kept, HashMap::from([(1, "known")]));
+    }
 }

@@ -113,13 +113,6 @@ pub fn overlap(one: &str, other: &str) -> bool {
     })
 }
 
-/// Whether a pattern can only match below `user@UID.service`, where exceptions and exemptions are ignored.
-#[must_use]
-pub fn only_user_made(pattern: &str) -> bool {
-    let mut names = pattern.split('/');
-    names.any(|name| name.starts_with("user@") && name.ends_with(".service"))
-}
-
 /// Whether two sequences, in each of which some items stand for any number of items, have a sequence in common.
 fn common<T>(
     one: &[T],

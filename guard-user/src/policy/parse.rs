@@ -11,6 +11,7 @@ use super::{
     units::{self, PIDS, Pids},
     yaml::{Node, Value},
 };
+use crate::identity::names::is_user_made;
 
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const DAY: Duration = Duration::from_secs(86_400);
@@ -178,7 +179,7 @@ fn patterns(desk: &mut Desk, given: Given<'_>, lifts: bool) -> Vec<(String, At)>
             twice(desk, at, &format!("`{shown}`"), &first);
             continue;
         }
-        if lifts && glob::only_user_made(&pattern) {
+        if lifts && is_user_made(&pattern) {
             desk.tell(
                 at,
                 format!("`{shown}` can never apply: below user@UID.service users choose names themselves, and could free themselves with it"),
