@@ -84,5 +84,7 @@ pub struct Gone {
     pub refused: [u64; 3],
     /// As in [`crate::Container`].
     pub audited: [u64; 3],
+    /// As in [`crate::Container`]: those that do not stand on record.
+    pub moved_out: u64,
 }
-const _: () = assert!(size_of::<Gone>() == 120);
+const _: () = assert!(size_of::<Gone>() == 128);

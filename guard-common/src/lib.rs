@@ -38,7 +38,7 @@ pub const EVENT_BYTES: u32 = 1 << 20;
 /// The state of one container: a value of the kernel table `CONTAINERS`, which the daemon maps into its memory.
 ///
 /// The kernel side adds to counters with `XADD` (5.10 has no atomic that returns a value) and fills a slot when it gives
-/// it away; the daemon stores `profile` alone into a slot that is in use.
+/// it away; the daemon stores `profile` and `moved_told` alone into a slot that is in use.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Container {
@@ -57,7 +57,7 @@ pub struct Container {
     /// Start of the window in which a refusal was last told, an audited fork, a task that was moved out, and one that was
     /// made outside.
     pub told_ns: [u64; 4],
-    /// Tasks that were moved out of the container by one in it.
+    /// Tasks that were moved out of the container by one in it, or made outside of it.
     pub moved_out: u64,
     /// Forks at which the number of pids could not be read.
     pub unread: u64,
@@ -71,8 +71,8 @@ pub struct Container {
     pub user: u32,
     /// Depth of the container's cgroup; the root's is 0. Set where `cgroup` is not.
     pub level: u32,
-    /// Reserved, zero.
-    pub reserved: u32,
+    /// Of `moved_out`, those that stand on record, modulo 2^32; the daemon's to store.
+    pub moved_told: u32,
 }
 const _: () = assert!(size_of::<Container>() == 176);
 

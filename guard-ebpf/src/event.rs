@@ -82,11 +82,12 @@ pub fn tell_gone(host: *mut Host, slot: u32, container: *const Container) {
         return lost(host);
     };
     // SAFETY: `container` is a live map value, and no task of a removed cgroup forks.
-    let (allowed, refused, audited) = unsafe {
+    let (allowed, refused, audited, moved_out) = unsafe {
         (
             (*container).allowed,
             (*container).refused,
             (*container).audited,
+            ((*container).moved_out as u32).wrapping_sub((*container).moved_told),
         )
     };
     entry.write(Gone {
@@ -94,6 +95,7 @@ pub fn tell_gone(host: *mut Host, slot: u32, container: *const Container) {
         allowed,
         refused,
         audited,
+        moved_out: u64::from(moved_out),
     });
     entry.submit(0);
 }

@@ -1,9 +1,9 @@
 //! Every word that the daemon puts on record.
 
-use std::time::Duration;
+use std::{mem::offset_of, sync::atomic::Ordering, time::Duration};
 
 use guard_common::{
-    SLOT_USER_MADE,
+    Container, SLOT_USER_MADE,
     event::{Event, Gone},
 };
 
@@ -216,25 +216,20 @@ impl Daemon {
         self.say(record);
     }
 
+    /// A task that left its container; with it all that left since the last record.
     pub(super) fn say_moved_out(&mut self, event: &Event) {
         let state = self.kernel.containers.get(event.slot as usize);
+        let count = u64::from((state.moved_out as u32).wrapping_sub(state.moved_told));
+        // Told by the look at its counters already, or the container is gone.
+        if count == 0 || state.id != event.container {
+            return;
+        }
+        self.moves_are_told(event.slot, &state);
         let user_made = match self.roster.get(event.container) {
             Some(known) => known.user_made,
             // It came untold, as only users' do when there are many: its slot tells, as long as it has one.
             None => state.id != event.container || state.flags & SLOT_USER_MADE != 0,
         };
-        if event.other == 0 {
-            let record = self
-                .of(Kind::MovedOut, event.container)
-                .severity(Severity::Info)
-                .action("cgroup.leave")
-                .verdict(Verdict::Allow)
-                .process(event.tgid, &event.comm)
-                .reason(
-                    "made a child straight in a cgroup of its choice (CLONE_INTO_CGROUP), in the container or not",
-                );
-            return self.say_about(user_made, record);
-        }
         let to = Cgroup::open(&self.hierarchy, event.other)
             .ok()
             .flatten()
@@ -245,13 +240,36 @@ impl Daemon {
             );
         let record = self
             .of(Kind::MovedOut, event.container)
-            .count(state.moved_out)
+            .count(count)
             .severity(Severity::High)
             .action("cgroup.leave")
             .verdict(Verdict::Allow)
             .process(event.tgid, &event.comm)
-            .reason(format!("moved a task to {to}"));
+            .reason(match event.reason {
+                0 => format!("moved a task to {to}"),
+                _ => format!("made a task in {to} (CLONE_INTO_CGROUP)"),
+            });
         self.say_about(user_made, record);
+    }
+
+    /// Tasks that left their container, and of which no message told.
+    pub(super) fn say_moved_out_untold(&mut self, id: u64, count: u64) {
+        let record = self
+            .of(Kind::MovedOut, id)
+            .count(count)
+            .severity(Severity::High)
+            .action("cgroup.leave")
+            .verdict(Verdict::Allow)
+            .reason("moved tasks out, or made them outside; where to was not told: only the first in a second is");
+        self.say_about(self.is_user_made(id), record);
+    }
+
+    /// All moves of a container stand on record.
+    pub(super) fn moves_are_told(&self, slot: u32, state: &Container) {
+        self.kernel
+            .containers
+            .word(slot as usize, offset_of!(Container, moved_told))
+            .store(state.moved_out as u32, Ordering::Relaxed);
     }
 
     pub(super) fn say_switched(&mut self, on: bool, done: &[String]) {

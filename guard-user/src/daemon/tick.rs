@@ -111,7 +111,8 @@ impl Daemon {
                 let state = self.kernel.containers.get(known.slot as usize);
                 let looked = self.looked.get(&known.id).copied().unwrap_or_default();
                 state.id == known.id
-                    && (state.refused, state.audited) != (looked.refused, looked.audited)
+                    && ((state.refused, state.audited) != (looked.refused, looked.audited)
+                        || state.moved_out as u32 != state.moved_told)
             })
             .map(|known| known.id)
             .collect()
@@ -157,6 +158,11 @@ impl Daemon {
         let state: Container = self.kernel.containers.get(known.slot as usize);
         if state.id != id {
             return None;
+        }
+        let untold = (state.moved_out as u32).wrapping_sub(state.moved_told);
+        if untold != 0 {
+            self.moves_are_told(known.slot, &state);
+            self.say_moved_out_untold(id, u64::from(untold));
         }
         let mut seen = Seen {
             id,
@@ -278,6 +284,9 @@ impl Daemon {
         let decisions: Vec<Decision> = self.engine.gone(now(), id, Some(&last));
         for decision in &decisions {
             self.carry_out(decision);
+        }
+        if gone.moved_out > 0 {
+            self.say_moved_out_untold(id, gone.moved_out);
         }
         self.say_gone(gone);
         self.forget(id);

@@ -67,7 +67,7 @@ const RULE: &str = "forks: {rate: 20/s, burst: 40}";
 
 /// A bomb in a new container is refused, within its bound.
 fn refuses() -> Result<()> {
-    let bomb = bed::run(&Cgroup::container()?, "bomb --seconds 1")?;
+    let bomb = bed::run(&Cgroup::container()?, "bomb --seconds 30 --refused 5")?;
     ensure!(
         bomb.refused > 0 && bomb.made <= bound(20, 40, bomb.seconds),
         "not refused as it should be: {bomb:?}"

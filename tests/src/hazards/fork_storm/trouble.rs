@@ -80,7 +80,7 @@ impl Drop for Hidden {
 }
 
 fn refuses(container: &Cgroup) -> Result<()> {
-    let bomb = bed::run(container, "bomb --seconds 1")?;
+    let bomb = bed::run(container, "bomb --seconds 30 --refused 5")?;
     ensure!(
         bomb.refused > 0 && bomb.made <= bound(RATE, BURST, bomb.seconds),
         "not refused as it should be: {bomb:?}"
