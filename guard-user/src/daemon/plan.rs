@@ -19,7 +19,7 @@ use crate::{
     policy::{
         compile::{self, Compiled, ModeOverride, ReserveRule, Treatment, effective},
         load,
-        model::{Act, AuditSettings, Mode, RESERVE, Rule, Severity},
+        model::{Act, AuditSettings, Mode, Policy, RESERVE, Rule, Severity},
     },
     record,
 };
@@ -67,8 +67,29 @@ impl<'p> Named<'p> {
 impl Plan {
     /// Reads and compiles the policy: `file` alone, or what stands below `/etc`, or the embedded one.
     pub(super) fn read(file: Option<&Path>, mode: Option<ModeOverride>) -> Result<Self, PlanError> {
-        let wrong = |error: &dyn std::fmt::Display| PlanError(error.to_string());
-        let policy = load::in_force(file).map_err(|error| wrong(&error))?;
+        let policy = load::in_force(file).map_err(|error| PlanError(error.to_string()))?;
+        Self::of(policy, mode)
+    }
+
+    /// Reads the policy anew, to take this one's place.
+    pub(super) fn read_again(
+        &self,
+        file: Option<&Path>,
+        mode: Option<ModeOverride>,
+    ) -> Result<Self, PlanError> {
+        self.replaced_by(Self::read(file, mode)?)
+    }
+
+    /// `new`, unless no file is left of this one: what is embedded only audits, and a file that was lost by mistake must
+    /// not end what is enforced.
+    fn replaced_by(&self, new: Self) -> Result<Self, PlanError> {
+        if new.embedded && !self.embedded {
+            return Err(PlanError(load::gone(&self.sources).to_string()));
+        }
+        Ok(new)
+    }
+
+    fn of(policy: Policy, mode: Option<ModeOverride>) -> Result<Self, PlanError> {
         let compiled = compile::compile(&policy, mode).map_err(|error| {
             PlanError(match std::error::Error::source(&error) {
                 Some(source) => format!("{error}: {source}"),
@@ -273,5 +294,37 @@ impl Stamps {
                 })
                 .collect(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_file() -> Plan {
+        let policy = load::from_bytes("policy.yaml", load::EMBEDDED.as_bytes()).unwrap();
+        Plan::of(policy, None).unwrap()
+    }
+
+    fn built_in() -> Plan {
+        Plan::of(load::embedded().unwrap(), None).unwrap()
+    }
+
+    #[test]
+    fn files_that_are_gone_do_not_give_way_to_the_embedded_policy() {
+        let refused = of_file().replaced_by(built_in()).err().unwrap().to_string();
+        assert!(refused.starts_with("policy.yaml:1:1: "), "{refused}");
+        assert!(refused.contains("restart"), "{refused}");
+    }
+
+    #[test]
+    fn every_other_policy_takes_the_place_of_the_last() {
+        for (last, new) in [
+            (of_file(), of_file()),
+            (built_in(), of_file()),
+            (built_in(), built_in()),
+        ] {
+            assert!(last.replaced_by(new).is_ok());
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use guard_common::host::Host as HostTable;
 
-use super::{Daemon, Plan, now, plan::Stamps, start, tick::nanoseconds};
+use super::{Daemon, now, plan::Stamps, start, tick::nanoseconds};
 use crate::{
     act::{
         journal,
@@ -39,7 +39,7 @@ impl Daemon {
         }
     }
 
-    /// Reads the policy anew. A policy with mistakes changes nothing.
+    /// Reads the policy anew. A policy with mistakes changes nothing, nor does one whose files are gone.
     ///
     /// # Errors
     /// The mistakes.
@@ -64,7 +64,9 @@ impl Daemon {
     }
 
     fn replace_plan(&mut self) -> Result<usize, String> {
-        let plan = Plan::read(self.options.policy.as_deref(), self.options.mode)
+        let plan = self
+            .plan
+            .read_again(self.options.policy.as_deref(), self.options.mode)
             .map_err(|error| error.to_string())?;
         let bank = self
             .kernel
