@@ -149,7 +149,7 @@ impl Daemon {
         done.extend(self.restore());
         self.say_switched(false, &done);
         self.save();
-        Switched { done }
+        Switched::from(done)
     }
 
     /// Enforces again.
@@ -164,7 +164,7 @@ impl Daemon {
         }];
         self.say_switched(true, &done);
         self.look_at_all();
-        Switched { done }
+        Switched::from(done)
     }
 
     fn set_off(&mut self, until: u64) {
@@ -238,7 +238,7 @@ impl Daemon {
     }
 }
 
-/// What became of one change, for a person.
+/// What became of one change, for a person; with the path as the container has it, so not for a terminal yet.
 pub fn words_of(one: &Restored, path: Option<&PathBuf>) -> String {
     use crate::act::{journal::Change, restore::Undone};
     let place = match path {
@@ -289,5 +289,25 @@ pub(super) fn resume_kept(kernel: &Kernel) {
             .host
             .long(0, offset_of!(HostTable, off_until_ns))
             .store(kept, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::act::{journal::Change, restore::Undone};
+
+    #[test]
+    fn what_off_tells_of_a_container_is_text() {
+        let path = PathBuf::from("/docker-\x1b]0;mine\x07.scope");
+        let one = Restored {
+            cgroup: 7,
+            change: Change::Freeze { freezer: 7 },
+            outcome: Ok(Undone::Restored),
+        };
+        let switched = Switched::from(vec![words_of(&one, Some(&path)), words_of(&one, None)]);
+        let done: Vec<&str> = switched.done.iter().map(|line| line.as_str()).collect();
+        let named = r"/docker-\x1b]0;mine\x07.scope thawed";
+        assert_eq!(done, [named, "cgroup 7 thawed"]);
     }
 }
