@@ -77,8 +77,8 @@ impl Daemon {
         if old.audit != self.plan.audit {
             match start::start_audit(&self.plan.audit) {
                 Ok(writer) => {
-                    self.notes.settle("audit");
                     std::mem::replace(&mut self.audit, writer).stop(LAST_WORDS);
+                    self.settled("audit");
                 }
                 Err(error) => self.trouble("audit", error.to_string()),
             }
@@ -101,7 +101,7 @@ impl Daemon {
         );
         match entered {
             Ok(entered) => {
-                self.notes.settle("roster");
+                self.settled("roster");
                 self.let_go(&entered.dropped);
             }
             Err(error) => self.trouble("roster", error.to_string()),
