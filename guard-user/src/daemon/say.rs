@@ -1,5 +1,7 @@
 //! Every word that the daemon puts on record.
 
+use std::time::Duration;
+
 use guard_common::event::{Event, Gone};
 
 use super::{Daemon, start::unwatched, switch};
@@ -40,8 +42,8 @@ impl Daemon {
         }
     }
 
-    pub(super) fn say_started(&mut self, gap: Option<Gap>, entered: &Entered) {
-        let took = if gap.is_some() {
+    pub(super) fn say_started(&mut self, gap: Option<Gap>, entered: &Entered, took: Duration) {
+        let before = if gap.is_some() {
             "took over what the last daemon left in force"
         } else {
             "nothing was in force before"
@@ -50,7 +52,8 @@ impl Daemon {
             Record::new(Kind::DaemonStart)
                 .severity(Severity::Info)
                 .rung(self.rung)
-                .outcome(took)
+                .outcome(before)
+                .measured(Measure::StartMs, millis(took))
                 .measured(Measure::Containers, entered.containers as u64)
                 .measured(Measure::Rules, self.plan.rules.len() as u64),
         );
@@ -300,6 +303,6 @@ impl Daemon {
     }
 }
 
-pub(super) fn millis(time: std::time::Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
