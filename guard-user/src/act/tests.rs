@@ -37,6 +37,11 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Option<Self> {
+        Self::named("")
+    }
+
+    /// One whose cgroup has a name that ends so.
+    fn named(end: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("skipping: not root");
             return None;
@@ -49,7 +54,7 @@ impl Fixture {
             }
         };
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("bulkhead-act-test-{}-{number}", std::process::id());
+        let name = format!("bulkhead-act-test-{}-{number}{end}", std::process::id());
         let path = hierarchy.mount.join(&name);
         if hierarchy.version == Version::V2 {
             let _ = fs::write(hierarchy.mount.join("cgroup.subtree_control"), "+pids");
@@ -87,7 +92,7 @@ impl Fixture {
             .into_iter()
             .flatten()
         {
-            enter += &format!("echo $$ > {}/cgroup.procs && ", directory.display());
+            enter += &format!("echo $$ > '{}/cgroup.procs' && ", directory.display());
         }
         let child = Command::new("sh")
             .arg("-c")

@@ -16,6 +16,7 @@ use guard_user::{
         prove,
         rungs::{self, Rung},
     },
+    record::Text,
 };
 use serde::Serialize;
 
@@ -50,7 +51,7 @@ struct Report {
     tried: Vec<Tried>,
     /// The daemon that was asked; absent after a trial of our own.
     daemon: Option<u64>,
-    degraded: Vec<String>,
+    degraded: Vec<Text>,
 }
 
 /// Runs the verb.
@@ -69,10 +70,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let mut degraded = Vec::new();
     if rungs::locked_down() {
-        degraded.push(rungs::LOCKED_DOWN.to_owned());
+        degraded.push(rungs::LOCKED_DOWN.into());
     }
     let btf = Btf::of_this_kernel(&FUNCTIONS).unwrap_or_else(|error| {
-        degraded.push(format!("{error}: no program can be used without"));
+        degraded.push(format!("{error}: no program can be used without").into());
         Btf::none()
     });
     let config = prove::config(&btf, &hierarchy);
@@ -86,7 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !proved.inherits {
         degraded.push(
             "new containers are not recognised by the kernel: the daemon looks for them once a second"
-                .to_owned(),
+                .into(),
         );
     }
     let report = Report {

@@ -10,11 +10,17 @@ pub fn usable() -> Result<Vec<(&'static str, &'static str)>, String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root: run it with sudo".to_owned());
     }
-    for (kind, at, magic) in [
-        ("bpf", "/sys/fs/bpf", rungs::BPFFS),
-        ("securityfs", "/sys/kernel/security", rungs::SECURITYFS),
+    for (kind, at, magic, options) in [
+        // As systemd does; without it anyone may make directories there, and pin what he likes.
+        ("bpf", "/sys/fs/bpf", rungs::BPFFS, Some("mode=0700")),
+        (
+            "securityfs",
+            "/sys/kernel/security",
+            rungs::SECURITYFS,
+            None,
+        ),
     ] {
-        match rungs::need_mounted(kind, at, magic) {
+        match rungs::need_mounted(kind, at, magic, options) {
             Ok(true) => {
                 eprintln!("bulkhead: mounted {kind} at {at}, where it was missing");
                 mounted.push((kind, at));

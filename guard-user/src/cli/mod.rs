@@ -16,6 +16,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use guard_user::record::Text;
 
 /// Bulkhead keeps a container from taking down its host's kernel.
 #[derive(Parser)]
@@ -50,7 +51,13 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Verb::On(arguments) => switch::on(arguments),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("bulkhead: {error:#}");
+        // It may name a path that a container chose.
+        let words = format!("{error:#}");
+        let lines: Vec<String> = words
+            .lines()
+            .map(|line| Text::from(line).to_string())
+            .collect();
+        eprintln!("bulkhead: {}", lines.join("\n"));
         ExitCode::from(1)
     })
 }

@@ -69,19 +69,19 @@ pub fn status() -> Result<Option<Status>> {
                     let cgroup = hierarchy.open(state.id).ok()?;
                     hierarchy.path_of(cgroup.as_fd())
                 })
-                .map(|path| path.display().to_string())
                 .unwrap_or_default();
-            let (runtime, id) = runtime::parse(&path);
+            let text = path.to_string_lossy();
+            let (runtime, id) = runtime::parse(&text);
             ContainerStatus {
                 runtime: runtime.to_owned(),
-                id: id.to_owned(),
+                id: id.into(),
                 cgroup_id: state.id,
                 allowed: state.allowed,
                 refused: state.refused.into(),
                 audited: state.audited.into(),
                 unread: state.unread,
                 frozen: "no".to_owned(),
-                cgroup: path,
+                cgroup: path.as_path().into(),
                 ..ContainerStatus::default()
             }
         })
@@ -121,7 +121,7 @@ pub fn off(seconds: Option<u64>) -> Result<Option<Switched>> {
         done.extend(undo(directory)?);
     }
     record(Kind::SwitchOff, &done);
-    Ok(Some(Switched { done }))
+    Ok(Some(Switched::from(done)))
 }
 
 /// Undoes what the journal in a directory says; a line for each change.
@@ -144,7 +144,7 @@ pub fn on() -> Result<Option<Switched>> {
     keep_off(0);
     let done = vec!["no daemon answers; on the switch in the kernel: enforcing again".to_owned()];
     record(Kind::SwitchOn, &done);
-    Ok(Some(Switched { done }))
+    Ok(Some(Switched::from(done)))
 }
 
 fn open() -> Result<Option<Pinned>> {

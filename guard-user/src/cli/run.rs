@@ -16,7 +16,7 @@ use super::host;
 ///
 /// Without a policy in /etc/bulkhead and without --policy, the policy that is built in runs and only audits: it counts and
 /// records what it would refuse, and refuses nothing. SIGHUP, or a change of a policy file, reads the policy anew; one with
-/// mistakes changes nothing. SIGTERM releases everything, unless --keep-on-stop is given. `bulkhead status` shows what is
+/// mistakes, or without a file any more, changes nothing. SIGTERM releases everything, unless --keep-on-stop is given. `bulkhead status` shows what is
 /// in force, `bulkhead off` allows everything at once.
 ///
 /// Exit code 0: stopped; 1: not started (a mistake in the policy, or a daemon is running already); 3: this host cannot.

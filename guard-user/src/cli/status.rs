@@ -177,7 +177,7 @@ fn is_news(container: &ContainerStatus) -> bool {
 }
 
 fn print_container(out: &mut impl Write, container: &ContainerStatus) -> io::Result<()> {
-    let short: String = container.id.chars().take(12).collect();
+    let short: String = container.id.as_str().chars().take(12).collect();
     let pids = container
         .pids
         .map_or("?".to_owned(), |pids| pids.to_string());
@@ -186,8 +186,7 @@ fn print_container(out: &mut impl Write, container: &ContainerStatus) -> io::Res
         .map_or("max".to_owned(), |max| max.to_string());
     writeln!(
         out,
-        "  {:<12} {:<8} pids {pids}/{max}  allowed {}{}{}",
-        guard_user::record::Text::from(short.as_str()),
+        "  {short:<12} {:<8} pids {pids}/{max}  allowed {}{}{}",
         container.runtime,
         container.allowed,
         if container.breach { "  BREACH" } else { "" },
@@ -224,4 +223,37 @@ fn print_container(out: &mut impl Write, container: &ContainerStatus) -> io::Res
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_container_writes_to_the_terminal() {
+        let name = "/docker-\x1b]0;mine\x07\u{9b}2J\u{202e}.scope";
+        let container = ContainerStatus {
+            cgroup: name.into(),
+            id: name.into(),
+            ..ContainerStatus::default()
+        };
+        let status = Status {
+            degraded: vec![format!("the pids cap is not held in {name}").into()],
+            containers: vec![container],
+            ..Status::default()
+        };
+        let harmless =
+            |text: &str| !text.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}'));
+        let mut text = Vec::new();
+        print(&mut text, &status, true, true).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains(r"/docker-\x1b"), "{text}");
+        assert!(harmless(&text), "{text:?}");
+        let json = serde_json::to_string(&status).unwrap();
+        assert!(harmless(&json), "{json:?}");
+        // A daemon of another version may send it as it is.
+        let raw = json.replace(r"\\x1b", r"\u001b");
+        let status: Status = serde_json::from_str(&raw).unwrap();
+        assert_eq!(serde_json::to_string(&status).unwrap(), json);
+    }
 }

@@ -59,7 +59,9 @@ fn tell(done: Option<Switched>, json: bool) -> Result<ExitCode> {
     if json {
         super::print(&format!("{}\n", serde_json::to_string_pretty(&done)?))?;
     } else {
-        super::print(&format!("{}\n", done.done.join("\n")))?;
+        for line in &done.done {
+            super::print(&format!("{line}\n"))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

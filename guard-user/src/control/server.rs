@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use zlink::{ReplyError, introspect};
 
 use super::status::{ByReason, ContainerStatus, HostPids, Losses, RuleStatus, Status, Tried};
+use crate::record::Text;
 
 /// What a caller wants.
 #[derive(Debug)]
@@ -29,7 +30,15 @@ pub enum Request {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, introspect::Type)]
 pub struct Switched {
     /// What was done, a line each.
-    pub done: Vec<String>,
+    pub done: Vec<Text>,
+}
+
+impl From<Vec<String>> for Switched {
+    fn from(done: Vec<String>) -> Self {
+        Self {
+            done: done.into_iter().map(Text::from).collect(),
+        }
+    }
 }
 
 /// What a reload came to.

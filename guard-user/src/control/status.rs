@@ -1,7 +1,10 @@
-//! What `bulkhead status` tells; field names are the API of `status --json` and of the Varlink interface.
+//! What `bulkhead status` tells; field names are the API of `status --json` and of the Varlink interface. What a container
+//! may have named is [`Text`], here as in the record: a terminal shows it as it is.
 
 use serde::{Deserialize, Serialize};
 use zlink::introspect::{CustomType, Type};
+
+use crate::record::Text;
 
 /// Forks, by the reason for which they were refused or would have been.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
@@ -52,13 +55,13 @@ pub struct HostPids {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 pub struct ContainerStatus {
     /// Its cgroup's path from the hierarchy's root.
-    pub cgroup: String,
+    pub cgroup: Text,
     /// The cgroup's id.
     pub cgroup_id: u64,
     /// The runtime that its path speaks of.
     pub runtime: String,
     /// Its id there.
-    pub id: String,
+    pub id: Text,
     /// Subjects of the policy that it is one of.
     pub subjects: Vec<String>,
     /// Forks allowed.
@@ -143,7 +146,7 @@ pub struct Status {
     /// The containers.
     pub containers: Vec<ContainerStatus>,
     /// What does not work as it should, and what to do about it.
-    pub degraded: Vec<String>,
+    pub degraded: Vec<Text>,
     /// What was lost.
     pub losses: Losses,
 }

@@ -17,11 +17,11 @@ use crate::{
     },
     identity::names::Names,
     policy::{
-        compile::{self, Compiled, ModeOverride, ReserveRule, Treatment, effective},
+        compile::{self, Applied, Compiled, ModeOverride, ReserveRule, Treatment, effective},
         load,
-        model::{Act, AuditSettings, Mode, RESERVE, Rule, Severity},
+        model::{Act, AuditSettings, Forks, Mode, Policy, RESERVE, Rule, Severity},
     },
-    record,
+    record::{self, Measure},
 };
 
 /// Why there is no plan: the policy's mistakes, ready to be shown.
@@ -53,13 +53,32 @@ pub struct Plan {
 pub(super) struct Named<'p> {
     pub rule: &'p str,
     pub severity: record::Severity,
+    /// What its limit allows.
+    pub allows: Vec<(Measure, u64)>,
 }
 
 impl<'p> Named<'p> {
-    fn by<L>(applied: &'p compile::Applied<L>) -> Self {
+    fn rate(applied: &'p Applied<Forks>) -> Self {
+        let Forks { rate, burst, .. } = applied.limit;
+        let a_second = u64::from(rate.forks.div_ceil(rate.seconds));
+        Self::by(
+            applied,
+            vec![
+                (Measure::Rate, a_second),
+                (Measure::Burst, u64::from(burst)),
+            ],
+        )
+    }
+
+    fn cap(applied: &'p Applied<u32>) -> Self {
+        Self::by(applied, vec![(Measure::PidsMax, u64::from(applied.limit))])
+    }
+
+    fn by<L>(applied: &'p Applied<L>, allows: Vec<(Measure, u64)>) -> Self {
         Self {
             rule: applied.rule.as_str(),
             severity: grave(applied.severity),
+            allows,
         }
     }
 }
@@ -67,8 +86,29 @@ impl<'p> Named<'p> {
 impl Plan {
     /// Reads and compiles the policy: `file` alone, or what stands below `/etc`, or the embedded one.
     pub(super) fn read(file: Option<&Path>, mode: Option<ModeOverride>) -> Result<Self, PlanError> {
-        let wrong = |error: &dyn std::fmt::Display| PlanError(error.to_string());
-        let policy = load::in_force(file).map_err(|error| wrong(&error))?;
+        let policy = load::in_force(file).map_err(|error| PlanError(error.to_string()))?;
+        Self::of(policy, mode)
+    }
+
+    /// Reads the policy anew, to take this one's place.
+    pub(super) fn read_again(
+        &self,
+        file: Option<&Path>,
+        mode: Option<ModeOverride>,
+    ) -> Result<Self, PlanError> {
+        self.replaced_by(Self::read(file, mode)?)
+    }
+
+    /// `new`, unless no file is left of this one: what is embedded only audits, and a file that was lost by mistake must
+    /// not end what is enforced.
+    fn replaced_by(&self, new: Self) -> Result<Self, PlanError> {
+        if new.embedded && !self.embedded {
+            return Err(PlanError(load::gone(&self.sources).to_string()));
+        }
+        Ok(new)
+    }
+
+    fn of(policy: Policy, mode: Option<ModeOverride>) -> Result<Self, PlanError> {
         let compiled = compile::compile(&policy, mode).map_err(|error| {
             PlanError(match std::error::Error::source(&error) {
                 Some(source) => format!("{error}: {source}"),
@@ -149,13 +189,14 @@ impl Plan {
     pub(super) fn rule_of(&self, profile: u32, reason: Reason, audited: bool) -> Option<Named<'_>> {
         let treatment = self.treatments.get(profile as usize)?;
         match (reason, audited) {
-            (Reason::Rate, false) => treatment.rate_enforced.as_ref().map(Named::by),
-            (Reason::Rate, true) => treatment.rate_audited.as_ref().map(Named::by),
-            (Reason::PidsCap, false) => treatment.pids_enforced.as_ref().map(Named::by),
-            (Reason::PidsCap, true) => treatment.pids_audited.as_ref().map(Named::by),
+            (Reason::Rate, false) => treatment.rate_enforced.as_ref().map(Named::rate),
+            (Reason::Rate, true) => treatment.rate_audited.as_ref().map(Named::rate),
+            (Reason::PidsCap, false) => treatment.pids_enforced.as_ref().map(Named::cap),
+            (Reason::PidsCap, true) => treatment.pids_audited.as_ref().map(Named::cap),
             (Reason::HostReserve, _) => treatment.reserve.map(|_| Named {
                 rule: RESERVE,
                 severity: record::Severity::Critical,
+                allows: Vec::new(),
             }),
         }
     }
@@ -273,5 +314,58 @@ impl Stamps {
                 })
                 .collect(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_file() -> Plan {
+        let policy = load::from_bytes("policy.yaml", load::EMBEDDED.as_bytes()).unwrap();
+        Plan::of(policy, None).unwrap()
+    }
+
+    fn built_in() -> Plan {
+        Plan::of(load::embedded().unwrap(), None).unwrap()
+    }
+
+    #[test]
+    fn files_that_are_gone_do_not_give_way_to_the_embedded_policy() {
+        let refused = of_file().replaced_by(built_in()).err().unwrap().to_string();
+        assert!(refused.starts_with("policy.yaml:1:1: "), "{refused}");
+        assert!(refused.contains("restart"), "{refused}");
+    }
+
+    #[test]
+    fn a_rule_is_named_with_what_its_limit_allows() {
+        let text = "version: 1\nmode: enforce\nsubjects: {all: {cgroups: [\"/docker/*\"]}}\nrules:\n  \
+                    - {name: slow, subjects: [all], forks: {rate: 90/m, burst: 7}}\n  \
+                    - {name: few, subjects: [all], mode: audit, pids: {max: 9}}\n";
+        let plan = Plan::of(
+            load::from_bytes("policy.yaml", text.as_bytes()).unwrap(),
+            None,
+        )
+        .unwrap();
+        let named = |reason, audited| {
+            plan.rule_of(1, reason, audited)
+                .map(|named| (named.rule, named.allows))
+        };
+        let slow = ("slow", vec![(Measure::Rate, 2), (Measure::Burst, 7)]);
+        assert_eq!(named(Reason::Rate, false), Some(slow));
+        let few = ("few", vec![(Measure::PidsMax, 9)]);
+        assert_eq!(named(Reason::PidsCap, true), Some(few));
+        assert_eq!(named(Reason::PidsCap, false), None);
+    }
+
+    #[test]
+    fn every_other_policy_takes_the_place_of_the_last() {
+        for (last, new) in [
+            (of_file(), of_file()),
+            (built_in(), of_file()),
+            (built_in(), built_in()),
+        ] {
+            assert!(last.replaced_by(new).is_ok());
+        }
     }
 }

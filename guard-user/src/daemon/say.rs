@@ -73,8 +73,8 @@ impl Daemon {
         }
     }
 
-    pub(super) fn say_started(&mut self, gap: Option<Gap>, entered: &Entered) {
-        let took = if gap.is_some() {
+    pub(super) fn say_started(&mut self, gap: Option<Gap>, entered: &Entered, took: Duration) {
+        let before = if gap.is_some() {
             "took over what the last daemon left in force"
         } else {
             "nothing was in force before"
@@ -83,7 +83,8 @@ impl Daemon {
             Record::new(Kind::DaemonStart)
                 .severity(Severity::Info)
                 .rung(self.rung)
-                .outcome(took)
+                .outcome(before)
+                .measured(Measure::StartMs, millis(took))
                 .measured(Measure::Containers, entered.containers as u64)
                 .measured(Measure::Rules, self.plan.rules.len() as u64),
         );

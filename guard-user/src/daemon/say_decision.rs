@@ -4,6 +4,7 @@ use guard_common::fork_storm::Reason;
 
 use super::{Daemon, say::millis};
 use crate::{
+    control::status::HostPids,
     decide::{
         ladder::StepAction,
         seen::{Breach, Decision, Kind as Of, Tally, Thaw, What, Why},
@@ -146,6 +147,13 @@ impl Daemon {
         {
             record = record.measured(Measure::Pids, pids);
         }
+        // As the host stands while it refuses; of a breach that is over that tells nothing.
+        if tally.by(Reason::HostReserve) > 0 && kind != Kind::BreachEnded {
+            let HostPids { limit, tasks, .. } = self.pids;
+            record = record
+                .measured(Measure::HostPids, tasks)
+                .measured(Measure::HostPidsFree, limit.saturating_sub(tasks));
+        }
         record
     }
 
@@ -173,7 +181,14 @@ impl Daemon {
             .mode(if audited { Mode::Audit } else { Mode::Enforce })
             .count(tally.sum());
         record = match rule {
-            Some(rule) => record.rule(rule.rule).severity(rule.severity),
+            Some(rule) => {
+                if kind == Kind::BreachBegan {
+                    for (measure, number) in rule.allows {
+                        record = record.measured(measure, number);
+                    }
+                }
+                record.rule(rule.rule).severity(rule.severity)
+            }
             None => record.severity(Severity::Medium),
         };
         if most.is_none() && tally.controller > 0 {

@@ -36,6 +36,7 @@ const LOCK: &str = "lock";
 impl Daemon {
     /// Brings everything up: attach first, then scan, so that no container is missed.
     pub(super) fn start(options: Options) -> Result<Self, DaemonError> {
+        let began = now();
         let stamps = Stamps::of(options.policy.as_deref());
         let plan = Plan::read(options.policy.as_deref(), options.mode)?;
         let lock = only_instance(Path::new(RUN_DIRECTORY))?;
@@ -184,7 +185,7 @@ impl Daemon {
         daemon.off_seen = daemon.is_off();
         daemon.let_go(&entered.dropped);
         daemon.note_rung();
-        daemon.say_started(gap, &entered);
+        daemon.say_started(gap, &entered, now().saturating_sub(began));
         daemon.say_mounted();
         daemon.write_summary();
         if daemon.plan.audited_altogether {

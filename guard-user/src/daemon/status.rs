@@ -12,6 +12,7 @@ use crate::{
     },
     decide::seen::Frozen,
     kernel::install::number_of,
+    record::Text,
 };
 
 /// What stays of the status when the daemon is gone, below [`RUN_DIRECTORY`]: everything but the counters, which stand
@@ -36,10 +37,10 @@ impl Daemon {
                 let state = self.kernel.containers.get(known.slot as usize);
                 let looked = self.looked.get(&known.id).copied().unwrap_or_default();
                 ContainerStatus {
-                    cgroup: known.path.display().to_string(),
+                    cgroup: known.path.as_path().into(),
                     cgroup_id: known.id,
                     runtime: known.runtime.to_owned(),
-                    id: known.name.clone(),
+                    id: known.name.as_str().into(),
                     subjects: number_of(state.profile)
                         .and_then(|number| self.plan.treatments.get(number as usize))
                         .map(|treatment| treatment.subjects.clone())
@@ -118,7 +119,7 @@ impl Daemon {
                     limits: limits.clone(),
                 })
                 .collect(),
-            degraded: self.notes.words(),
+            degraded: self.notes.words().into_iter().map(Text::from).collect(),
             ..Status::default()
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use guard_common::host::Host as HostTable;
 
-use super::{Daemon, Plan, now, plan::Stamps, start, tick::nanoseconds};
+use super::{Daemon, now, plan::Stamps, start, tick::nanoseconds};
 use crate::{
     act::{
         journal,
@@ -39,7 +39,7 @@ impl Daemon {
         }
     }
 
-    /// Reads the policy anew. A policy with mistakes changes nothing.
+    /// Reads the policy anew. A policy with mistakes changes nothing, nor does one whose files are gone.
     ///
     /// # Errors
     /// The mistakes.
@@ -64,7 +64,9 @@ impl Daemon {
     }
 
     fn replace_plan(&mut self) -> Result<usize, String> {
-        let plan = Plan::read(self.options.policy.as_deref(), self.options.mode)
+        let plan = self
+            .plan
+            .read_again(self.options.policy.as_deref(), self.options.mode)
             .map_err(|error| error.to_string())?;
         let bank = self
             .kernel
@@ -75,8 +77,8 @@ impl Daemon {
         if old.audit != self.plan.audit {
             match start::start_audit(&self.plan.audit) {
                 Ok(writer) => {
-                    self.notes.settle("audit");
                     std::mem::replace(&mut self.audit, writer).stop(LAST_WORDS);
+                    self.settled("audit");
                 }
                 Err(error) => self.trouble("audit", error.to_string()),
             }
@@ -99,7 +101,7 @@ impl Daemon {
         );
         match entered {
             Ok(entered) => {
-                self.notes.settle("roster");
+                self.settled("roster");
                 self.let_go(&entered.dropped);
             }
             Err(error) => self.trouble("roster", error.to_string()),
@@ -147,7 +149,7 @@ impl Daemon {
         done.extend(self.restore());
         self.say_switched(false, &done);
         self.save();
-        Switched { done }
+        Switched::from(done)
     }
 
     /// Enforces again.
@@ -162,7 +164,7 @@ impl Daemon {
         }];
         self.say_switched(true, &done);
         self.look_at_all();
-        Switched { done }
+        Switched::from(done)
     }
 
     fn set_off(&mut self, until: u64) {
@@ -236,7 +238,7 @@ impl Daemon {
     }
 }
 
-/// What became of one change, for a person.
+/// What became of one change, for a person; with the path as the container has it, so not for a terminal yet.
 pub fn words_of(one: &Restored, path: Option<&PathBuf>) -> String {
     use crate::act::{journal::Change, restore::Undone};
     let place = match path {
@@ -287,5 +289,25 @@ pub(super) fn resume_kept(kernel: &Kernel) {
             .host
             .long(0, offset_of!(HostTable, off_until_ns))
             .store(kept, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::act::{journal::Change, restore::Undone};
+
+    #[test]
+    fn what_off_tells_of_a_container_is_text() {
+        let path = PathBuf::from("/docker-\x1b]0;mine\x07.scope");
+        let one = Restored {
+            cgroup: 7,
+            change: Change::Freeze { freezer: 7 },
+            outcome: Ok(Undone::Restored),
+        };
+        let switched = Switched::from(vec![words_of(&one, Some(&path)), words_of(&one, None)]);
+        let done: Vec<&str> = switched.done.iter().map(|line| line.as_str()).collect();
+        let named = r"/docker-\x1b]0;mine\x07.scope thawed";
+        assert_eq!(done, [named, "cgroup 7 thawed"]);
     }
 }

@@ -74,6 +74,7 @@ impl Daemon {
             self.say_no_longer_degraded(&words);
         }
         self.reload_what_changed();
+        self.note_audit_log();
         self.note_losses();
         self.look_for_containers();
         self.note_off_over();
@@ -321,6 +322,14 @@ impl Daemon {
         self.plan.limits.get(number_of(profile)? as usize)?.cap
     }
 
+    /// The audit log's own trouble, which no record can be counted on to tell of: it is in the status as long as it lasts.
+    fn note_audit_log(&mut self) {
+        match self.audit.health().trouble {
+            Some(why) => self.trouble("audit-log", format!("the audit log: {why}")),
+            None => self.settled("audit-log"),
+        }
+    }
+
     /// Messages that were lost may have told of containers: the kernel table has all of them.
     fn note_losses(&mut self) {
         let host: HostTable = self.kernel.host.get(0);
@@ -424,6 +433,13 @@ impl Daemon {
     pub(super) fn trouble(&mut self, what: &str, words: String) {
         if self.notes.stand(what, words.clone()) {
             self.say_degraded(&words);
+        }
+    }
+
+    /// What was noted is over.
+    pub(super) fn settled(&mut self, what: &str) {
+        if let Some(words) = self.notes.settle(what) {
+            self.say_no_longer_degraded(&words);
         }
     }
 

@@ -14,7 +14,7 @@ use nix::{
     dir::{Dir, Type},
     fcntl::OFlag,
     libc,
-    sys::stat::Mode,
+    sys::stat::{Mode, fstat, lstat},
 };
 use thiserror::Error;
 
@@ -148,10 +148,14 @@ impl Hierarchy {
     }
 
     /// The path of an open cgroup from the hierarchy's root; `None` if it is gone.
+    ///
+    /// What is gone reads as its path and ` (deleted)`, which is a name that a cgroup may have as well, and a removed
+    /// directory of kernfs keeps its links. So the path counts if it leads back to the cgroup: its inode is its id.
     #[must_use]
     pub fn path_of(&self, cgroup: BorrowedFd<'_>) -> Option<PathBuf> {
         let path = fs::read_link(format!("/proc/self/fd/{}", cgroup.as_raw_fd())).ok()?;
-        if path.as_os_str().as_bytes().ends_with(b" (deleted)") {
+        let (open, there) = (fstat(cgroup).ok()?, lstat(&path).ok()?);
+        if (open.st_dev, open.st_ino) != (there.st_dev, there.st_ino) {
             return None;
         }
         let below = path.strip_prefix(&self.mount).ok()?;
@@ -398,6 +402,35 @@ mod tests {
                 Some("/sys/fs/cgroup/freezer".into())
             ))
         );
+    }
+
+    #[test]
+    fn a_cgroup_is_gone_when_its_path_leads_elsewhere_whatever_its_name() {
+        let mount = std::env::temp_dir().join(format!("bulkhead-tree-{}", std::process::id()));
+        fs::create_dir(&mount).unwrap();
+        let hierarchy = Hierarchy {
+            root: fs::File::open(&mount).unwrap().into(),
+            mount,
+            version: Version::V1,
+            number: 0,
+            freezer: None,
+        };
+        let make = |name: &str| {
+            let path = hierarchy.mount.join(name);
+            fs::create_dir(&path).unwrap();
+            fs::File::open(path).unwrap()
+        };
+        let (gone, there) = (make("x"), make("x (deleted)"));
+        let named = |name| Some(PathBuf::from(name));
+        assert_eq!(hierarchy.path_of(gone.as_fd()), named("/x"));
+        fs::remove_dir(hierarchy.mount.join("x")).unwrap();
+        assert_eq!(hierarchy.path_of(gone.as_fd()), None);
+        assert_eq!(hierarchy.path_of(there.as_fd()), named("/x (deleted)"));
+        // One that is made again under the same name is another.
+        let again = make("x");
+        assert_eq!(hierarchy.path_of(gone.as_fd()), None);
+        assert_eq!(hierarchy.path_of(again.as_fd()), named("/x"));
+        fs::remove_dir_all(&hierarchy.mount).unwrap();
     }
 
     #[test]

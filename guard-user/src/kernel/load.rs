@@ -26,6 +26,7 @@ use thiserror::Error;
 use super::{
     btf::Btf,
     object::{self, Tables},
+    pins,
     rungs::Rung,
     sys,
     tables::{Mapped, Plain},
@@ -82,6 +83,17 @@ pub enum LoadError {
         source: io::Error,
         /// The end of what the verifier said.
         log: String,
+    },
+    /// The directory of pins is another's as well.
+    #[error(
+        "{path} is not root's alone but {why}, and who can write there owns what is enforced: nothing was changed; see who \
+         made it, then remove it (rm -r {path})"
+    )]
+    NotOurs {
+        /// Where.
+        path: PathBuf,
+        /// What it is instead.
+        why: String,
     },
     /// A link or a directory of pins.
     #[error("cannot pin {path}")]
@@ -184,10 +196,7 @@ impl Kernel {
         let mut taken_over = false;
         let mut generation = 1;
         if let Some(pins) = pins {
-            fs::create_dir_all(pins).map_err(|source| LoadError::Pin {
-                path: pins.into(),
-                source,
-            })?;
+            pins::make(pins)?;
             if let Ok(data) = MapData::from_pin(pins.join("HOST")) {
                 let host: Mapped<Host> =
                     Mapped::new(data.fd().as_fd(), 1).map_err(|source| LoadError::Map {
@@ -446,7 +455,7 @@ impl Kernel {
             let path = path.to_path_buf();
             move |source| LoadError::Pin { path, source }
         };
-        fs::create_dir_all(&directory).map_err(error(&directory))?;
+        pins::make_below(&directory)?;
         for link in links {
             let path = directory.join(link.name);
             sys::pin(link.fd.as_fd(), &path).map_err(error(&path))?;

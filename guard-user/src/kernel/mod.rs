@@ -6,6 +6,7 @@ pub mod install;
 pub mod load;
 mod object;
 pub mod pinned;
+pub mod pins;
 pub mod prove;
 pub mod rungs;
 pub mod self_test;

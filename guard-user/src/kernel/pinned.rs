@@ -5,7 +5,7 @@ use std::{io, mem::offset_of, os::fd::AsFd, path::Path, sync::atomic::Ordering};
 use aya::maps::{MapData, MapError};
 use guard_common::{Container, SLOTS, host::Host};
 
-use super::{load::PINS, tables::Mapped};
+use super::{load::PINS, pins, tables::Mapped};
 
 /// The tables that a daemon left.
 pub struct Pinned {
@@ -17,10 +17,12 @@ impl Pinned {
     /// Opens them; `None`: there are none.
     ///
     /// # Errors
-    /// They are there and cannot be read.
+    /// They are there and cannot be read, or others than root may have put them there.
     pub fn open() -> io::Result<Option<Self>> {
-        let pins = Path::new(PINS);
-        let table = |name: &str| match MapData::from_pin(pins.join(name)) {
+        let directory = Path::new(PINS);
+        // Another's tables would be taken for ours.
+        pins::check(directory).map_err(io::Error::other)?;
+        let table = |name: &str| match MapData::from_pin(directory.join(name)) {
             Ok(data) => Ok(Some(data)),
             Err(MapError::SyscallError(error))
                 if error.io_error.kind() == io::ErrorKind::NotFound =>

@@ -97,11 +97,12 @@ pub const BPFFS: i64 = 0xcafe_4a11;
 /// `SECURITYFS_MAGIC`.
 pub const SECURITYFS: i64 = 0x7363_6673;
 
-/// Mounts a kernel file system where it is missing; whether it was. The directory is there either way, in sysfs.
+/// Mounts a kernel file system where it is missing, with options of its own; whether it was. The directory is there either
+/// way, in sysfs.
 ///
 /// # Errors
 /// What mount(2) said.
-pub fn need_mounted(kind: &str, at: &str, magic: i64) -> io::Result<bool> {
+pub fn need_mounted(kind: &str, at: &str, magic: i64, options: Option<&str>) -> io::Result<bool> {
     if nix::sys::statfs::statfs(at).is_ok_and(|found| found.filesystem_type().0 == magic) {
         return Ok(false);
     }
@@ -113,7 +114,7 @@ pub fn need_mounted(kind: &str, at: &str, magic: i64) -> io::Result<bool> {
         nix::mount::MsFlags::MS_NOSUID
             | nix::mount::MsFlags::MS_NODEV
             | nix::mount::MsFlags::MS_NOEXEC,
-        None::<&str>,
+        options,
     )?;
     Ok(true)
 }

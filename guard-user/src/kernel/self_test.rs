@@ -17,15 +17,19 @@ use guard_common::{
 use nix::{
     errno::Errno,
     libc,
-    sys::wait::{WaitStatus, waitpid},
-    unistd::{ForkResult, fork},
+    sys::{
+        signal::kill,
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::{ForkResult, Pid, fork},
 };
 use thiserror::Error;
 
 use super::{load::Kernel, tables::Plain};
 
-/// Directory of the self-test's cgroup, at the root of the hierarchy.
-pub const DIRECTORY: &str = "bulkhead-self-test";
+/// What the name of the self-test's cgroup begins with, at the root of the hierarchy. The process id follows: `doctor` may
+/// test while a daemon starts.
+const NAME: &str = "bulkhead-self-test-";
 /// The cgroup that is made in it.
 const NESTED: &str = "nested";
 
@@ -81,7 +85,8 @@ pub fn run(
     hierarchy: &Path,
     id_of: impl Fn(&Path) -> io::Result<u64>,
 ) -> Result<Outcome, SelfTestError> {
-    let path = hierarchy.join(DIRECTORY);
+    remove_leftovers(hierarchy);
+    let path = hierarchy.join(format!("{NAME}{}", std::process::id()));
     let nested = path.join(NESTED);
     let failed = |source| SelfTestError::Cgroup {
         path: path.display().to_string(),
@@ -151,6 +156,20 @@ pub fn run(
     Ok(Outcome { seen, inherits })
 }
 
+/// Takes away the cgroups of those that died over their test. Of what is still in use the kernel removes nothing.
+fn remove_leftovers(hierarchy: &Path) {
+    for entry in fs::read_dir(hierarchy).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = (name.to_str())
+            .and_then(|name| name.strip_prefix(NAME)?.parse().ok())
+            .map(Pid::from_raw);
+        if owner.is_some_and(|owner| kill(owner, None) == Err(Errno::ESRCH)) {
+            let _ = fs::remove_dir(entry.path().join(NESTED));
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
 /// Makes the nested cgroup, lets the child fork in it, and takes it away; whether the kernel side had entered it.
 fn in_nested(
     kernel: &mut Kernel,
@@ -218,5 +237,31 @@ fn child(path: &Path) -> Result<i32, SelfTestError> {
                 Err(error) => return Err(SelfTestError::Child(error.to_string())),
             }
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroup_of_a_dead_process_is_removed_and_that_of_a_living_one_stays() {
+        let us = std::process::id();
+        let hierarchy = std::env::temp_dir().join(format!("bulkhead-leftovers-{us}"));
+        // One more than any pid (PID_MAX_LIMIT, include/linux/threads.h).
+        let dead = hierarchy.join(format!("{NAME}4194305"));
+        let kept = [
+            format!("{NAME}{us}"),
+            format!("{NAME}x"),
+            "4194305".to_owned(),
+        ];
+        let kept = kept.map(|name| hierarchy.join(name));
+        for path in kept.iter().chain([&dead]) {
+            fs::create_dir_all(path.join(NESTED)).unwrap();
+        }
+        remove_leftovers(&hierarchy);
+        assert!(!dead.exists());
+        assert!(kept.iter().all(|path| path.join(NESTED).exists()));
+        fs::remove_dir_all(&hierarchy).unwrap();
     }
 }

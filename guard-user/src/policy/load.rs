@@ -103,6 +103,17 @@ pub fn in_force(file: Option<&Path>) -> Result<Policy, Problems> {
     }
 }
 
+/// The mistake that none of the files is left that a policy in force came from.
+#[must_use]
+pub fn gone(files: &[String]) -> Problem {
+    Problem::of_file(
+        files.first().map_or(DIRECTORY, String::as_str),
+        "the file is gone, and no other policy file is left".to_owned(),
+        "a policy file, since the policy in force came from one",
+        "put it back; to go back to the built-in policy, restart the daemon",
+    )
+}
+
 /// The policy that is built in.
 ///
 /// # Errors

@@ -1,8 +1,8 @@
-//! `docs/audit.md` names what the code names: every key, kind and measure, and no other.
+//! `docs/audit.md` names what the code names: every key, kind and measure, and no other; and shows what it prints.
 
 use std::collections::BTreeSet;
 
-use super::{Kind, Measure, Mode, Record, Severity, Verdict};
+use super::{Kind, Measure, Mode, Record, Severity, Verdict, readable};
 use crate::kernel::rungs::Rung;
 
 const PAGE: &str = include_str!("../../../docs/audit.md");
@@ -51,7 +51,6 @@ fn the_page_has_every_key() {
         .step("freeze")
         .setting("pids.max", "max", "1")
         .outcome("outcome")
-        .error_type("EIO")
         .policy("policy");
     record.time = Some(chrono::Utc::now());
     record.boot_id = "boot".into();
@@ -62,4 +61,27 @@ fn the_page_has_every_key() {
     let keys: BTreeSet<String> = json.as_object().unwrap().keys().cloned().collect();
     let told: BTreeSet<String> = rows("Keys").into_iter().map(|(key, _)| key).collect();
     assert_eq!(told, keys);
+}
+
+#[test]
+fn the_page_shows_a_line_as_it_is_printed() {
+    let mut record = Record::new(Kind::BreachBegan)
+        .rung(Rung::Lsm)
+        .container(b"/system.slice/docker-4f1c9d2ab07e6653.scope")
+        .action("fork")
+        .verdict(Verdict::Deny)
+        .mode(Mode::Enforce)
+        .count(1)
+        .rule("fork-storm")
+        .severity(Severity::High)
+        .reason("forks faster than the rule allows")
+        .process(48211, b"bomb\x1b[2J\0")
+        .measured(Measure::Pids, 2411)
+        .measured(Measure::Rate, 500)
+        .measured(Measure::Burst, 2000)
+        .measured(Measure::RefusedRate, 1)
+        .measured(Measure::BreachMs, 0);
+    record.time = Some("2026-11-24T22:37:19.659640769Z".parse().unwrap());
+    let line = readable(&record);
+    assert!(PAGE.contains(&format!("\n{line}\n")), "{line}");
 }

@@ -1,7 +1,7 @@
 //! One record: what it can say, and under which key.
 //!
 //! Keys are OpenTelemetry's where it has one (`container.id`, `container.runtime`, `process.pid`,
-//! `process.executable.name`, `error.type`), flat, so that a collector takes a line as it is.
+//! `process.executable.name`), flat, so that a collector takes a line as it is.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -111,13 +111,6 @@ pub struct Record {
     /// What came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Text>,
-    /// Name of the error number, where something failed: `EBUSY`.
-    #[serde(
-        rename = "error.type",
-        default,
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub error_type: Option<Text>,
     /// Where the policy came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Text>,
@@ -166,7 +159,6 @@ impl Record {
             old: None,
             new: None,
             outcome: None,
-            error_type: None,
             policy: None,
             lost: None,
         }
@@ -195,8 +187,6 @@ impl Record {
         step: impl Into<Text>;
         /// Says what came of it.
         outcome: impl Into<Text>;
-        /// Says what failed, by the name of its error number.
-        error_type: impl Into<Text>;
         /// Says where the policy came from.
         policy: impl Into<Text>;
     }
@@ -377,7 +367,6 @@ mod tests {
             .reason(&long)
             .step(&long)
             .outcome(&long)
-            .error_type(&long)
             .policy(&long);
         for measure in Measure::ALL {
             record = record.measured(*measure, u64::MAX);

@@ -54,8 +54,8 @@ pub struct Bad {
     pub file: PathBuf,
     /// Where the line begins, in bytes.
     pub offset: u64,
-    /// What is wrong with it.
-    pub reason: String,
+    /// What is wrong with it; it may name what stands there.
+    pub reason: Text,
 }
 
 /// Which records are asked for; an empty field asks for all.
@@ -150,7 +150,7 @@ impl Source {
             Line::Bad(Bad {
                 file: path.clone(),
                 offset,
-                reason: reason.to_owned(),
+                reason: reason.into(),
             })
         };
         loop {
@@ -382,7 +382,9 @@ mod tests {
         assert!(matches!(next(false), Some(Line::Record(record)) if record.seq == 5));
         // A line that is being written is waited for, until nobody will write any more.
         assert!(next(false).is_none());
-        assert!(matches!(next(true), Some(Line::Bad(bad)) if bad.reason.starts_with("torn")));
+        assert!(
+            matches!(next(true), Some(Line::Bad(bad)) if bad.reason.as_str().starts_with("torn"))
+        );
         assert!(next(true).is_none());
         assert_eq!(last_seq(&path), Some(5));
         fs::remove_file(&path).unwrap();

@@ -79,9 +79,6 @@ fn said(record: &Record) -> Vec<String> {
     if let Some(outcome) = &record.outcome {
         said.push(format!("outcome: {outcome}"));
     }
-    if let Some(error) = &record.error_type {
-        said.push(error.to_string());
-    }
     said
 }
 

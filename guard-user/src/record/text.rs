@@ -1,6 +1,10 @@
 //! Text that a container may have written: no byte of it reaches a terminal or a log as anything but text.
 
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -158,6 +162,17 @@ impl From<&String> for Text {
     }
 }
 
+impl From<&Path> for Text {
+    fn from(path: &Path) -> Self {
+        Self::from_bytes(path.as_os_str().as_bytes())
+    }
+}
+
+/// To whoever asks over Varlink it is a string.
+impl zlink::introspect::Type for Text {
+    const TYPE: &'static zlink::idl::Type<'static> = String::TYPE;
+}
+
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(|text| Self::again(&text))
@@ -221,6 +236,7 @@ mod tests {
         assert_eq!(Text::from("\u{202e}").as_str(), r"\xe2\x80\xae");
         assert_eq!(Text::from("grün").as_str(), "grün");
         assert_eq!(Text::from_buffer(b"sh\0\x1bold").as_str(), "sh");
+        assert_eq!(Text::from(Path::new("/a\x1bb")).as_str(), r"/a\x1bb");
     }
 
     #[test]

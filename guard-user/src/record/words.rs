@@ -74,7 +74,7 @@ macro_rules! words {
 words! {
     /// What a record tells.
     Kind, "kind of record" {
-        DaemonStart = "daemon.start", "The daemon started; `reason` says how, `outcome` what it took over.";
+        DaemonStart = "daemon.start", "The daemon started; `outcome` says what it took over.";
         DaemonStop = "daemon.stop", "The daemon stopped; `outcome` says whether enforcement was released or stays.";
         DaemonGap = "daemon.gap", "Nobody watched for `gap.ms`: what was enforced stayed so, what was counted is told now.";
         PolicyLoaded = "policy.loaded", "A policy is in force; `policy` names it.";
@@ -83,7 +83,7 @@ words! {
         ContainerMade = "container.made", "A container was made, and recognised as it was.";
         ContainerGone = "container.gone", "A container is gone; the counts are of its whole life.";
         BreachBegan = "breach.began", "A container went over a limit; the first refusal of a breach.";
-        Refusals = "refusals", "A breach goes on: what was refused, audited and allowed since the last record of it.";
+        Refusals = "refusals", "A breach goes on: what was refused, or would have been, since the last record of it.";
         BreachEnded = "breach.ended", "A breach is over, or its container is; the counts are of the whole breach.";
         Step = "step", "A step of a ladder: what was done, on what grounds, and what came of it.";
         SettingChanged = "setting.changed", "A setting of the host was changed from `old` to `new`.";
@@ -130,8 +130,8 @@ words! {
     /// What was measured when a decision was made: a key of the record's `measured`.
     Measure, "measure" {
         Pids = "pids", "Tasks in the container, threads counted.";
-        PidsMax = "pids.max", "The cap on them that is in force.";
-        Rate = "rate", "Forks a second that the limit allows.";
+        PidsMax = "pids.max", "Tasks that the limit allows, threads counted.";
+        Rate = "rate", "Forks a second that the limit allows, rounded up.";
         Burst = "burst", "Forks at once that the limit allows.";
         Allowed = "allowed", "Forks that were allowed.";
         RefusedRate = "refused.rate", "Forks refused for their rate.";
@@ -142,9 +142,7 @@ words! {
         AuditedPidsCap = "audited.pids_cap", "Forks that would have been refused for the cap on pids.";
         AuditedHostReserve = "audited.host_reserve", "Forks that would have been refused for the host's reserve.";
         HostPids = "host.pids", "Tasks on the host.";
-        HostPidsMax = "host.pids.max", "Tasks that the host can have: the smaller of pid_max and threads-max.";
         HostPidsFree = "host.pids.free", "Tasks that the host has left, its reserve counted.";
-        HostReserve = "host.reserve", "Tasks that only the host may use.";
         BreachMs = "breach.ms", "How long the breach has lasted, in milliseconds.";
         AfterMs = "after.ms", "How long a breach must have lasted for this step, in milliseconds.";
         ForMs = "for.ms", "How long what was done is to last, in milliseconds.";

@@ -79,6 +79,17 @@ fn a_container_that_we_hold_frozen_dies_as_well() {
 }
 
 #[test]
+fn no_name_of_a_cgroup_saves_it() {
+    let Some(mut test) = Fixture::named(" (deleted)") else {
+        return;
+    };
+    test.run("exec sleep 1000");
+    let kill = Kill::begin_one_by_one(&test.hierarchy, test.cgroup()).unwrap();
+    let (killed, _) = test.kill(kill);
+    assert!(!killed.left && killed.signalled == 1, "{killed:?}");
+}
+
+#[test]
 fn a_cgroup_that_has_vanished_is_no_error_and_its_successor_is_not_mistaken_for_it() {
     let Some(mut test) = Fixture::new() else {
         return;

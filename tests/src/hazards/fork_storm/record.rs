@@ -80,6 +80,13 @@ fn a_hundred_thousand_refusals_are_a_handful_of_records() -> Result<()> {
         count <= 5 + (bomb.seconds / 5.0) as usize,
         "{count} records for one incident"
     );
+    let measured = &(records.iter())
+        .find(|record| record["kind"] == "breach.began")
+        .unwrap_or(&Value::Null)["measured"];
+    ensure!(
+        measured["rate"] == 10 && measured["burst"] == 10,
+        "the first record of the breach does not tell the limit: {measured}"
+    );
     for field in [
         "time",
         "boot_id",
