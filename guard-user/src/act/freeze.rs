@@ -322,7 +322,7 @@ pub fn freeze(
 /// Thaws a container that we froze. What stands in the journal no more, or was thawed meanwhile, is left as it is.
 ///
 /// # Errors
-/// [`FreezeError`]; it still stands in the journal.
+/// [`FreezeError`]; it still stands in the journal, unless only writing there failed.
 pub fn thaw(hierarchy: &Hierarchy, id: u64, journal: &mut Journal) -> Result<Froze, FreezeError> {
     let Some(freezer) = journal.freezer(id) else {
         return Ok(Froze::Nothing);

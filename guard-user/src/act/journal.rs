@@ -140,6 +140,8 @@ pub struct Journal {
     file: File,
     bytes: u64,
     lines: usize,
+    /// The file says something that is not so any more.
+    stale: bool,
     changes: Changes,
 }
 
@@ -194,6 +196,7 @@ impl Journal {
             file,
             bytes,
             lines: changes.len() + 1,
+            stale: false,
             changes,
         };
         Ok((journal, troubles))
@@ -207,22 +210,25 @@ impl Journal {
         if self.changes.get(&(cgroup, change.kind())) == Some(&change) {
             return Ok(());
         }
+        self.compact()?;
         self.append(&Line::Change { cgroup, change })?;
         self.changes.insert((cgroup, change.kind()), change);
-        self.compact()
+        Ok(())
     }
 
-    /// Strikes a change off: it is undone, or its cgroup is gone.
+    /// Strikes a change off: it is undone, or its cgroup is gone, whether that can be written down or not.
     ///
     /// # Errors
-    /// [`JournalError::Write`]: it still stands in the file.
+    /// [`JournalError::Write`]: it still stands in the file, until something can be written there again.
     pub fn forget(&mut self, cgroup: u64, kind: Kind) -> Result<(), JournalError> {
-        if !self.changes.contains_key(&(cgroup, kind)) {
+        if self.changes.remove(&(cgroup, kind)).is_none() {
             return Ok(());
         }
-        self.append(&Line::Undone { cgroup, kind })?;
-        self.changes.remove(&(cgroup, kind));
-        self.compact()
+        let written = self
+            .compact()
+            .and_then(|()| self.append(&Line::Undone { cgroup, kind }));
+        self.stale |= written.is_err();
+        written
     }
 
     /// What stood in a cgroup's `pids.max`, and what we wrote there.
@@ -273,14 +279,16 @@ impl Journal {
         Ok(())
     }
 
+    /// Writes the file anew, if it has become long or says what is not so.
     fn compact(&mut self) -> Result<(), JournalError> {
-        if self.lines < 2 * self.changes.len() + HISTORY {
+        if !self.stale && self.lines < 2 * self.changes.len() + HISTORY {
             return Ok(());
         }
         let (file, bytes) = write_anew(&self.path, &self.boot_id, &self.changes)?;
         self.file = file;
         self.bytes = bytes;
         self.lines = self.changes.len() + 1;
+        self.stale = false;
         Ok(())
     }
 }

@@ -130,7 +130,11 @@ fn parsed<T: std::str::FromStr>(
 /// [`PidsError`]; then nothing was changed.
 pub fn apply(cgroup: &Cgroup, next: Next, journal: &mut Journal) -> Result<Applied, PidsError> {
     match next {
-        Next::Leave | Next::Contested { .. } => Ok(Applied::Nothing),
+        Next::Leave => Ok(Applied::Nothing),
+        Next::Contested { .. } => {
+            journal.forget(cgroup.id, Kind::PidsMax)?;
+            Ok(Applied::Nothing)
+        }
         Next::Write { value, old, .. } => {
             let Some(present) = read_max(cgroup)? else {
                 return Ok(Applied::Absent);

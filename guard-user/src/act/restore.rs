@@ -21,7 +21,7 @@ pub enum Undone {
     Vanished,
 }
 
-/// A change could not be undone; it still stands in the journal.
+/// A change could not be undone, and still stands in the journal; or it is undone, and that could not be written down.
 #[derive(Debug, Error)]
 pub enum RestoreError {
     /// `pids.max`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Daemon;
+use super::{Daemon, now};
 use crate::{
     act::{
         cgroup::Cgroup,
@@ -13,7 +13,7 @@ use crate::{
     decide::{
         ladder::StepAction,
         seen::{Decision, Seen, What},
-        settings::{Max, Next},
+        settings::{self, Max, Next},
     },
 };
 
@@ -95,8 +95,12 @@ impl Daemon {
     /// Holds the cap in `pids.max`, where a rule enforces one.
     pub(super) fn keep_cap(&mut self, seen: &Seen) {
         let ours = self.cap_of(seen.profile);
-        let stands = self.journal.pids_max(seen.id).is_some();
-        if (ours.is_none() && !stands) || seen.pids.is_none() || self.is_off() {
+        let wrote = self.journal.pids_max(seen.id);
+        let wanted = match wrote {
+            Some(_) => true,
+            None => ours.is_some() && !self.is_settling(seen.id),
+        };
+        if !wanted || seen.pids.is_none() || self.is_off() {
             return;
         }
         let cgroup = match Cgroup::open(&self.hierarchy, seen.id) {
@@ -107,11 +111,24 @@ impl Daemon {
         let present = seen
             .cap
             .map_or(Max::Unlimited, |cap| Max::Number(u64::from(cap)));
-        let next = self.engine.pids_max(seen.id, present, ours);
-        match pids::apply(&cgroup, next, &mut self.journal) {
-            Ok(applied) => self.say_cap(seen.id, next, applied),
-            Err(error) => self.note("pids.max", error.to_string()),
+        let next = self.engine.pids_max(seen.id, present, wrote, ours);
+        let applied = pids::apply(&cgroup, next, &mut self.journal).unwrap_or_else(|error| {
+            self.note("pids.max", error.to_string());
+            Applied::Nothing
+        });
+        if applied != Applied::Done {
+            self.engine.pids_max_not_done(seen.id, next);
         }
+        self.say_cap(seen.id, next, applied);
+    }
+
+    /// Whether a container is so new that its runtime may still be about to write its own `pids.max`.
+    fn is_settling(&self, id: u64) -> bool {
+        let known = self
+            .looked
+            .get(&id)
+            .map_or(Duration::ZERO, |looked| now().saturating_sub(looked.since));
+        settings::is_settling(self.rung.refuses(), known)
     }
 
     /// Whether there is something to tell of what was done about a cap.

@@ -143,12 +143,6 @@ impl Daemon {
             roster.reconcile(&mut kernel, &hierarchy, &plan.names, bank, own.as_deref())?;
         kernel.unpin_others();
 
-        let mut engine = restore(Path::new(RUN_DIRECTORY));
-        for known in roster.iter() {
-            if let Some((old, ours)) = journal.pids_max(known.id) {
-                engine.adopt(known.id, ours, old);
-            }
-        }
         let mut daemon = Self {
             _lock: lock,
             rung: proved.rung,
@@ -171,7 +165,7 @@ impl Daemon {
             plan,
             bank,
             roster,
-            engine,
+            engine: restore(Path::new(RUN_DIRECTORY)),
             journal,
             audit,
             telling: Default::default(),

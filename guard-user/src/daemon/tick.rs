@@ -26,6 +26,8 @@ const HOUSEKEEPING: u64 = 60;
 /// A container's counters as they stood when they were last looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Looked {
+    /// When it was looked at for the first time.
+    pub since: Duration,
     refused: [u64; 3],
     audited: [u64; 3],
     /// The pids controller's last counts, for the status.
@@ -175,6 +177,7 @@ impl Daemon {
             ..Seen::default()
         };
         let mut looked = Looked {
+            since: self.looked.get(&id).map_or_else(now, |before| before.since),
             refused: state.refused,
             audited: state.audited,
             ..Looked::default()
@@ -302,7 +305,8 @@ impl Daemon {
         self.uncapped.remove(&id);
     }
 
-    /// New containers get their cap at once: where no program refuses forks it is all that holds them.
+    /// New containers are looked at at once: where no program refuses forks, their cap in `pids.max` is all that holds
+    /// them.
     pub(super) fn cap_fresh(&mut self) {
         for id in std::mem::take(&mut self.fresh) {
             let profile = self

@@ -299,27 +299,18 @@ impl Engine {
         self.note(told)
     }
 
-    /// A change of a container's `pids.max` that the last daemon wrote down, and died before it kept its state.
-    pub fn adopt(&mut self, container: u64, wrote: Max, old: Max) {
+    /// What is to be done about a container's `pids.max`, where `present` stands now and at most `ours` is wanted; see
+    /// [`Setting::next`]. To be asked whenever `pids.max` was read.
+    pub fn pids_max(
+        &mut self,
+        container: u64,
+        present: Max,
+        wrote: Option<(Max, Max)>,
+        ours: Option<u32>,
+    ) -> Next {
         let state = self.containers.entry(container).or_default();
-        state
-            .setting
-            .get_or_insert_with(|| Box::new(Setting::adopted(wrote, old)));
-    }
-
-    /// What is to be done about a container's `pids.max`, where `present` stands now and at most `ours` is wanted. To be
-    /// asked whenever `pids.max` was read, and not before the last answer was carried out.
-    pub fn pids_max(&mut self, container: u64, present: Max, ours: Option<u32>) -> Next {
-        if ours.is_none()
-            && self
-                .containers
-                .get(&container)
-                .is_none_or(|state| state.setting.is_none())
-        {
-            return Next::Leave;
-        }
-        let state = self.containers.entry(container).or_default();
-        let next = state.setting.get_or_insert_default().next(present, ours);
+        let setting = state.setting.get_or_insert_default();
+        let next = setting.next(present, wrote, ours);
         if ours.is_none() {
             state.setting = None;
         }
@@ -327,6 +318,15 @@ impl Engine {
             self.revision += 1;
         }
         next
+    }
+
+    /// What was to be done about a container's `pids.max` was not done.
+    pub fn pids_max_not_done(&mut self, container: u64, next: Next) {
+        if let Some(state) = self.containers.get_mut(&container)
+            && let Some(setting) = &mut state.setting
+        {
+            setting.not_done(next);
+        }
     }
 
     fn note(&mut self, told: Vec<Decision>) -> Vec<Decision> {

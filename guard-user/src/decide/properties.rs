@@ -176,37 +176,67 @@ proptest! {
 
     #[test]
     fn a_limit_is_never_raised_and_never_fought_over(
-        story in vec((proptest::option::of(1..9_u64), proptest::option::of(1..9_u32)), 1..50),
+        story in vec(
+            (
+                proptest::option::of(1..9_u64),
+                proptest::option::of(1..9_u32),
+                proptest::bool::weighted(0.2),
+                proptest::bool::weighted(0.2),
+            ),
+            1..50,
+        ),
     ) {
         let mut setting = Setting::default();
         let mut theirs = Max::Unlimited;
         let mut stands = theirs;
+        let mut wrote = None;
         let mut fights = 0;
         let mut ours = None;
-        for (rewrite, limit) in story {
-            // Who writes what stands there already is not seen.
-            if let Some(value) = rewrite
-                && stands != Max::Number(value)
+        // Somebody has rewritten it since we wrote.
+        let mut rewritten = false;
+        for (rewrite, limit, off, fails) in story {
+            // Off, and on again.
+            if off
+                && let Some((old, value)) = wrote.take()
+                && stands == value
             {
-                theirs = Max::Number(value);
+                stands = old;
+            }
+            // Who writes what stands there already, or what we wrote, is not seen.
+            if let Some(value) = rewrite.map(Max::Number)
+                && stands != value
+                && wrote.is_none_or(|(_, ours)| ours != value)
+            {
+                theirs = value;
                 stands = theirs;
+                rewritten = true;
             }
             if limit.is_some() && limit != ours {
                 ours = limit;
                 fights = 0;
             }
-            match setting.next(stands, ours) {
-                Next::Leave | Next::Contested { .. } => {}
+            let next = setting.next(stands, wrote, ours);
+            match next {
+                Next::Leave => {}
+                Next::Contested { .. } => {
+                    prop_assert!(rewritten);
+                    wrote = None;
+                }
+                Next::Write { .. } if fails => setting.not_done(next),
                 Next::Write { value, old, again } => {
                     prop_assert!(value < old && old == theirs);
+                    prop_assert!(rewritten || !again);
                     prop_assert!(Some(value) == ours.map(|ours| Max::Number(ours.into())));
                     fights += u32::from(again);
                     prop_assert!(fights <= 1);
                     stands = value;
+                    wrote = Some((old, value));
+                    rewritten = false;
                 }
                 Next::Restore { old } => {
                     prop_assert_eq!(old, theirs);
                     stands = old;
+                    wrote = None;
                 }
             }
             prop_assert!(stands <= theirs);

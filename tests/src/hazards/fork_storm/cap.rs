@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use crate::{
     bed,
     cgroup::Cgroup,
-    daemon::{Daemon, Policy, counters},
+    daemon::{Daemon, Policy, counters, succeed},
     hazards::{Needs, Scenario},
     host,
 };
@@ -33,13 +33,23 @@ pub const SCENARIOS: &[Scenario] = &[
         needs: Needs::Nothing,
         run: pids_max_is_defended_once_and_then_left_alone,
     },
+    Scenario {
+        name: "fork_storm::off_and_restarts_give_up_no_cap_and_blame_nobody",
+        needs: Needs::Nothing,
+        run: off_and_restarts_give_up_no_cap_and_blame_nobody,
+    },
+    Scenario {
+        name: "fork_storm::off_leaves_a_limit_that_the_runtime_set",
+        needs: Needs::Refusing,
+        run: off_leaves_a_limit_that_the_runtime_set,
+    },
 ];
 
-/// Waits until `pids.max` of a container is this.
+/// Waits until `pids.max` of a container is this. Ours comes some seconds after the container.
 fn wait_pids_max(container: &Cgroup, value: &str) -> Result<()> {
     host::wait_for(
         &format!("pids.max {value}"),
-        Duration::from_secs(10),
+        Duration::from_secs(20),
         || Ok(container.read("pids.max")? == value),
     )
 }
@@ -153,4 +163,69 @@ fn pids_max_is_defended_once_and_then_left_alone() -> Result<()> {
         ensure!(leak.made == 99, "{} made with a cap of 100", leak.made);
     }
     Ok(())
+}
+
+fn off_and_restarts_give_up_no_cap_and_blame_nobody() -> Result<()> {
+    let policy = Policy::enforce("pids: {max: 60}")?;
+    let container = Cgroup::container()?;
+    let released = |by: &str| -> Result<()> {
+        let present = container.read("pids.max")?;
+        ensure!(present == "max", "{by} left pids.max at {present}");
+        Ok(())
+    };
+    for _ in 0..3 {
+        let mut daemon = Daemon::start(&policy, &[])?;
+        wait_pids_max(&container, "60")?;
+        for _ in 0..2 {
+            succeed(&["off"])?;
+            released("off")?;
+            succeed(&["on"])?;
+            wait_pids_max(&container, "60")?;
+        }
+        // With no daemon that could keep it in mind.
+        daemon.kill()?;
+        succeed(&["off"])?;
+        released("off without a daemon")?;
+        succeed(&["on"])?;
+        let mut daemon = Daemon::start(&policy, &[])?;
+        wait_pids_max(&container, "60")?;
+        daemon.stop()?;
+        released("the stop")?;
+    }
+    let said = fs::read_to_string(&policy.audit)?;
+    for words in ["setting.contested", "somebody else"] {
+        let blames = said.lines().find(|line| line.contains(words));
+        ensure!(
+            blames.is_none(),
+            "somebody is blamed: {}",
+            blames.unwrap_or_default()
+        );
+    }
+    Ok(())
+}
+
+fn off_leaves_a_limit_that_the_runtime_set() -> Result<()> {
+    let policy = Policy::enforce("pids: {max: 60}")?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    let (limited, unlimited) = (Cgroup::container()?, Cgroup::container()?);
+    // The runtime comes to its own limit, which happens to be the same.
+    let before = limited.read("pids.max")?;
+    ensure!(
+        before == "max",
+        "pids.max was {before} before the runtime came to it"
+    );
+    limited.write("pids.max", "60")?;
+    // Before ours stands there, the cap is held all the same.
+    let (_leak, held) = bed::leak(&unlimited, "--what process --once")?;
+    ensure!(held.made == 59, "{} made with a cap of 60", held.made);
+    wait_pids_max(&unlimited, "60")?;
+    thread::sleep(Duration::from_secs(3));
+    succeed(&["off"])?;
+    let (first, second) = (limited.read("pids.max")?, unlimited.read("pids.max")?);
+    println!("    after off: {first}, which the runtime set, and {second}");
+    ensure!(
+        (first.as_str(), second.as_str()) == ("60", "max"),
+        "not as others want it: {first} and {second}"
+    );
+    succeed(&["on"]).map(drop)
 }

@@ -126,7 +126,7 @@ fn off_allows_everything_and_on_refuses_again() -> Result<()> {
     let mut daemon = Daemon::start(&policy, &[])?;
     refuses().context("before")?;
     let capped = Cgroup::container()?;
-    host::wait_for("pids.max", Duration::from_secs(10), || {
+    host::wait_for("pids.max", Duration::from_secs(20), || {
         Ok(capped.read("pids.max")? == "60")
     })?;
     succeed(&["off"])?;
@@ -229,7 +229,7 @@ fn a_stop_releases_everything() -> Result<()> {
     let policy = Policy::enforce("pids: {max: 60}")?;
     let mut daemon = Daemon::start(&policy, &[])?;
     let container = Cgroup::container()?;
-    host::wait_for("pids.max", Duration::from_secs(10), || {
+    host::wait_for("pids.max", Duration::from_secs(20), || {
         Ok(container.read("pids.max")? == "60")
     })?;
     daemon.stop()?;

@@ -158,7 +158,7 @@ fn off_works_beside_a_daemon_that_hangs() -> Result<()> {
     let policy = Policy::enforce(CAPPED)?;
     let mut daemon = Daemon::start(&policy, &[])?;
     let container = Cgroup::container()?;
-    host::wait_for("pids.max", Duration::from_secs(10), || {
+    host::wait_for("pids.max", Duration::from_secs(20), || {
         Ok(container.read("pids.max")? == "60")
     })?;
     daemon.signal(Signal::SIGSTOP)?;
@@ -192,7 +192,7 @@ fn off_works_beside_a_daemon_that_hangs() -> Result<()> {
     succeed(&["on"])?;
     daemon.wait_ready()?;
     refuses(&container)?;
-    host::wait_for("pids.max again", Duration::from_secs(10), || {
+    host::wait_for("pids.max again", Duration::from_secs(20), || {
         Ok(container.read("pids.max")? == "60")
     })?;
     daemon.stop()?;
