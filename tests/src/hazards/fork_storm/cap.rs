@@ -208,7 +208,8 @@ fn off_leaves_a_limit_that_the_runtime_set() -> Result<()> {
     let policy = Policy::enforce("pids: {max: 60}")?;
     let _daemon = Daemon::start(&policy, &[])?;
     let (limited, unlimited) = (Cgroup::container()?, Cgroup::container()?);
-    // The runtime comes to its own limit, which happens to be the same.
+    // The runtime comes to its own limit, which happens to be the same, after a daemon that does not wait has written.
+    thread::sleep(Duration::from_secs(2));
     let before = limited.read("pids.max")?;
     ensure!(
         before == "max",
