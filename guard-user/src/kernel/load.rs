@@ -33,7 +33,7 @@ use super::{
 };
 
 /// Where everything that outlives the daemon stands; the last name is the version of the tables' layout.
-pub const PINS: &str = "/sys/fs/bpf/bulkhead/v1";
+pub const PINS: &str = "/sys/fs/bpf/bulkhead/v2";
 
 /// The program that refuses forks.
 const GOVERNOR: &str = "fork_storm_task_alloc";
@@ -471,11 +471,16 @@ impl Kernel {
         )
     }
 
-    /// Takes away the pinned links of earlier loads, which no longer act.
+    /// Takes away the pinned links of earlier loads, which no longer act, and all that a daemon of another version left.
     pub fn unpin_others(&self) {
         let (Some(pins), Some(own)) = (&self.pins, self.links()) else {
             return;
         };
+        // Tables of another layout cannot be taken over: what acts on them goes now that we act.
+        let versions = pins.parent().into_iter().flat_map(fs::read_dir).flatten();
+        for other in versions.flatten().filter(|entry| entry.path() != *pins) {
+            let _ = remove_pins(&other.path());
+        }
         for entry in fs::read_dir(pins).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with("links-") && entry.path() != own {
                 let _ = remove_pins(&entry.path());

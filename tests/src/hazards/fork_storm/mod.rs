@@ -11,7 +11,10 @@ mod record;
 mod trouble;
 mod window;
 
+use anyhow::{Result, ensure};
+
 use super::Scenario;
+use crate::{bed, cgroup::Cgroup};
 
 /// All scenarios of this hazard, by theme.
 pub const SCENARIOS: &[&[Scenario]] = &[
@@ -26,6 +29,21 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     poor::SCENARIOS,
     trouble::SCENARIOS,
 ];
+
+/// A rule that a bomb soon breaks, however slow the machine is.
+const RATE: u64 = 20;
+const BURST: u64 = 40;
+const RULE: &str = "forks: {rate: 20/s, burst: 40}";
+
+/// A bomb in a container is refused, within the bound of [`RULE`].
+fn refuses(container: &Cgroup) -> Result<()> {
+    let bomb = bed::run(container, "bomb --seconds 30 --refused 5")?;
+    ensure!(
+        bomb.refused > 0 && bomb.made <= bound(RATE, BURST, bomb.seconds),
+        "not refused as it should be: {bomb:?}"
+    );
+    Ok(())
+}
 
 /// Forks that a limit allows in a time: burst and rate, and one for each processor.
 fn bound(rate: u64, burst: u64, seconds: f64) -> u64 {

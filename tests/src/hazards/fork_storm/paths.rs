@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::bound;
+use super::{BURST, RATE, RULE, bound};
 use crate::{
     bed,
     cgroup::{Cgroup, is_v2},
@@ -40,9 +40,6 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-const RATE: u64 = 20;
-const BURST: u64 = 40;
-const RULE: &str = "forks: {rate: 20/s, burst: 40}";
 /// stress-ng makes some hundred forks in two seconds of an emulated processor, and has a few of its own.
 const SLOW_RATE: u64 = 5;
 const SLOW_BURST: u64 = 12;

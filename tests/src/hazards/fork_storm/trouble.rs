@@ -12,7 +12,7 @@ use nix::{
     sys::signal::Signal,
 };
 
-use super::bound;
+use super::{RULE, refuses};
 use crate::{
     bed,
     cgroup::{Cgroup, folder_of, number, remove_below},
@@ -44,9 +44,6 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-const RATE: u64 = 20;
-const BURST: u64 = 40;
-const RULE: &str = "forks: {rate: 20/s, burst: 40}";
 const CAPPED: &str = "forks: {rate: 20/s, burst: 40}\npids: {max: 60}";
 
 /// The kernel's type information, hidden behind an empty file.
@@ -77,15 +74,6 @@ impl Drop for Hidden {
             println!("    {BTF} stays hidden: {error}");
         }
     }
-}
-
-fn refuses(container: &Cgroup) -> Result<()> {
-    let bomb = bed::run(container, "bomb --seconds 30 --refused 5")?;
-    ensure!(
-        bomb.refused > 0 && bomb.made <= bound(RATE, BURST, bomb.seconds),
-        "not refused as it should be: {bomb:?}"
-    );
-    Ok(())
 }
 
 fn without_type_information_the_pids_controller_holds_the_cap() -> Result<()> {
