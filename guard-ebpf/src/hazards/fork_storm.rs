@@ -87,7 +87,11 @@ fn judge(child: Option<u64>, clone_flags: u64) -> Option<Verdict> {
     unsafe {
         // First, while there is one state that the verifier has to follow into a climb.
         let capped = profile.pids_enforced != 0 || profile.pids_audited != 0;
-        let pids = if capped { pids(child, container) } else { Some(0) };
+        let pids = if capped {
+            pids(child, container)
+        } else {
+            Some(0)
+        };
         // What enforcing would have refused this fork for, if it is allowed: one fork counts once.
         let mut would = None;
         let flies = !watching
