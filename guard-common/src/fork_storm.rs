@@ -101,26 +101,6 @@ impl Bucket {
     }
 }
 
-/// A fork that is under way: allowed, and without a pid as yet. A value of the kernel table `FLIGHTS`, whose key is the
-/// kernel address of the task that forks; a task has one at a time.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flight {
-    /// When it was allowed, in nanoseconds of `CLOCK_MONOTONIC`.
-    pub time_ns: u64,
-    /// Thread id of the task that forks, in the host's pid namespace.
-    pub pid: u32,
-    /// [`FLIGHT_INTO_CGROUP`], or zero.
-    pub flags: u32,
-}
-const _: () = assert!(size_of::<Flight>() == 16);
-
-/// The child is made straight in a cgroup that the caller names; whose that is, is seen when it is made.
-pub const FLIGHT_INTO_CGROUP: u32 = 1;
-
-/// Entries of the kernel table `FLIGHTS`.
-pub const FLIGHTS: u32 = 8192;
-
 /// The limits of containers that the policy treats alike: a value of the kernel table `PROFILES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

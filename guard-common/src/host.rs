@@ -47,12 +47,30 @@ pub struct Host {
     pub user_told_ns: u64,
     /// See `user_told_ns`.
     pub user_told: u64,
-    /// Containers' forks that are under way: the entries of `FLIGHTS`.
-    pub flying: u64,
+    /// Forks of the whole host that were judged. With the two that follow, modulo 2^64: see [`Host::forking`].
+    pub forks_begun: u64,
+    /// Of these, those that are done: the kernel's own count has their pid.
+    pub forks_landed: u64,
+    /// Of these, those that failed, refused ones among them.
+    pub forks_failed: u64,
+    /// Non-zero: forks under way are counted, since all programs that it takes are attached; the daemon's to store.
+    pub counts_forking: u32,
+    /// Non-zero: no program sees a refused fork fail, so that the governor counts it down itself; the daemon's to store.
+    pub refusal_ends: u32,
     /// `user_made` by whose they are: by [`user_of`] the cgroup that all of a user's are below.
     pub user_made_by: [u32; USERS],
 }
-const _: () = assert!(size_of::<Host>() == 144 + 4 * USERS);
+const _: () = assert!(size_of::<Host>() == 168 + 4 * USERS);
+
+impl Host {
+    /// Forks under way: judged, and neither done nor failed. Below zero after one that began before it was counted.
+    #[must_use]
+    pub const fn forking(&self) -> i64 {
+        self.forks_begun
+            .wrapping_sub(self.forks_landed)
+            .wrapping_sub(self.forks_failed) as i64
+    }
+}
 
 /// Entries of [`Host::user_made_by`]; users beyond that share one.
 pub const USERS: usize = 32;

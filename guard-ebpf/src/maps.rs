@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use guard_common::{
     Container, EVENT_BYTES, SLOTS, SUBJECTS as SUBJECTS_MAX, Subject,
-    fork_storm::{FLIGHTS as FLIGHTS_MAX, Flight, PROFILES as PROFILES_MAX, Profile},
+    fork_storm::{PROFILES as PROFILES_MAX, Profile},
     host::Host,
     identity::{NameMatcher, PATH_MAX, PATH_STEP},
 };
@@ -27,10 +27,6 @@ pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(SLOTS, 0);
 /// Profile → limits.
 #[map]
 pub static PROFILES: Array<Profile> = Array::with_max_entries(PROFILES_MAX, 0);
-
-/// Task that forks → the fork that it has under way.
-#[map]
-pub static FLIGHTS: HashMap<u64, Flight> = HashMap::with_max_entries(FLIGHTS_MAX, 0);
 
 /// The host's own numbers.
 #[map]

@@ -90,6 +90,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 .into(),
         );
     }
+    if let Err(reason) = &proved.forking
+        && proved.rung.refuses()
+    {
+        degraded.push(format!("forks under way are not counted: {reason}").into());
+    }
     let report = Report {
         state: proved.rung.state().to_owned(),
         rung: proved.rung.to_string(),

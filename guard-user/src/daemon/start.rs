@@ -133,6 +133,16 @@ impl Daemon {
                 "containers are found by looking at the cgroup tree once a second: what a new one does before is not seen",
             );
         }
+        if let Err(reason) = &proved.forking
+            && proved.rung.refuses()
+        {
+            notes.stand(
+                "forking",
+                format!(
+                    "forks under way are not counted, so many at once can take pids of the host's reserve: {reason}"
+                ),
+            );
+        }
         let bank = match fresh {
             Some(bank) => bank,
             None => kernel.install(&plan.names, &plan.profiles())?,

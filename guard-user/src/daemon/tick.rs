@@ -70,7 +70,7 @@ impl Daemon {
             .long(0, offset_of!(HostTable, alive_ns))
             .store(now().as_nanos() as u64, Ordering::Relaxed);
         self.pids = start::set_ceiling(&self.kernel, &self.host, &self.plan);
-        self.kernel.sweep_flights(now());
+        self.kernel.mend_forking();
         self.drain();
         for words in self.notes.expire(self.ticks) {
             self.say_no_longer_degraded(&words);

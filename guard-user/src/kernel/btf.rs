@@ -11,6 +11,7 @@ const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const ENUM: u32 = 6;
+const TYPEDEF: u32 = 8;
 const FUNC: u32 = 12;
 
 /// Why the kernel's type information could not be used.
@@ -126,7 +127,7 @@ impl Btf {
         }
         let wanted: Vec<(u32, &str)> = functions
             .iter()
-            .map(|name| (FUNC, *name))
+            .map(|name| (kind_of(name), *name))
             .chain(Field::ALL.iter().filter_map(|field| {
                 let path = field.btf();
                 if let Some((name, _)) = path.split_once(':') {
@@ -151,7 +152,7 @@ impl Btf {
                 info: word(at + 4)?,
                 size: word(at + 8)?,
             };
-            if matches!(kind.kind(), STRUCT | ENUM | FUNC) && kind.name != 0 {
+            if matches!(kind.kind(), STRUCT | ENUM | TYPEDEF | FUNC) && kind.name != 0 {
                 let from = strings.saturating_add(kind.name as usize);
                 let rest = data.get(from..).ok_or(BtfError::Malformed(at))?;
                 for (wants, name) in wanted.iter().filter(|_| begins[first_two(rest)]) {
@@ -178,10 +179,10 @@ impl Btf {
         })
     }
 
-    /// Id of a function, as `attach_btf_id` wants it; only of those that were asked for.
+    /// Id of a function or a tracepoint's type, as `attach_btf_id` wants it; only of those that were asked for.
     #[must_use]
     pub fn function(&self, name: &str) -> Option<u32> {
-        self.named.get(&(FUNC, name.to_owned())).copied()
+        self.named.get(&(kind_of(name), name.to_owned())).copied()
     }
 
     /// The words of the kernel side's `CONFIG` that BTF knows; [`MISSING`] elsewhere.
@@ -281,6 +282,15 @@ impl Btf {
             .is_some_and(|rest| {
                 rest.starts_with(text.as_bytes()) && rest.get(text.len()) == Some(&0)
             })
+    }
+}
+
+/// A tracepoint's arguments are a typedef of this prefix (include/trace/bpf_probe.h).
+fn kind_of(name: &str) -> u32 {
+    if name.starts_with("btf_trace_") {
+        TYPEDEF
+    } else {
+        FUNC
     }
 }
 

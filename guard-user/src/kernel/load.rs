@@ -17,7 +17,7 @@ use aya_obj::{
 use guard_common::{
     Container, SLOTS, Subject,
     config::{FIELDS, Field},
-    fork_storm::{Flight, Profile},
+    fork_storm::Profile,
     host::Host,
     identity::NameMatcher,
 };
@@ -30,6 +30,7 @@ use super::{
     rungs::Rung,
     sys,
     tables::{Mapped, Plain},
+    under_way::{Counting, Drift},
 };
 
 /// Where everything that outlives the daemon stands; the last name is the version of the tables' layout.
@@ -39,10 +40,13 @@ pub const PINS: &str = "/sys/fs/bpf/bulkhead/v2";
 const GOVERNOR: &str = "fork_storm_task_alloc";
 
 /// Functions of the kernel that programs attach to.
-pub const FUNCTIONS: [&str; 3] = [
+pub const FUNCTIONS: [&str; 6] = [
     "bpf_lsm_task_alloc",
     "security_task_alloc",
     "cgroup_attach_task",
+    "btf_trace_task_newtask",
+    "perf_event_free_task",
+    "security_task_free",
 ];
 
 /// Why the kernel side is not loaded.
@@ -150,8 +154,8 @@ pub struct Kernel {
     pub profiles: Array<MapData, Plain<Profile>>,
     /// Slots that were given back.
     pub free_slots: Queue<MapData, u32>,
-    /// Task that forks → the fork that it has under way.
-    pub flights: Table<MapData, u64, Plain<Flight>>,
+    /// Mends the count of forks under way.
+    pub(super) under_way: Drift,
     /// What the kernel side tells.
     pub events: RingBuf<MapData>,
 }
@@ -168,6 +172,7 @@ enum How {
     Lsm(&'static str),
     ModifyReturn(&'static str),
     Entry(&'static str),
+    Tracepoint(&'static str),
     RawTracepoint(&'static CStr),
 }
 
@@ -177,6 +182,7 @@ impl How {
             Self::Lsm(_) => "lsm",
             Self::ModifyReturn(_) => "fmod_ret",
             Self::Entry(_) => "fentry",
+            Self::Tracepoint(_) => "tp_btf",
             Self::RawTracepoint(_) => "raw tracepoint",
         }
     }
@@ -257,7 +263,7 @@ impl Kernel {
             subjects: tables.take("SUBJECTS")?,
             profiles: tables.take("PROFILES")?,
             free_slots: tables.take("FREE_SLOTS")?,
-            flights: tables.take("FLIGHTS")?,
+            under_way: Drift::default(),
             events: tables.take("EVENTS")?,
             _tables: tables,
         };
@@ -300,17 +306,34 @@ impl Kernel {
             ),
             Rung::Setting => return Ok(Vec::new()),
         };
-        let mut links = Vec::new();
-        if rung.refuses() {
-            // Before the governor: what takes off must land.
-            links.push(self.attach(
-                btf,
-                "fork_storm_landed",
-                How::RawTracepoint(c"sched_process_fork"),
-            )?);
-        }
-        links.push(self.attach(btf, program, how)?);
-        Ok(links)
+        Ok(vec![self.attach(btf, program, how)?])
+    }
+
+    /// Loads and attaches the programs that see forks end, done or failed, and how forks under way are counted with them.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_ends(&self, btf: &Btf, rung: Rung) -> Result<(Vec<Link>, Counting), LoadError> {
+        let landed = self.attach(
+            btf,
+            "fork_storm_landed",
+            How::Tracepoint("btf_trace_task_newtask"),
+        )?;
+        let failed = How::Entry("perf_event_free_task");
+        let (failed, refusal_ends) = match self.attach(btf, "fork_storm_failed", failed) {
+            Err(LoadError::NoFunction(_)) => {
+                let freed = How::Entry("security_task_free");
+                // Its caller is the function that fmod_ret passes over.
+                let passed_over = rung == Rung::FmodRet;
+                (self.attach(btf, "fork_storm_freed", freed)?, passed_over)
+            }
+            failed => (failed?, false),
+        };
+        let counting = Counting {
+            counts: true,
+            refusal_ends,
+        };
+        Ok((vec![landed, failed], counting))
     }
 
     /// Loads and attaches the programs that recognise containers.
@@ -369,6 +392,11 @@ impl Kernel {
                 bpf_attach_type::BPF_TRACE_FENTRY as u32,
                 function(name)?,
             ),
+            How::Tracepoint(name) => (
+                bpf_prog_type::BPF_PROG_TYPE_TRACING,
+                bpf_attach_type::BPF_TRACE_RAW_TP as u32,
+                function(name)?,
+            ),
             How::RawTracepoint(_) => (bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0),
         };
         let refused = |source, log| LoadError::Program {
@@ -388,7 +416,7 @@ impl Kernel {
         .map_err(|(source, log)| refused(source, log))?;
         let name = match how {
             How::RawTracepoint(name) => Some(name),
-            How::Lsm(_) | How::ModifyReturn(_) | How::Entry(_) => None,
+            How::Lsm(_) | How::ModifyReturn(_) | How::Entry(_) | How::Tracepoint(_) => None,
         };
         let fd =
             sys::attach(loaded.as_fd(), name).map_err(|source| refused(source, String::new()))?;

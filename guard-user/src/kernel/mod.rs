@@ -1,7 +1,6 @@
 //! What this kernel offers, and the way into it: BTF, rungs, tables, programs, pins.
 
 pub mod btf;
-mod flights;
 pub mod install;
 pub mod load;
 mod object;
@@ -12,3 +11,4 @@ pub mod rungs;
 pub mod self_test;
 mod sys;
 pub mod tables;
+mod under_way;

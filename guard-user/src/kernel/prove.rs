@@ -8,6 +8,7 @@ use super::{
     load::{Kernel, Link, PINS},
     rungs::{self, Rung},
     self_test::{self, Outcome, Seen, SelfTestError},
+    under_way::Counting,
 };
 use crate::identity::tree::{Hierarchy, Version, id_of};
 
@@ -64,6 +65,8 @@ pub struct Proved {
     pub links: Vec<Link>,
     /// New cgroups are entered by the kernel side, before they can be used.
     pub inherits: bool,
+    /// Forks under way are counted, or why not.
+    pub forking: Result<(), String>,
 }
 
 /// The kernel side's read-only words for this host.
@@ -132,7 +135,7 @@ pub fn prove(
             );
             continue;
         }
-        let links = match kernel.attach_governor(btf, rung) {
+        let mut links = match kernel.attach_governor(btf, rung) {
             Ok(links) if links.is_empty() => break,
             Ok(links) => links,
             Err(error) => {
@@ -140,20 +143,37 @@ pub fn prove(
                 continue;
             }
         };
+        let counted = kernel.counting();
+        let mut forking = Err("only a program that is asked before a fork counts them".to_owned());
+        let mut counting = counted;
+        if rung.refuses() {
+            (counting, forking) = match kernel.attach_ends(btf, rung) {
+                Ok((more, counting)) => {
+                    links.extend(more);
+                    (counting, Ok(()))
+                }
+                Err(error) => (Counting::default(), Err(error.in_short())),
+            };
+        }
         if let Err(error) = kernel.pin(&links) {
             say(false, error.in_short());
             continue;
         }
+        let back = |kernel: &Kernel, links: &[Link]| {
+            kernel.act_as(before);
+            kernel.count_forking(counted);
+            kernel.unpin(links);
+        };
+        kernel.count_forking(counting);
         kernel.act();
         let outcome = match self_test::run(kernel, &hierarchy.mount, id_of) {
             Ok(outcome) => outcome,
             Err(error) => {
-                kernel.act_as(before);
-                kernel.unpin(&links);
+                back(kernel, &links);
                 return Err(error.into());
             }
         };
-        let Outcome { seen, inherits } = outcome;
+        let seen = outcome.seen;
         let works = match seen {
             Seen::Refused => rung.refuses(),
             Seen::Watched => !rung.refuses(),
@@ -166,15 +186,19 @@ pub fn prove(
         };
         say(works, reason.to_owned());
         if works && (rung.refuses() || !held) {
+            if forking.is_ok() && !outcome.ends {
+                kernel.count_forking(Counting::default());
+                forking = Err("attached, but no fork was seen to end".to_owned());
+            }
             return Ok(Proved {
                 rung,
                 tried,
                 links,
-                inherits,
+                inherits: outcome.inherits,
+                forking,
             });
         }
-        kernel.act_as(before);
-        kernel.unpin(&links);
+        back(kernel, &links);
     }
     if held {
         return Err(ProveError::Worse {
@@ -189,5 +213,6 @@ pub fn prove(
         tried,
         links: Vec::new(),
         inherits,
+        forking: Err("no program can be attached".to_owned()),
     })
 }

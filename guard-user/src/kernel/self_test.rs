@@ -73,6 +73,8 @@ pub struct Outcome {
     pub seen: Seen,
     /// A cgroup that was made in a container's was entered by the kernel side, before it could be used.
     pub inherits: bool,
+    /// Forks were seen to end while it ran: one that was done, and one that failed behind the verdict.
+    pub ends: bool,
 }
 
 /// Lets a child fork under a profile that refuses everything, in a cgroup that was made below a governed one. The caller's
@@ -122,7 +124,13 @@ pub fn run(
         .profiles
         .set(PROFILE_SELF_TEST, Plain(refuse_all), 0)?;
     kernel.subjects.insert(id, Plain(subject), 0)?;
+    let before = kernel.host.get(0);
     let tried = in_nested(kernel, &nested, subject, &id_of);
+    let refused = kernel.host.get(0);
+    fork_in_vain();
+    let after = kernel.host.get(0);
+    let ends =
+        after.forks_landed != before.forks_landed && after.forks_failed != refused.forks_failed;
     // Out of the table before the directory goes: its slot is never given to anyone.
     let removed = kernel.subjects.remove(&id);
     let counted = kernel.containers.get(slot as usize);
@@ -153,7 +161,40 @@ pub fn run(
             return Err(SelfTestError::Child(Errno::from_raw(other).to_string()));
         }
     };
-    Ok(Outcome { seen, inherits })
+    Ok(Outcome {
+        seen,
+        inherits,
+        ends,
+    })
+}
+
+/// Asks for a child whose number is 1: the kernel finds that it is taken (`alloc_pid`, kernel/pid.c) behind all hooks.
+fn fork_in_vain() {
+    let taken: libc::pid_t = 1;
+    let arguments = libc::clone_args {
+        flags: 0,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: (&raw const taken) as u64,
+        set_tid_size: 1,
+        cgroup: 0,
+    };
+    // SAFETY: a whole clone_args, whose one pointer outlives the call; a child, which there cannot be, would end at once.
+    unsafe {
+        if libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of_val(&arguments),
+        ) == 0
+        {
+            libc::_exit(0);
+        }
+    }
 }
 
 /// Takes away the cgroups of those that died over their test. Of what is still in use the kernel removes nothing.

@@ -1,0 +1,191 @@
+//! Fork storm: a container that forks faster than its limit is refused, before it costs the host a pid.
+
+use aya_ebpf::{
+    macros::{lsm, raw_tracepoint},
+    programs::{LsmContext, RawTracePointContext},
+};
+use guard_common::{
+    Container,
+    fork_storm::{Bucket, ForkLimits, MODE_AUDIT, MODE_ENFORCE, Reason},
+    host::Host,
+};
+
+use crate::{
+    gate::{Attempt, Verdict},
+    kernel::{self, add},
+    maps::PROFILES,
+    subject,
+};
+
+mod under_way;
+
+const ALLOW: i32 = 0;
+const EAGAIN: i32 = 11;
+
+const ENFORCED: usize = 0;
+const AUDITED: usize = 1;
+
+// int security_task_alloc(struct task_struct *task, unsigned long clone_flags)   5.10
+// int security_task_alloc(struct task_struct *task, u64 clone_flags)             7.3
+// Runs in the parent, before a pid is allocated; the error is what clone(2) returns.
+#[lsm(hook = "task_alloc")]
+pub fn fork_storm_task_alloc(ctx: LsmContext) -> i32 {
+    let Some(host) = subject::host() else {
+        return ALLOW;
+    };
+    under_way::begins(host);
+    match judge(host, Some(ctx.arg(0))) {
+        Some(Verdict::Deny) => {
+            under_way::refused(host);
+            kernel::apart(-EAGAIN)
+        }
+        Some(Verdict::Allow) | None => ALLOW,
+    }
+}
+
+// TRACE_EVENT(sched_process_fork, TP_PROTO(struct task_struct *parent, struct task_struct *child))   5.10 to 7.3
+// Runs in the parent, after the child is made: the rung that can only watch.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn fork_storm_process_fork(_ctx: RawTracePointContext) -> i32 {
+    if let Some(host) = subject::host() {
+        let _ = judge(host, None);
+    }
+    0
+}
+
+/// `child`: the task that is being made, still a copy of the one that makes it; none where it is made already, and can only be
+/// watched. `None`: the host's task, or something could not be looked up. Both are allowed.
+#[inline(always)]
+fn judge(host: *mut Host, child: Option<u64>) -> Option<Verdict> {
+    let watching = child.is_none();
+    let subject = subject::of_current(host)?;
+    let container = subject::container(&subject)?;
+    // SAFETY: a live map value; the daemon stores the word whole.
+    let profile = PROFILES.get(unsafe { (&raw const (*container).profile).read_volatile() })?;
+    let self_test = profile.refuse_all != 0;
+    let attempt = Attempt::new(host, subject.slot, container, watching, self_test)?;
+    if self_test {
+        return Some(attempt.refuse(Reason::Rate));
+    }
+    // SAFETY: `host` and `container` are live map values.
+    unsafe {
+        // First, while there is one state that the verifier has to follow into a climb.
+        let capped = profile.pids_enforced != 0 || profile.pids_audited != 0;
+        let pids = if capped {
+            pids(child, container)
+        } else {
+            Some(0)
+        };
+        // What enforcing would have refused this fork for, if it is allowed: one fork counts once.
+        let mut would = None;
+        if over_reserve(child, host, profile.reserve) == Some(true) {
+            if profile.reserve == MODE_ENFORCE {
+                return Some(attempt.refuse(Reason::HostReserve));
+            }
+            would = Some(Reason::HostReserve);
+        }
+        match pids {
+            None => add(&raw mut (*container).unread, 1),
+            Some(pids) => {
+                if profile.pids_enforced != 0 && pids >= u64::from(profile.pids_enforced) {
+                    return Some(attempt.refuse(Reason::PidsCap));
+                }
+                if profile.pids_audited != 0 && pids >= u64::from(profile.pids_audited) {
+                    would = would.or(Some(Reason::PidsCap));
+                }
+            }
+        }
+        if over_rate(container, ENFORCED, &profile.enforced, attempt.now_ns) {
+            return Some(attempt.refuse(Reason::Rate));
+        }
+        if over_rate(container, AUDITED, &profile.audited, attempt.now_ns) {
+            would = would.or(Some(Reason::Rate));
+        }
+        if let Some(reason) = would {
+            attempt.audit(reason);
+        }
+        add(&raw mut (*container).allowed, 1);
+    }
+    Some(Verdict::Allow)
+}
+
+/// Whether the host has only its reserve of pids left; `None`: there is none, or it is not known.
+///
+/// # Safety
+/// `host` is a live map value.
+#[inline(always)]
+unsafe fn over_reserve(child: Option<u64>, host: *mut Host, mode: u32) -> Option<bool> {
+    if mode != MODE_ENFORCE && mode != MODE_AUDIT {
+        return None;
+    }
+    // SAFETY: the caller's promise; words are stored whole, and every CPU finds the same namespace.
+    let (ceiling, known) = unsafe {
+        (
+            (&raw const (*host).pid_ceiling).read_volatile(),
+            (&raw const (*host).init_pid_ns).read_volatile(),
+        )
+    };
+    if ceiling == 0 {
+        return None;
+    }
+    // Before the pids are read: what lands between the two counts twice, and not never.
+    let forking = under_way::others(host);
+    // SAFETY: the hook's argument.
+    let pids = match child.and_then(|child| unsafe { kernel::host_pids_of_task(child) }) {
+        Some(pids) => pids,
+        None => {
+            let mut namespace = known;
+            let pids = kernel::host_pids(&mut namespace)?;
+            if known == 0 {
+                // SAFETY: as above.
+                unsafe { (&raw mut (*host).init_pid_ns).write_volatile(namespace) };
+            }
+            pids
+        }
+    };
+    Some(u64::from(pids) + forking >= u64::from(ceiling))
+}
+
+/// Pids of the whole container, read from its own counter and not from a nested cgroup's.
+#[inline(always)]
+fn pids(child: Option<u64>, container: *mut Container) -> Option<u64> {
+    let cgroup = subject::own_cgroup(container)?;
+    // SAFETY: the hook's argument.
+    if let Some(pids) = child.and_then(|child| unsafe { kernel::pids_of_task(child, cgroup) }) {
+        return Some(pids);
+    }
+    kernel::pids(cgroup)
+}
+
+/// Takes one fork out of a bucket; whether that is one too many, in which case nothing is taken.
+///
+/// # Safety
+/// `container` is a live map value.
+#[inline(always)]
+unsafe fn over_rate(
+    container: *mut Container,
+    which: usize,
+    limits: &ForkLimits,
+    now: u64,
+) -> bool {
+    if limits.interval_ns == 0 {
+        return false;
+    }
+    // SAFETY: the caller's promise; `taken_ns` is only added to, and see `Bucket` for the plain store.
+    unsafe {
+        let bucket = &raw mut (*container).buckets[which];
+        let (start, taken) = (&raw mut (*bucket).start_ns, &raw mut (*bucket).taken_ns);
+        if let Some(refilled) = Bucket::refilled(start.read_volatile(), taken.read_volatile(), now)
+        {
+            start.write_volatile(refilled);
+        }
+        // Add, then judge: an XADD without result, since 5.10 knows no other.
+        add(taken, limits.interval_ns);
+        let used = start.read_volatile().wrapping_add(taken.read_volatile());
+        let over = limits.exceeded(used, now);
+        if over {
+            add(taken, limits.interval_ns.wrapping_neg());
+        }
+        over
+    }
+}

@@ -1,0 +1,136 @@
+//! Forks under way: judged, and neither done nor failed. Between a verdict and the pid lies the copying of the parent, and as
+//! many forks can be there at once as there are tasks.
+
+use aya_ebpf::{
+    helpers::bpf_ktime_get_ns,
+    macros::{btf_tracepoint, fentry},
+    programs::{BtfTracePointContext, FEntryContext},
+};
+use guard_common::{config::Field, event::Kind, host::Host};
+
+use crate::{
+    event, gate,
+    kernel::{self, add},
+    subject,
+};
+
+/// The child is made straight in a cgroup that the caller names (include/uapi/linux/sched.h, 5.7): the governor does not see
+/// which.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// One more. Every fork of the host is counted: it will take a pid as well.
+#[inline(always)]
+pub fn begins(host: *mut Host) {
+    // SAFETY: a live map value; counters are only added to.
+    unsafe { count(host, &raw mut (*host).forks_begun) }
+}
+
+/// A fork was refused, and no program will see it fail.
+#[inline(always)]
+pub fn refused(host: *mut Host) {
+    // SAFETY: a live map value; the daemon stores the word whole.
+    if unsafe { (&raw const (*host).refusal_ends).read_volatile() } != 0 {
+        fails(host);
+    }
+}
+
+#[inline(always)]
+fn fails(host: *mut Host) {
+    // SAFETY: a live map value; counters are only added to.
+    unsafe { count(host, &raw mut (*host).forks_failed) }
+}
+
+/// # Safety
+/// `host` is a live map value, and `counter` one of its counters.
+#[inline(always)]
+unsafe fn count(host: *mut Host, counter: *mut u64) {
+    // SAFETY: the caller's promise; the daemon stores the word whole.
+    unsafe {
+        if (&raw const (*host).counts_forking).read_volatile() != 0 {
+            add(counter, 1);
+        }
+    }
+}
+
+/// How many there are but for the one that is being judged, which has begun.
+#[inline(always)]
+pub fn others(host: *mut Host) -> u64 {
+    // Those that have ended first: one that begins or ends meanwhile counts, and of two at once one sees the other.
+    // SAFETY: live map values.
+    let forking = unsafe {
+        let landed = (&raw const (*host).forks_landed).read_volatile();
+        let failed = (&raw const (*host).forks_failed).read_volatile();
+        kernel::in_order();
+        let begun = (&raw const (*host).forks_begun).read_volatile();
+        begun.wrapping_sub(landed).wrapping_sub(failed) as i64
+    };
+    if forking > 1 { forking as u64 - 1 } else { 0 }
+}
+
+// TRACE_EVENT(task_newtask, TP_PROTO(struct task_struct *task, unsigned long clone_flags))   5.10
+// TRACE_EVENT(task_newtask, TP_PROTO(struct task_struct *task, u64 clone_flags))             7.3
+// Runs in the parent at the end of copy_process, also for a kernel thread, an io_uring worker and an idle task: the pid is in
+// the kernel's own count by now.
+#[btf_tracepoint(function = "task_newtask")]
+pub fn fork_storm_landed(ctx: BtfTracePointContext) -> i32 {
+    let Some(host) = subject::host() else {
+        return 0;
+    };
+    // SAFETY: a live map value; counters are only added to.
+    unsafe { count(host, &raw mut (*host).forks_landed) };
+    let clone_flags: u64 = ctx.arg(1);
+    if clone_flags & CLONE_INTO_CGROUP != 0 {
+        let _ = into_cgroup(host, ctx.arg(0));
+    }
+    0
+}
+
+// void perf_event_free_task(struct task_struct *task)   5.10 to 7.3
+// "used by fork() in case of fail" (kernel/events/core.c), and by nobody else: whatever fails behind our verdict comes here, and
+// so does a refusal.
+#[fentry(function = "perf_event_free_task")]
+pub fn fork_storm_failed(_ctx: FEntryContext) -> i32 {
+    if let Some(host) = subject::host() {
+        fails(host);
+    }
+    0
+}
+
+// void security_task_free(struct task_struct *task)   5.10 to 7.3
+// Every task comes here in the end; for kernels whose type information lacks the function above (Debian's 5.10).
+#[fentry(function = "security_task_free")]
+pub fn fork_storm_freed(ctx: FEntryContext) -> i32 {
+    let Some(host) = subject::host() else {
+        return 0;
+    };
+    if kernel::config(Field::TaskPid) == guard_common::config::MISSING {
+        return 0;
+    }
+    // SAFETY: the function's argument. A copy of its parent's until the fork is done (`init_task_pid`, kernel/fork.c), null
+    // once the task is dead (`detach_pid`, kernel/pid.c).
+    if unsafe { kernel::typed::<u64>(ctx.arg(0), Field::TaskPid) } != 0 {
+        fails(host);
+    }
+    0
+}
+
+/// A child was made straight in some cgroup: whose it is now is the kernel's to say.
+#[inline(always)]
+fn into_cgroup(host: *mut Host, child: u64) -> Option<()> {
+    let subject = subject::of_current(host)?;
+    let cgroup = kernel::cgroup_of(child)?;
+    let id = kernel::cgroup_id(cgroup)?;
+    let into = subject::of_cgroup(host, cgroup, id);
+    if into.is_some_and(|into| into.container == subject.container) {
+        return None;
+    }
+    let container = subject::container(&subject)?;
+    // SAFETY: a live map value; the counter is only added to.
+    unsafe { add(&raw mut (*container).moved_out, 1) };
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if gate::is_told(container, gate::TOLD_MADE_OUTSIDE, now_ns) {
+        event::tell(host, Kind::MovedOut, 1, subject.slot, container, id);
+    }
+    Some(())
+}
