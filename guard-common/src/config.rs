@@ -41,8 +41,14 @@ fields! {
     UserMadeEach = "",
     /// Flags of a task; `PF_KTHREAD` is 0x00200000 on every kernel since 2.6.
     TaskFlags = "task_struct.flags",
-    /// The first thread of a task's process.
-    TaskLeader = "task_struct.group_leader",
+    /// What the threads of a task's process share.
+    TaskSignal = "task_struct.signal",
+    /// One of these threads.
+    SignalTarget = "signal_struct.curr_target",
+    /// The pids of the process, a `struct pid` of each kind.
+    SignalPids = "signal_struct.pids",
+    /// The kind that numbers the process itself.
+    PidKind = "pid_type:PIDTYPE_TGID",
     /// The cgroups of a task, a `css_set`.
     TaskCgroups = "task_struct.cgroups",
     /// The task's pid, a `struct pid`.

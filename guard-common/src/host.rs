@@ -53,6 +53,9 @@ pub struct Host {
     pub forks_landed: u64,
     /// Of these, those that failed, refused ones among them.
     pub forks_failed: u64,
+    /// While fewer forks than these have begun, the host has not reached `pid_ceiling`. Any CPU stores it when it has looked at
+    /// the pids themselves; the daemon sets it back to 0 when the ceiling may be another.
+    pub room_until: u64,
     /// Non-zero: forks under way are counted, since all programs that it takes are attached; the daemon's to store.
     pub counts_forking: u32,
     /// Non-zero: no program sees a refused fork fail, so that the governor counts it down itself; the daemon's to store.
@@ -60,7 +63,7 @@ pub struct Host {
     /// `user_made` by whose they are: by [`user_of`] the cgroup that all of a user's are below.
     pub user_made_by: [u32; USERS],
 }
-const _: () = assert!(size_of::<Host>() == 168 + 4 * USERS);
+const _: () = assert!(size_of::<Host>() == 176 + 4 * USERS);
 
 impl Host {
     /// Forks under way: judged, and neither done nor failed. Below zero after one that began before it was counted.

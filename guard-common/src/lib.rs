@@ -32,6 +32,8 @@ const _: () = assert!(size_of::<Subject>() == 16);
 pub const SLOTS: u32 = 8192;
 /// Entries of the kernel table `SUBJECTS`: containers and the cgroups nested in them.
 pub const SUBJECTS: u32 = 65_536;
+/// Entries of the kernel table `HINTS`.
+pub const HINTS: u32 = 4096;
 /// Bytes of the kernel's ring buffer of events.
 pub const EVENT_BYTES: u32 = 1 << 20;
 

@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
 use guard_common::{
-    Container, EVENT_BYTES, SLOTS, SUBJECTS as SUBJECTS_MAX, Subject,
+    Container, EVENT_BYTES, HINTS as HINTS_MAX, SLOTS, SUBJECTS as SUBJECTS_MAX, Subject,
     fork_storm::{PROFILES as PROFILES_MAX, Profile},
     host::Host,
     identity::{NameMatcher, PATH_MAX, PATH_STEP},
@@ -15,6 +15,11 @@ use guard_common::{
 /// cgroup id → whose it is.
 #[map]
 pub static SUBJECTS: HashMap<u64, Subject> = HashMap::with_max_entries(SUBJECTS_MAX, 0);
+
+/// The last bits of a cgroup id → the slot that a container's own cgroup with such an id was last found to have. No truth of its
+/// own: the slot says whose it is.
+#[map]
+pub static HINTS: Array<u32> = Array::with_max_entries(HINTS_MAX, 0);
 
 /// Slot → the state of a container.
 #[map]

@@ -287,18 +287,17 @@ fn moved(destination: u64) -> Option<()> {
     if !kernel::in_our_hierarchy(destination) {
         return None;
     }
-    let id = kernel::cgroup_id(destination)?;
-    let into = subject::of_cgroup(host, destination, id);
-    if into.is_none_or(|into| into.container != mover.container) {
-        let container = subject::container(&mover)?;
-        // SAFETY: a live map value; the counter is only added to. The helper has no preconditions.
-        let now_ns = unsafe {
-            add(&raw mut (*container).moved_out, 1);
-            bpf_ktime_get_ns()
-        };
-        if !gate::is_told(container, gate::TOLD_MOVED, now_ns) {
-            return None;
-        }
+    let container = subject::container(&mover)?;
+    if subject::contains(container, destination)? {
+        return None;
+    }
+    // SAFETY: a live map value; the counter is only added to. The helper has no preconditions.
+    let now_ns = unsafe {
+        add(&raw mut (*container).moved_out, 1);
+        bpf_ktime_get_ns()
+    };
+    if gate::is_told(container, gate::TOLD_MOVED, now_ns) {
+        let id = kernel::cgroup_id(destination)?;
         event::tell(host, Kind::MovedOut, 0, mover.slot, container, id);
     }
     None

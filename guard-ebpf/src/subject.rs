@@ -1,14 +1,14 @@
 //! Who: the container that a task or a cgroup belongs to, if any.
 
 use guard_common::{
-    Container, Subject,
+    Container, HINTS as HINTS_MAX, Subject,
     config::{Field, MISSING},
     host::Host,
 };
 
 use crate::{
     kernel::{self, add, config},
-    maps::{CONTAINERS, HOST, SUBJECTS},
+    maps::{CONTAINERS, HINTS, HOST, SUBJECTS},
 };
 
 /// Levels below the hierarchy's root on which a container's own cgroup is looked for, once a table has overflowed.
@@ -29,8 +29,12 @@ pub fn host() -> Option<*mut Host> {
 #[inline(always)]
 pub fn of_current(host: *mut Host) -> Option<Subject> {
     let id = kernel::current_cgroup_id()?;
+    if let Some(subject) = hinted(id) {
+        return Some(subject);
+    }
     // SAFETY: entries are replaced whole and read once, under RCU.
     if let Some(subject) = unsafe { SUBJECTS.get(&id) } {
+        hint(id, subject);
         return Some(*subject);
     }
     // SAFETY: a live map value.
@@ -38,6 +42,43 @@ pub fn of_current(host: *mut Host) -> Option<Subject> {
         return None;
     }
     of_ancestors(host, kernel::current_cgroup()?).copied()
+}
+
+/// Most containers are one cgroup, and its tasks stand in it: a guess that the slot confirms spares the search.
+#[inline(always)]
+fn hinted(id: u64) -> Option<Subject> {
+    let slot = *HINTS.get(id as u32 % HINTS_MAX)?;
+    let subject = Subject {
+        container: id,
+        slot,
+        reserved: 0,
+    };
+    container(&subject).map(|_| subject)
+}
+
+#[inline(always)]
+fn hint(id: u64, subject: &Subject) {
+    if subject.container == id
+        && let Some(hint) = HINTS.get_ptr_mut(id as u32 % HINTS_MAX)
+    {
+        // SAFETY: a live map value; the word is stored whole.
+        unsafe { hint.write_volatile(subject.slot) };
+    }
+}
+
+/// Whether a cgroup of our hierarchy is a container's own or stands below it.
+#[inline(always)]
+pub fn contains(container: *const Container, cgroup: u64) -> Option<bool> {
+    // SAFETY: a live map value.
+    let (id, own, mut level) =
+        unsafe { ((*container).id, (*container).cgroup, (*container).level) };
+    if level == 0 {
+        level = kernel::read(own, Field::CgroupLevel)?;
+    }
+    if kernel::read::<u32>(cgroup, Field::CgroupLevel)? < level {
+        return Some(false);
+    }
+    Some(kernel::ancestor_id(cgroup, level)? == id)
 }
 
 /// Whose a cgroup is.

@@ -296,6 +296,11 @@ pub(super) fn set_ceiling(kernel: &Kernel, host: &Host, plan: &Plan) -> HostPids
         .host
         .word(0, offset_of!(HostTable, pid_ceiling))
         .store(ceiling, Ordering::Release);
+    // What the kernel side knows of the room that is left, it knows of the last one.
+    kernel
+        .host
+        .long(0, offset_of!(HostTable, room_until))
+        .store(0, Ordering::Release);
     HostPids {
         limit: pids.limit,
         tasks: pids.tasks,

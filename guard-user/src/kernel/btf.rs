@@ -155,7 +155,12 @@ impl Btf {
             if matches!(kind.kind(), STRUCT | ENUM | TYPEDEF | FUNC) && kind.name != 0 {
                 let from = strings.saturating_add(kind.name as usize);
                 let rest = data.get(from..).ok_or(BtfError::Malformed(at))?;
-                for (wants, name) in wanted.iter().filter(|_| begins[first_two(rest)]) {
+                let about: &[_] = if begins[first_two(rest)] {
+                    &wanted
+                } else {
+                    &[]
+                };
+                for (wants, name) in about {
                     let bytes = name.as_bytes();
                     if *wants == kind.kind()
                         && rest.starts_with(bytes)

@@ -165,7 +165,8 @@ fn measure(lines: &mut [Line; 4], rounds: Rounds, on: bool) -> Result<()> {
         let costs = cost(cgroup, work, rounds)?;
         ensure!(costs.wrong == 0, "{work}: {} refused", costs.wrong);
         // The whole time, so that what the daemon does meanwhile counts too.
-        let instructions = costs.total / f64::from(costs.rounds) / NANOSECONDS;
+        let paused = (LOOP_INSTRUCTIONS * costs.paused) as f64;
+        let instructions = (costs.total / NANOSECONDS - paused) / f64::from(costs.rounds);
         if on { &mut line.on } else { &mut line.off }.push(instructions);
         line.medians[usize::from(on)].push(costs.median / NANOSECONDS);
         println!(

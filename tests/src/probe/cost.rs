@@ -54,14 +54,20 @@ pub struct Costs {
     pub worst: f64,
     /// Variance of single rounds.
     pub variance: f64,
-    /// Whole time, the loop between rounds included.
+    /// Whole time, the pauses between rounds included.
     pub total: f64,
+    /// Passes of the loop that the pauses were made of.
+    pub paused: u64,
 }
 
 /// Instructions of one pass of the loop that checks the clock: a subtraction and a branch.
 pub const LOOP_INSTRUCTIONS: u64 = 2;
 /// Passes of that loop in a round.
 pub const LOOP_PASSES: u64 = 100_000;
+
+/// A pause between two rounds has fewer passes than these, on average half: without one, rounds of nearly the same length run in
+/// step with the timer's interrupts, and a hundred instructions more or less move a whole series by thousands.
+const PAUSE_PASSES: u64 = 16_384;
 
 impl Cost {
     /// Runs the probe.
@@ -76,14 +82,21 @@ impl Cost {
         };
         let mut times = Vec::with_capacity(self.rounds as usize);
         let mut whole = Instant::now();
+        // The same pauses in each run (xorshift64).
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         for round in 0..self.warm_up + self.rounds {
             if round == self.warm_up {
                 whole = Instant::now();
             }
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let pause = 1 + random % (PAUSE_PASSES - 1);
+            spin(pause);
             let began = Instant::now();
             let right = match self.work {
                 Work::Loop => {
-                    spin();
+                    spin(LOOP_PASSES);
                     true
                 }
                 Work::Fork => fork(None),
@@ -97,6 +110,7 @@ impl Cost {
             let took = began.elapsed().as_nanos() as f64;
             if round >= self.warm_up {
                 times.push(took);
+                costs.paused += pause;
                 costs.wrong += u32::from(!right);
             }
         }
@@ -116,22 +130,22 @@ impl Cost {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn spin() {
+fn spin(passes: u64) {
     // SAFETY: counts a register of its own down to zero.
     unsafe {
         std::arch::asm!(
             "2:",
             "sub {count}, 1",
             "jnz 2b",
-            count = inout(reg) LOOP_PASSES => _,
+            count = inout(reg) passes => _,
             options(nomem, nostack),
         );
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn spin() {
-    for pass in 0..LOOP_PASSES {
+fn spin(passes: u64) {
+    for pass in 0..passes {
         std::hint::black_box(pass);
     }
 }

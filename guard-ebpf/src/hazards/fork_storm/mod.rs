@@ -67,18 +67,19 @@ fn judge(host: *mut Host, child: Option<u64>) -> Option<Verdict> {
     if self_test {
         return Some(attempt.refuse(Reason::Rate));
     }
-    // SAFETY: `host` and `container` are live map values.
+    // SAFETY: `host` and `container` are live map values, `child` is the hook's argument.
     unsafe {
+        let process = child.and_then(|child| kernel::process(child));
         // First, while there is one state that the verifier has to follow into a climb.
         let capped = profile.pids_enforced != 0 || profile.pids_audited != 0;
         let pids = if capped {
-            pids(child, container)
+            pids(process, container)
         } else {
             Some(0)
         };
         // What enforcing would have refused this fork for, if it is allowed: one fork counts once.
         let mut would = None;
-        if over_reserve(child, host, profile.reserve) == Some(true) {
+        if over_reserve(process, host, profile.reserve) == Some(true) {
             if profile.reserve == MODE_ENFORCE {
                 return Some(attempt.refuse(Reason::HostReserve));
             }
@@ -114,7 +115,7 @@ fn judge(host: *mut Host, child: Option<u64>) -> Option<Verdict> {
 /// # Safety
 /// `host` is a live map value.
 #[inline(always)]
-unsafe fn over_reserve(child: Option<u64>, host: *mut Host, mode: u32) -> Option<bool> {
+unsafe fn over_reserve(process: Option<u64>, host: *mut Host, mode: u32) -> Option<bool> {
     if mode != MODE_ENFORCE && mode != MODE_AUDIT {
         return None;
     }
@@ -128,10 +129,12 @@ unsafe fn over_reserve(child: Option<u64>, host: *mut Host, mode: u32) -> Option
     if ceiling == 0 {
         return None;
     }
-    // Before the pids are read: what lands between the two counts twice, and not never.
-    let forking = under_way::others(host);
-    // SAFETY: the hook's argument.
-    let pids = match child.and_then(|child| unsafe { kernel::host_pids_of_task(child) }) {
+    if under_way::has_room(host) {
+        return Some(false);
+    }
+    let ended = under_way::ended(host);
+    // SAFETY: the process of the hook's argument.
+    let pids = match process.and_then(|process| unsafe { kernel::host_pids_of_process(process) }) {
         Some(pids) => pids,
         None => {
             let mut namespace = known;
@@ -143,18 +146,22 @@ unsafe fn over_reserve(child: Option<u64>, host: *mut Host, mode: u32) -> Option
             pids
         }
     };
-    Some(u64::from(pids) + forking >= u64::from(ceiling))
+    Some(under_way::reaches(
+        host,
+        ended,
+        u64::from(pids),
+        u64::from(ceiling),
+    ))
 }
 
 /// Pids of the whole container, read from its own counter and not from a nested cgroup's.
 #[inline(always)]
-fn pids(child: Option<u64>, container: *mut Container) -> Option<u64> {
+fn pids(process: Option<u64>, container: *mut Container) -> Option<u64> {
     let cgroup = subject::own_cgroup(container)?;
-    // SAFETY: the hook's argument.
-    if let Some(pids) = child.and_then(|child| unsafe { kernel::pids_of_task(child, cgroup) }) {
-        return Some(pids);
-    }
-    kernel::pids(cgroup)
+    // SAFETY: the process of the hook's argument.
+    let of_process =
+        process.and_then(|process| unsafe { kernel::pids_of_process(process, cgroup) });
+    of_process.or_else(|| kernel::pids(cgroup))
 }
 
 /// Takes one fork out of a bucket; whether that is one too many, in which case nothing is taken.

@@ -52,19 +52,54 @@ unsafe fn count(host: *mut Host, counter: *mut u64) {
     }
 }
 
-/// How many there are but for the one that is being judged, which has begun.
+/// Whether the host cannot have reached its ceiling, by the forks that have begun since somebody looked.
 #[inline(always)]
-pub fn others(host: *mut Host) -> u64 {
-    // Those that have ended first: one that begins or ends meanwhile counts, and of two at once one sees the other.
+pub fn has_room(host: *mut Host) -> bool {
     // SAFETY: live map values.
-    let forking = unsafe {
-        let landed = (&raw const (*host).forks_landed).read_volatile();
-        let failed = (&raw const (*host).forks_failed).read_volatile();
-        kernel::in_order();
-        let begun = (&raw const (*host).forks_begun).read_volatile();
-        begun.wrapping_sub(landed).wrapping_sub(failed) as i64
+    let (begun, until) = unsafe {
+        (
+            (&raw const (*host).forks_begun).read_volatile(),
+            (&raw const (*host).room_until).read_volatile(),
+        )
     };
-    if forking > 1 { forking as u64 - 1 } else { 0 }
+    (begun.wrapping_sub(until) as i64) < 0
+}
+
+/// The count of forks that have ended, to be taken before the pids are read: what lands meanwhile counts twice, and not never.
+#[inline(always)]
+pub fn ended(host: *mut Host) -> u64 {
+    // SAFETY: live map values.
+    let ended = unsafe {
+        let landed = (&raw const (*host).forks_landed).read_volatile();
+        landed.wrapping_add((&raw const (*host).forks_failed).read_volatile())
+    };
+    kernel::in_order();
+    ended
+}
+
+/// Whether the host has reached its ceiling with all forks under way but the one that is being judged, which has begun.
+/// `pids`: read after `ended`.
+#[inline(always)]
+pub fn reaches(host: *mut Host, ended: u64, pids: u64, ceiling: u64) -> bool {
+    // SAFETY: live map values; the daemon stores the word whole.
+    let (begun, counts) = unsafe {
+        (
+            (&raw const (*host).forks_begun).read_volatile(),
+            (&raw const (*host).counts_forking).read_volatile() != 0,
+        )
+    };
+    let forking = begun.wrapping_sub(ended) as i64;
+    let others = if forking > 1 { forking as u64 - 1 } else { 0 };
+    // A task has one fork under way: a count that says more has lost some ends.
+    if pids + others.min(pids) >= ceiling {
+        return true;
+    }
+    if counts {
+        let from = if forking < 0 { begun } else { ended };
+        // SAFETY: a live map value; what any CPU stores holds for all times.
+        unsafe { (&raw mut (*host).room_until).write_volatile(from.wrapping_add(ceiling - pids)) };
+    }
+    false
 }
 
 // TRACE_EVENT(task_newtask, TP_PROTO(struct task_struct *task, unsigned long clone_flags))   5.10
@@ -118,18 +153,17 @@ pub fn fork_storm_freed(ctx: FEntryContext) -> i32 {
 #[inline(always)]
 fn into_cgroup(host: *mut Host, child: u64) -> Option<()> {
     let subject = subject::of_current(host)?;
+    let container = subject::container(&subject)?;
     let cgroup = kernel::cgroup_of(child)?;
-    let id = kernel::cgroup_id(cgroup)?;
-    let into = subject::of_cgroup(host, cgroup, id);
-    if into.is_some_and(|into| into.container == subject.container) {
+    if subject::contains(container, cgroup)? {
         return None;
     }
-    let container = subject::container(&subject)?;
     // SAFETY: a live map value; the counter is only added to.
     unsafe { add(&raw mut (*container).moved_out, 1) };
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     if gate::is_told(container, gate::TOLD_MADE_OUTSIDE, now_ns) {
+        let id = kernel::cgroup_id(cgroup)?;
         event::tell(host, Kind::MovedOut, 1, subject.slot, container, id);
     }
     Some(())
