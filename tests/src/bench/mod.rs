@@ -164,9 +164,7 @@ fn measure(lines: &mut [Line; 4], rounds: Rounds, on: bool) -> Result<()> {
         };
         let costs = cost(cgroup, work, rounds)?;
         ensure!(costs.wrong == 0, "{work}: {} refused", costs.wrong);
-        // The whole time, so that what the daemon does meanwhile counts too.
-        let paused = (LOOP_INSTRUCTIONS * costs.paused) as f64;
-        let instructions = (costs.total / NANOSECONDS - paused) / f64::from(costs.rounds);
+        let instructions = all_told(&costs);
         if on { &mut line.on } else { &mut line.off }.push(instructions);
         line.medians[usize::from(on)].push(costs.median / NANOSECONDS);
         println!(
@@ -178,6 +176,12 @@ fn measure(lines: &mut [Line; 4], rounds: Rounds, on: bool) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Instructions of a round: the whole time, so that what the daemon does meanwhile counts too, without the pauses.
+fn all_told(costs: &Costs) -> f64 {
+    let paused = (LOOP_INSTRUCTIONS * costs.paused) as f64;
+    (costs.total / NANOSECONDS - paused) / f64::from(costs.rounds)
 }
 
 /// What a refusal costs, by us and by the kernel's own controller.
@@ -198,9 +202,9 @@ fn refused(rounds: Rounds) -> Result<()> {
     );
     println!(
         "a refused fork: {:.0} (± {:.0})   at most 100,000; by the pids controller {:.0}",
-        ours.total / f64::from(ours.rounds) / NANOSECONDS,
+        all_told(&ours),
         (ours.variance / f64::from(ours.rounds)).sqrt() / NANOSECONDS,
-        controller.total / f64::from(controller.rounds) / NANOSECONDS,
+        all_told(&controller),
     );
     Ok(())
 }

@@ -55,7 +55,7 @@ fn one(what: &str, policy: &Policy, container: &Cgroup, containers: usize) -> Re
     )?;
     println!(
         "{what:<34} {:>14.0} {started:>18.2} {:>12}",
-        costs.total / f64::from(costs.rounds),
+        costs.mean,
         resident(daemon.pid())?
     );
     Ok(())
