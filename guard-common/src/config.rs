@@ -41,6 +41,8 @@ fields! {
     UserMadeEach = "",
     /// Flags of a task; `PF_KTHREAD` is 0x00200000 on every kernel since 2.6.
     TaskFlags = "task_struct.flags",
+    /// A task's shared memory segments, a list: where it is empty it leads to itself, from `shm_init_task` on.
+    TaskShared = "task_struct.sysvshm.shm_clist.next",
     /// What the threads of a task's process share.
     TaskSignal = "task_struct.signal",
     /// One of these threads.

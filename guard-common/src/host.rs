@@ -47,12 +47,14 @@ pub struct Host {
     pub user_told_ns: u64,
     /// See `user_told_ns`.
     pub user_told: u64,
-    /// Forks of the whole host that were judged. With the two that follow, modulo 2^64: see [`Host::forking`].
+    /// Forks of the whole host that were judged, put right by what `misses_mended` says. With the two that follow, modulo 2^64: see [`Host::forking`].
     pub forks_begun: u64,
     /// Of these, those that are done: the kernel's own count has their pid.
     pub forks_landed: u64,
     /// Of these, those that failed, refused ones among them.
     pub forks_failed: u64,
+    /// What was added to `forks_begun`, modulo 2^64, for runs that the kernel left out of the programs that act; the daemon's.
+    pub misses_mended: u64,
     /// While fewer forks than these have begun, the host has not reached `pid_ceiling`. Any CPU stores it when it has looked at
     /// the pids themselves; the daemon sets it back to 0 when the ceiling may be another.
     pub room_until: u64,
@@ -63,7 +65,7 @@ pub struct Host {
     /// `user_made` by whose they are: by [`user_of`] the cgroup that all of a user's are below.
     pub user_made_by: [u32; USERS],
 }
-const _: () = assert!(size_of::<Host>() == 176 + 4 * USERS);
+const _: () = assert!(size_of::<Host>() == 184 + 4 * USERS);
 
 impl Host {
     /// Forks under way: judged, and neither done nor failed. Below zero after one that began before it was counted.

@@ -161,6 +161,8 @@ pub struct Daemon {
     /// The policy's files as they were when they were last read, and as they were a tick ago.
     stamps: [plan::Stamps; 2],
     ticks: u64,
+    /// Forks that the programs were not asked about.
+    unjudged: u64,
     /// Losses of the kernel side that the roster was put right after.
     losses: tick::Losses,
     /// The panic switch was thrown, and that is on record.

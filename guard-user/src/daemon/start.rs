@@ -166,6 +166,7 @@ impl Daemon {
             culprits: Default::default(),
             stamps: [stamps.clone(), stamps],
             ticks: 0,
+            unjudged: 0,
             off_seen: false,
             options,
             kernel,

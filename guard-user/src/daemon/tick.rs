@@ -70,7 +70,7 @@ impl Daemon {
             .long(0, offset_of!(HostTable, alive_ns))
             .store(now().as_nanos() as u64, Ordering::Relaxed);
         self.pids = start::set_ceiling(&self.kernel, &self.host, &self.plan);
-        self.kernel.mend_forking();
+        self.note_unjudged();
         self.drain();
         for words in self.notes.expire(self.ticks) {
             self.say_no_longer_degraded(&words);
@@ -331,6 +331,22 @@ impl Daemon {
         match self.audit.health().trouble {
             Some(why) => self.trouble("audit-log", format!("the audit log: {why}")),
             None => self.settled("audit-log"),
+        }
+    }
+
+    /// Puts the count of forks under way right, and says if forks were not judged at all.
+    fn note_unjudged(&mut self) {
+        let unjudged = self.kernel.mend_forking(&self.links);
+        if unjudged > self.unjudged {
+            self.unjudged = unjudged;
+            self.note(
+                "unjudged",
+                format!(
+                    "forks pass unjudged, {unjudged} so far: this kernel leaves a program out where it was preempted in it. \
+                     pids.max holds the caps all the same. Boot with bpf among the security modules (lsm=…,bpf), or with \
+                     preempt=voluntary"
+                ),
+            );
         }
     }
 

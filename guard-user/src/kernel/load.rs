@@ -30,14 +30,14 @@ use super::{
     rungs::Rung,
     sys,
     tables::{Mapped, Plain},
-    under_way::{Counting, Drift},
+    under_way::{self, Counting},
 };
 
 /// Where everything that outlives the daemon stands; the last name is the version of the tables' layout.
-pub const PINS: &str = "/sys/fs/bpf/bulkhead/v2";
+pub const PINS: &str = "/sys/fs/bpf/bulkhead/v3";
 
 /// The program that refuses forks.
-const GOVERNOR: &str = "fork_storm_task_alloc";
+pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
 
 /// Functions of the kernel that programs attach to.
 pub const FUNCTIONS: [&str; 6] = [
@@ -154,16 +154,15 @@ pub struct Kernel {
     pub profiles: Array<MapData, Plain<Profile>>,
     /// Slots that were given back.
     pub free_slots: Queue<MapData, u32>,
-    /// Mends the count of forks under way.
-    pub(super) under_way: Drift,
     /// What the kernel side tells.
     pub events: RingBuf<MapData>,
 }
 
 /// A program that is attached; dropped, it is so no longer, unless it is pinned.
 pub struct Link {
-    name: &'static str,
+    pub(super) name: &'static str,
     fd: OwnedFd,
+    pub(super) program: OwnedFd,
 }
 
 /// How a program is attached.
@@ -263,7 +262,6 @@ impl Kernel {
             subjects: tables.take("SUBJECTS")?,
             profiles: tables.take("PROFILES")?,
             free_slots: tables.take("FREE_SLOTS")?,
-            under_way: Drift::default(),
             events: tables.take("EVENTS")?,
             _tables: tables,
         };
@@ -316,16 +314,16 @@ impl Kernel {
     pub fn attach_ends(&self, btf: &Btf, rung: Rung) -> Result<(Vec<Link>, Counting), LoadError> {
         let landed = self.attach(
             btf,
-            "fork_storm_landed",
+            under_way::LANDED,
             How::Tracepoint("btf_trace_task_newtask"),
         )?;
         let failed = How::Entry("perf_event_free_task");
-        let (failed, refusal_ends) = match self.attach(btf, "fork_storm_failed", failed) {
+        let (failed, refusal_ends) = match self.attach(btf, under_way::FAILED, failed) {
             Err(LoadError::NoFunction(_)) => {
                 let freed = How::Entry("security_task_free");
                 // Its caller is the function that fmod_ret passes over.
                 let passed_over = rung == Rung::FmodRet;
-                (self.attach(btf, "fork_storm_freed", freed)?, passed_over)
+                (self.attach(btf, under_way::FREED, freed)?, passed_over)
             }
             failed => (failed?, false),
         };
@@ -420,7 +418,11 @@ impl Kernel {
         };
         let fd =
             sys::attach(loaded.as_fd(), name).map_err(|source| refused(source, String::new()))?;
-        Ok(Link { name: program, fd })
+        Ok(Link {
+            name: program,
+            fd,
+            program: loaded,
+        })
     }
 
     /// From now on these programs act, and those of earlier loads do not.
@@ -450,9 +452,8 @@ impl Kernel {
         self.taken_over
             && acting != self.generation
             && self
-                .pins
-                .as_ref()
-                .is_some_and(|pins| pins.join(format!("links-{acting}")).join(GOVERNOR).exists())
+                .links_of(acting)
+                .is_some_and(|links| links.join(GOVERNOR).exists())
     }
 
     /// Takes away what was pinned for this load: it is not used after all.
@@ -492,11 +493,12 @@ impl Kernel {
     }
 
     fn links(&self) -> Option<PathBuf> {
-        Some(
-            self.pins
-                .as_ref()?
-                .join(format!("links-{}", self.generation)),
-        )
+        self.links_of(self.generation)
+    }
+
+    /// Where the links of a load are pinned.
+    pub(super) fn links_of(&self, generation: u32) -> Option<PathBuf> {
+        Some(self.pins.as_ref()?.join(format!("links-{generation}")))
     }
 
     /// Takes away the pinned links of earlier loads, which no longer act, and all that a daemon of another version left.

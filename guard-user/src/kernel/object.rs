@@ -115,6 +115,23 @@ fn constants(map: aya_obj::Map, name: &str, config: [u32; FIELDS]) -> Result<Map
     Ok(data)
 }
 
+/// A table of another layout may not be taken for ours: what is in it means something else.
+fn of_this_layout(data: MapData, map: &aya_obj::Map) -> Result<MapData, MapError> {
+    let info = data.info()?;
+    for (size, expected) in [
+        (info.key_size(), map.key_size()),
+        (info.value_size(), map.value_size()),
+    ] {
+        if size != expected {
+            return Err(MapError::InvalidValueSize {
+                size: size as usize,
+                expected: expected as usize,
+            });
+        }
+    }
+    Ok(data)
+}
+
 fn table(
     mut map: aya_obj::Map,
     name: &str,
@@ -128,7 +145,7 @@ fn table(
         .filter(|_| PINNED.contains(&name))
         .map(|pins| pins.join(name));
     match &pin {
-        Some(pin) if pin.exists() => return MapData::from_pin(pin),
+        Some(pin) if pin.exists() => return of_this_layout(MapData::from_pin(pin)?, &map),
         _ => {}
     }
     let data = MapData::create(map, name, None)?;

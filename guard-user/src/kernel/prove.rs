@@ -145,7 +145,7 @@ pub fn prove(
         };
         let counted = kernel.counting();
         let mut forking = Err("only a program that is asked before a fork counts them".to_owned());
-        let mut counting = counted;
+        let mut counting = Counting::default();
         if rung.refuses() {
             (counting, forking) = match kernel.attach_ends(btf, rung) {
                 Ok((more, counting)) => {
@@ -190,6 +190,9 @@ pub fn prove(
                 kernel.count_forking(Counting::default());
                 forking = Err("attached, but no fork was seen to end".to_owned());
             }
+            if before != kernel.generation {
+                kernel.mend_forking_of(before);
+            }
             return Ok(Proved {
                 rung,
                 tried,
@@ -206,6 +209,7 @@ pub fn prove(
         });
     }
     // Containers are recognised all the same, for what can be done from user space.
+    kernel.count_forking(Counting::default());
     kernel.act();
     let Outcome { inherits, .. } = self_test::run(kernel, &hierarchy.mount, id_of)?;
     Ok(Proved {

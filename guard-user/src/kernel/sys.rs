@@ -5,7 +5,7 @@
 use std::{
     ffi::{CStr, CString},
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     path::Path,
 };
 
@@ -105,6 +105,39 @@ pub fn attach(program: BorrowedFd<'_>, name: Option<&CStr>) -> io::Result<OwnedF
     attr.raw_tracepoint.name = name.map_or(0, |name| name.as_ptr() as u64);
     attr.raw_tracepoint.prog_fd = program.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr).map(descriptor)
+}
+
+/// Runs of a program that the kernel left out, since the program was running on that CPU already (`recursion_misses` of
+/// `struct bpf_prog_info`, 5.12); 0 on a kernel that leaves none out.
+pub fn misses(program: BorrowedFd<'_>) -> io::Result<u64> {
+    /// Of `struct bpf_prog_info`, up to and with the count.
+    const WORDS: usize = 27;
+    let mut info = [0_u64; WORDS];
+    info_of(program, &mut info)?;
+    Ok(info[WORDS - 1])
+}
+
+/// The program behind a link that has a name in bpffs.
+pub fn pinned_program(path: &Path) -> io::Result<OwnedFd> {
+    let name = CString::new(path.as_os_str().as_encoded_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
+    let link = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr).map(descriptor)?;
+    // `struct bpf_link_info`: type and id, then the program's id.
+    let mut info = [0_u64; 2];
+    info_of(link.as_fd(), &mut info)?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = info[1] as u32;
+    bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr).map(descriptor)
+}
+
+/// What the kernel says of an object, as far as there is room.
+fn info_of(object: BorrowedFd<'_>, info: &mut [u64]) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.info.bpf_fd = object.as_raw_fd() as u32;
+    attr.info.info_len = size_of_val(info) as u32;
+    attr.info.info = info.as_mut_ptr() as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
 /// Fills the one value of an array, and makes it unchangeable.

@@ -1,13 +1,17 @@
 //! Forks under way: whether they are counted, and what keeps the count true over a long time.
 
-use std::{mem::offset_of, sync::atomic::Ordering};
+use std::{
+    mem::offset_of,
+    os::fd::AsFd,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use guard_common::host::Host;
 
-use super::load::Kernel;
-
-/// No fork takes so many ticks, of a second each: what is never less for so long was never counted down.
-const WINDOW: u32 = 60;
+use super::{
+    load::{GOVERNOR, Kernel, Link},
+    sys,
+};
 
 /// How forks under way are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,18 +42,69 @@ impl Kernel {
         store(offset_of!(Host, refusal_ends), counting.refusal_ends);
         store(offset_of!(Host, counts_forking), counting.counts);
         if !counting.counts {
-            // What had begun is not seen to end.
+            // What had begun is not seen to end, and what there is room for is not known any more.
             self.add_begun(self.host.get(0).forking().wrapping_neg());
+            self.host
+                .long(0, offset_of!(Host, room_until))
+                .store(0, Ordering::Release);
         }
     }
 
-    /// Takes out of the count what is known to be wrong with it. Once a tick.
-    pub fn mend_forking(&mut self) {
-        let forking = self.host.get(0).forking();
-        let more = self.under_way.mends(forking);
-        if more != 0 {
-            self.add_begun(more);
+    /// Puts right what the kernel left out of the programs among `links`; how many forks were not judged, since the start.
+    ///
+    /// A program that is no security module's is not run while it runs already on that CPU, where a task can be preempted in
+    /// it (5.12): a fork is then not judged and not counted, or its end is not.
+    pub fn mend_forking(&self, links: &[Link]) -> u64 {
+        let missed = |link: &Link| sys::misses(link.program.as_fd()).unwrap_or_default();
+        let of = |side| {
+            let links = links.iter().filter(move |link| side_of(link.name) == side);
+            links.map(missed).sum::<u64>()
+        };
+        let unjudged = of(Some(Side::Begins));
+        if !self.counting().counts {
+            return unjudged;
         }
+        self.mend_to(unjudged.wrapping_sub(of(Some(Side::Ends))));
+        // One that began before it was counted has ended all the same.
+        let host = self.host.get(0);
+        let ended = host.forks_landed.wrapping_add(host.forks_failed);
+        let begun = self.host.get(0).forks_begun;
+        let forking = begun.wrapping_sub(ended) as i64;
+        if forking < 0 {
+            self.add_begun(forking.wrapping_neg());
+        }
+        unjudged
+    }
+
+    /// Puts right what the kernel left out of the programs of an earlier load, now that ours act in their place.
+    pub(super) fn mend_forking_of(&self, generation: u32) {
+        let Some(directory) = self.links_of(generation) else {
+            return;
+        };
+        let total = [GOVERNOR, LANDED, FAILED, FREED]
+            .into_iter()
+            .filter_map(|name| {
+                let program = sys::pinned_program(&directory.join(name)).ok()?;
+                let missed = sys::misses(program.as_fd()).ok()?;
+                Some(match side_of(name)? {
+                    Side::Begins => missed,
+                    Side::Ends => missed.wrapping_neg(),
+                })
+            })
+            .fold(0, u64::wrapping_add);
+        self.mend_to(total);
+        self.mended().store(0, Ordering::Relaxed);
+    }
+
+    fn mend_to(&self, total: u64) {
+        let before = self.mended().swap(total, Ordering::Relaxed);
+        if total != before {
+            self.add_begun(total.wrapping_sub(before) as i64);
+        }
+    }
+
+    fn mended(&self) -> &AtomicU64 {
+        self.host.long(0, offset_of!(Host, misses_mended))
     }
 
     fn add_begun(&self, more: i64) {
@@ -59,59 +114,24 @@ impl Kernel {
     }
 }
 
-/// A fork that began before it was counted ends one too many; a program that the kernel did not run, since it ran already on
-/// that CPU, leaves one too few.
-#[derive(Debug, Default)]
-pub(super) struct Drift {
-    /// The least of the window.
-    least: i64,
-    /// Ticks in it.
-    ticks: u32,
+/// The program that counts forks that are done.
+pub(super) const LANDED: &str = "fork_storm_landed";
+/// The program that counts forks that failed.
+pub(super) const FAILED: &str = "fork_storm_failed";
+/// The same, where [`FAILED`] has no function to attach to.
+pub(super) const FREED: &str = "fork_storm_freed";
+
+/// What a program counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Begins,
+    Ends,
 }
 
-impl Drift {
-    /// What must be added to a count that reads so.
-    fn mends(&mut self, forking: i64) -> i64 {
-        if forking < 0 {
-            *self = Self::default();
-            return -forking;
-        }
-        self.least = if self.ticks == 0 {
-            forking
-        } else {
-            self.least.min(forking)
-        };
-        self.ticks += 1;
-        if self.ticks < WINDOW {
-            return 0;
-        }
-        let least = self.least;
-        *self = Self::default();
-        -least
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_count_below_zero_is_mended_at_once_and_one_that_stays_above_after_a_minute() {
-        let mut drift = Drift::default();
-        assert_eq!(drift.mends(-3), 3);
-        for tick in 1..WINDOW {
-            assert_eq!(drift.mends(5 + i64::from(tick % 3)), 0, "{tick}");
-        }
-        assert_eq!(drift.mends(9), -5);
-        assert_eq!(drift.mends(9), 0, "a new window");
-    }
-
-    #[test]
-    fn a_count_that_comes_to_zero_is_true() {
-        let mut drift = Drift::default();
-        for tick in 0..3 * WINDOW {
-            let forking = if tick % WINDOW == 7 { 0 } else { 1000 };
-            assert_eq!(drift.mends(forking), 0, "{tick}");
-        }
+fn side_of(program: &str) -> Option<Side> {
+    match program {
+        GOVERNOR => Some(Side::Begins),
+        LANDED | FAILED | FREED => Some(Side::Ends),
+        _ => None,
     }
 }

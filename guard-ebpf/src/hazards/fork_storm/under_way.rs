@@ -6,7 +6,11 @@ use aya_ebpf::{
     macros::{btf_tracepoint, fentry},
     programs::{BtfTracePointContext, FEntryContext},
 };
-use guard_common::{config::Field, event::Kind, host::Host};
+use guard_common::{
+    config::{Field, MISSING},
+    event::Kind,
+    host::Host,
+};
 
 use crate::{
     event, gate,
@@ -121,14 +125,28 @@ pub fn fork_storm_landed(ctx: BtfTracePointContext) -> i32 {
 }
 
 // void perf_event_free_task(struct task_struct *task)   5.10 to 7.3
-// "used by fork() in case of fail" (kernel/events/core.c), and by nobody else: whatever fails behind our verdict comes here, and
-// so does a refusal.
+// "used by fork() in case of fail" (kernel/events/core.c): whatever fails behind our verdict comes here, and so does a refusal.
+// What fails before comes here as well: an event that may not be inherited (`perf_event_init_task`), the audit context.
 #[fentry(function = "perf_event_free_task")]
-pub fn fork_storm_failed(_ctx: FEntryContext) -> i32 {
-    if let Some(host) = subject::host() {
+pub fn fork_storm_failed(ctx: FEntryContext) -> i32 {
+    if let Some(host) = subject::host()
+        && was_judged(ctx.arg(0))
+    {
         fails(host);
     }
     0
+}
+
+/// Whether a child that is given up had come as far as the verdict: right before that its list of shared memory is made its own
+/// (`shm_init_task`, kernel/fork.c); until then it is a copy of its parent's, which leads elsewhere.
+#[inline(always)]
+fn was_judged(child: u64) -> bool {
+    if kernel::config(Field::TaskShared) == MISSING {
+        return true;
+    }
+    // SAFETY: the function's argument.
+    let next: u64 = unsafe { kernel::typed(child, Field::TaskShared) };
+    next == child + u64::from(kernel::config(Field::TaskShared))
 }
 
 // void security_task_free(struct task_struct *task)   5.10 to 7.3
@@ -138,7 +156,7 @@ pub fn fork_storm_freed(ctx: FEntryContext) -> i32 {
     let Some(host) = subject::host() else {
         return 0;
     };
-    if kernel::config(Field::TaskPid) == guard_common::config::MISSING {
+    if kernel::config(Field::TaskPid) == MISSING {
         return 0;
     }
     // SAFETY: the function's argument. A copy of its parent's until the fork is done (`init_task_pid`, kernel/fork.c), null
