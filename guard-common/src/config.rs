@@ -89,6 +89,14 @@ fields! {
     NamespacePids = "pid_namespace.pid_allocated",
     /// Pids in a container, and all below it.
     PidsCounter = "pids_cgroup.counter",
+    /// What an open file is a file of.
+    FileInode = "file.f_inode",
+    /// The device that a device node is of.
+    InodeDevice = "inode.i_rdev",
+    /// What kind of file it is, and who may use it.
+    InodeMode = "inode.i_mode",
+    /// What kind a file system is.
+    SuperBlockMagic = "super_block.s_magic",
     /// The pids controller's number.
     PidsController = "cgroup_subsys_id:pids_cgrp_id",
 }

@@ -15,6 +15,10 @@ pub enum Kind {
     /// A task of a container moved a task out of it; `other` is the cgroup id of the destination, and `reason` is 1 where the
     /// task was made there (CLONE_INTO_CGROUP).
     MovedOut = 5,
+    /// An action was refused; the first in a one-second window of its container and action.
+    ActionRefused = 6,
+    /// An action would have been refused; likewise.
+    ActionAudited = 7,
 }
 
 impl Kind {
@@ -27,6 +31,8 @@ impl Kind {
             3 => Some(Self::Made),
             4 => Some(Self::Gone),
             5 => Some(Self::MovedOut),
+            6 => Some(Self::ActionRefused),
+            7 => Some(Self::ActionAudited),
             _ => None,
         }
     }
@@ -38,7 +44,8 @@ impl Kind {
 pub struct Event {
     /// A [`Kind`].
     pub kind: u32,
-    /// A [`crate::fork_storm::Reason`], for [`Kind::Refused`] and [`Kind::Audited`].
+    /// A [`crate::fork_storm::Reason`], for [`Kind::Refused`] and [`Kind::Audited`]; a [`crate::action::Action`], for
+    /// [`Kind::ActionRefused`] and [`Kind::ActionAudited`].
     pub reason: u32,
     /// Cgroup id of the container.
     pub container: u64,
@@ -84,7 +91,9 @@ pub struct Gone {
     pub refused: [u64; 3],
     /// As in [`crate::Container`].
     pub audited: [u64; 3],
+    /// As in [`crate::Container`].
+    pub actions: [crate::action::Asked; crate::action::ACTIONS],
     /// As in [`crate::Container`]: those that do not stand on record.
     pub moved_out: u64,
 }
-const _: () = assert!(size_of::<Gone>() == 128);
+const _: () = assert!(size_of::<Gone>() == 128 + 24 * crate::action::ACTIONS);

@@ -109,6 +109,10 @@ pub struct Profile {
     pub enforced: ForkLimits,
     /// The fork rate that is audited.
     pub audited: ForkLimits,
+    /// Actions that are refused: one [`crate::action::Action::bit`] each.
+    pub refused_actions: u64,
+    /// Actions that are counted, and allowed.
+    pub audited_actions: u64,
     /// The pids cap that is enforced; 0: none.
     pub pids_enforced: u32,
     /// The pids cap that is audited; 0: none.
@@ -118,7 +122,7 @@ pub struct Profile {
     /// Non-zero: every fork is refused. Only the daemon's own self-test has such a profile.
     pub refuse_all: u32,
 }
-const _: () = assert!(size_of::<Profile>() == 48);
+const _: () = assert!(size_of::<Profile>() == 64);
 
 /// Index in `PROFILES` of the profile that the daemon's self-test runs under.
 pub const PROFILE_SELF_TEST: u32 = 0;

@@ -7,11 +7,13 @@
 #[cfg(feature = "std")]
 extern crate std;
 
+pub mod action;
 pub mod config;
 pub mod event;
 pub mod fork_storm;
 pub mod host;
 pub mod identity;
+pub mod kernel_log;
 
 /// What a cgroup belongs to: the value of the kernel table `SUBJECTS`, whose key is a cgroup id (kernfs id).
 ///
@@ -56,6 +58,8 @@ pub struct Container {
     pub refused: [u64; 3],
     /// Forks allowed that enforcing would have refused, by [`fork_storm::Reason`].
     pub audited: [u64; 3],
+    /// What became of its actions, by [`action::Action`].
+    pub actions: [action::Asked; action::ACTIONS],
     /// Start of the window in which a refusal was last told, an audited fork, a task that was moved out, and one that was
     /// made outside.
     pub told_ns: [u64; 4],
@@ -76,7 +80,8 @@ pub struct Container {
     /// Of `moved_out`, those that stand on record, modulo 2^32; the daemon's to store.
     pub moved_told: u32,
 }
-const _: () = assert!(size_of::<Container>() == 176);
+const _: () =
+    assert!(size_of::<Container>() == 176 + size_of::<[action::Asked; action::ACTIONS]>());
 
 /// The container's name could have been made by an unprivileged user.
 pub const SLOT_USER_MADE: u32 = 1;

@@ -33,7 +33,7 @@ fn head(kind: Kind, reason: u32, slot: u32, container: *const Container) -> Even
     }
 }
 
-/// A fork was refused or audited, or a task moved out.
+/// A fork or an action was refused or audited, or a task moved out.
 #[inline(always)]
 pub fn tell(
     host: *mut Host,
@@ -82,11 +82,12 @@ pub fn tell_gone(host: *mut Host, slot: u32, container: *const Container) {
         return lost(host);
     };
     // SAFETY: `container` is a live map value, and no task of a removed cgroup forks.
-    let (allowed, refused, audited, moved_out) = unsafe {
+    let (allowed, refused, audited, actions, moved_out) = unsafe {
         (
             (*container).allowed,
             (*container).refused,
             (*container).audited,
+            (*container).actions,
             ((*container).moved_out as u32).wrapping_sub((*container).moved_told),
         )
     };
@@ -95,6 +96,7 @@ pub fn tell_gone(host: *mut Host, slot: u32, container: *const Container) {
         allowed,
         refused,
         audited,
+        actions,
         moved_out: u64::from(moved_out),
     });
     entry.submit(0);

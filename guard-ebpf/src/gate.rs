@@ -1,11 +1,13 @@
 //! The only way to a verdict: counts it, tells it once a second, and applies the panic switch and audit mode.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
-use guard_common::{Container, event::Kind, fork_storm::Reason, host::Host};
+use guard_common::{Container, action::Action, event::Kind, fork_storm::Reason, host::Host};
 
 use crate::{
     event,
     kernel::{add, is_kernel_thread},
+    maps::PROFILES,
+    subject,
 };
 
 /// One refusal in a second is told; the others are counted.
@@ -54,8 +56,7 @@ impl Attempt {
     /// Refuses, unless the task may not be refused anything or the program only watches.
     #[inline(always)]
     pub fn refuse(&self, reason: Reason) -> Verdict {
-        // The host's first process may have been moved in here by somebody: it is not refused anything.
-        if is_kernel_thread() || bpf_get_current_pid_tgid() >> 32 == 1 {
+        if may_all() {
             return Verdict::Allow;
         }
         if self.watching {
@@ -91,6 +92,56 @@ impl Attempt {
     }
 }
 
+/// Whether the running task may do this; `None`: it is the host's, or something could not be looked up. Both may.
+#[inline(always)]
+pub fn ask(action: Action) -> Option<Verdict> {
+    let host = subject::host()?;
+    let subject = subject::of_current(host)?;
+    let container = subject::container(&subject)?;
+    // SAFETY: a live map value; the daemon stores the word whole.
+    let profile = PROFILES.get(unsafe { (&raw const (*container).profile).read_volatile() })?;
+    let self_test = profile.refuse_all != 0;
+    let refused = self_test || profile.refused_actions & action.bit() != 0;
+    if !refused && profile.audited_actions & action.bit() == 0 {
+        return Some(Verdict::Allow);
+    }
+    let attempt = Attempt::new(host, subject.slot, container, false, self_test)?;
+    if may_all() {
+        return Some(Verdict::Allow);
+    }
+    // SAFETY: live map values; counters are only added to.
+    let asked = unsafe {
+        let asked = &raw mut (*container).actions[action as usize];
+        if refused {
+            add(&raw mut (*asked).refused, 1);
+        } else {
+            add(&raw mut (*asked).audited, 1);
+        }
+        asked
+    };
+    // SAFETY: as above.
+    if is_first(unsafe { &raw mut (*asked).told_ns }, attempt.now_ns) {
+        let kind = if refused {
+            Kind::ActionRefused
+        } else {
+            Kind::ActionAudited
+        };
+        event::tell(host, kind, action as u32, subject.slot, container, 0);
+    }
+    Some(if refused {
+        Verdict::Deny
+    } else {
+        Verdict::Allow
+    })
+}
+
+/// Whether the running task may not be refused anything: a kernel thread, or the host's first process, which somebody may
+/// have moved here.
+#[inline(always)]
+fn may_all() -> bool {
+    is_kernel_thread() || bpf_get_current_pid_tgid() >> 32 == 1
+}
+
 /// Which of `Container::told_ns` is whose.
 pub const TOLD_MOVED: usize = 2;
 /// See [`TOLD_MOVED`].
@@ -99,9 +150,14 @@ pub const TOLD_MADE_OUTSIDE: usize = 3;
 /// Whether this is the first of its kind in a window. Two CPUs may both find so; nothing is counted here.
 #[inline(always)]
 pub fn is_told(container: *mut Container, which: usize, now_ns: u64) -> bool {
-    // SAFETY: a live map value; words are stored whole.
+    // SAFETY: a live map value.
+    is_first(unsafe { &raw mut (*container).told_ns[which] }, now_ns)
+}
+
+#[inline(always)]
+fn is_first(told: *mut u64, now_ns: u64) -> bool {
+    // SAFETY: it points into a live map value; words are stored whole.
     unsafe {
-        let told = &raw mut (*container).told_ns[which];
         if now_ns.wrapping_sub(told.read_volatile()) < WINDOW_NS {
             return false;
         }

@@ -1,1 +1,2 @@
 pub mod fork_storm;
+pub mod kernel_log;

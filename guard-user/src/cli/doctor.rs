@@ -7,11 +7,12 @@ use clap::Args;
 use guard_user::{
     control::{
         SOCKET, client,
-        status::{Status, Tried},
+        status::{HookStatus, Status, Tried},
     },
     identity::tree::Hierarchy,
     kernel::{
         btf::Btf,
+        hooks,
         load::{FUNCTIONS, Kernel, Sizes},
         prove,
         rungs::{self, Rung},
@@ -49,6 +50,8 @@ struct Report {
     moves: String,
     missing: Vec<&'static str>,
     tried: Vec<Tried>,
+    /// Hooks that judge actions.
+    hooks: Vec<HookStatus>,
     /// The daemon that was asked; absent after a trial of our own.
     daemon: Option<u64>,
     degraded: Vec<Text>,
@@ -83,7 +86,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let identity = kernel.attach_identity(&btf);
     let moves = kernel.attach_moves(&btf);
+    let mut hooks = hooks::attach(&kernel, &btf, hooks::all(), arguments.rung);
     let proved = prove::prove(&mut kernel, &btf, &hierarchy, arguments.rung)?;
+    hooks::prove(&mut kernel, &hierarchy, &mut hooks)?;
     if !proved.inherits {
         degraded.push(
             "new containers are not recognised by the kernel: the daemon looks for them once a second"
@@ -119,6 +124,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 reason: tried.reason,
             })
             .collect(),
+        hooks: hooks.iter().map(HookStatus::from).collect(),
         daemon: None,
         degraded,
     };
@@ -135,6 +141,7 @@ fn of_daemon(status: &Status, json: bool) -> Result<ExitCode> {
         moves: "see below where it is not attached".to_owned(),
         missing: Vec::new(),
         tried: status.tried.clone(),
+        hooks: status.hooks.clone(),
         daemon: status.pid,
         degraded: status.degraded.clone(),
     };
@@ -157,6 +164,14 @@ fn print(report: &Report, json: bool) -> Result<ExitCode> {
         for tried in &report.tried {
             let works = if tried.works { "works" } else { "no" };
             writeln!(text, "  {:<10} {works:<8} {}", tried.rung, tried.reason)?;
+        }
+        for hook in &report.hooks {
+            writeln!(
+                text,
+                "{:<15} {:<10} {}: {}",
+                hook.hazard, hook.state, hook.hook, hook.what
+            )?;
+            writeln!(text, "  {:<10} {:<8} {}", hook.rung, "", hook.reason)?;
         }
         writeln!(
             text,

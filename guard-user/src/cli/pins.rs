@@ -15,7 +15,7 @@ use guard_user::{
     control::{
         RUN_DIRECTORY, SOCKET, client,
         server::Switched,
-        status::{ContainerStatus, Status},
+        status::{ContainerStatus, Status, actions},
     },
     daemon::{Plan, SUMMARY, is_running, keep_off, off_until, words_of},
     identity::{runtime, tree::Hierarchy},
@@ -79,6 +79,7 @@ pub fn status() -> Result<Option<Status>> {
                 allowed: state.allowed,
                 refused: state.refused.into(),
                 audited: state.audited.into(),
+                actions: actions(&state.actions),
                 unread: state.unread,
                 frozen: "no".to_owned(),
                 cgroup: path.as_path().into(),

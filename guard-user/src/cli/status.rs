@@ -117,6 +117,13 @@ fn print(out: &mut impl Write, status: &Status, daemon: bool, all: bool) -> io::
         "forks           {} refused, {} audited, in all containers that ever were",
         status.refused, status.audited
     )?;
+    for hook in &status.hooks {
+        writeln!(
+            out,
+            "{:<15} {:<10} {}: {}",
+            hook.hazard, hook.state, hook.hook, hook.what
+        )?;
+    }
     let shown: Vec<&ContainerStatus> = status
         .containers
         .iter()
@@ -169,6 +176,7 @@ fn is_news(container: &ContainerStatus) -> bool {
     let sum = |by: guard_user::control::status::ByReason| by.rate + by.pids_cap + by.host_reserve;
     container.breach
         || container.frozen != "no"
+        || !container.actions.is_empty()
         || sum(container.refused)
             + sum(container.audited)
             + container.refused_by_controller
@@ -207,6 +215,13 @@ fn print_container(out: &mut impl Write, container: &ContainerStatus) -> io::Res
                 by.rate, by.pids_cap, by.host_reserve
             )?;
         }
+    }
+    for of in &container.actions {
+        writeln!(
+            out,
+            "               {}: refused {}, audited {}",
+            of.action, of.refused, of.audited
+        )?;
     }
     if container.unread > 0 {
         writeln!(

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use zlink::{ReplyError, introspect};
 
-use super::status::{ByReason, ContainerStatus, HostPids, Losses, RuleStatus, Status, Tried};
+use super::status::{
+    ActionStatus, ByReason, ContainerStatus, HookStatus, HostPids, Losses, RuleStatus, Status,
+    Tried,
+};
 use crate::record::Text;
 
 /// What a caller wants.
@@ -88,7 +91,7 @@ impl Control {
 
 #[zlink::service(
     interface = "io.bulkhead.Control",
-    types = [ByReason, ContainerStatus, HostPids, Losses, RuleStatus, Tried],
+    types = [ActionStatus, ByReason, ContainerStatus, HookStatus, HostPids, Losses, RuleStatus, Tried],
     product = "Bulkhead",
     version = env!("CARGO_PKG_VERSION")
 )]

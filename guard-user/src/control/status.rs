@@ -1,10 +1,14 @@
 //! What `bulkhead status` tells; field names are the API of `status --json` and of the Varlink interface. What a container
 //! may have named is [`Text`], here as in the record: a terminal shows it as it is.
 
+use guard_common::action::{ACTIONS, Action, Asked};
 use serde::{Deserialize, Serialize};
 use zlink::introspect::{CustomType, Type};
 
-use crate::record::Text;
+use crate::{
+    kernel::{hooks::Proved, rungs::Rung},
+    record::Text,
+};
 
 /// Forks, by the reason for which they were refused or would have been.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
@@ -25,6 +29,34 @@ impl From<[u64; 3]> for ByReason {
             host_reserve,
         }
     }
+}
+
+/// What became of one action in a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct ActionStatus {
+    /// Its name, as `kernel_log.read`.
+    pub action: String,
+    /// How often it was refused.
+    pub refused: u64,
+    /// How often it was allowed, and enforcing would have refused it.
+    pub audited: u64,
+}
+
+/// A hook that judges actions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct HookStatus {
+    /// The hazard that it is for.
+    pub hazard: String,
+    /// The hook, as the kernel calls it.
+    pub hook: String,
+    /// `ENFORCING`: seen to refuse. `ATTACHED`: there was nothing to try it on. `OPEN`: it refuses nothing.
+    pub state: String,
+    /// `lsm` or `fmod_ret`; empty where it is on none.
+    pub rung: String,
+    /// What it stands before.
+    pub what: String,
+    /// What was seen, or why it does not work.
+    pub reason: String,
 }
 
 /// A rung that was tried.
@@ -70,6 +102,8 @@ pub struct ContainerStatus {
     pub refused: ByReason,
     /// Forks that enforcing would have refused.
     pub audited: ByReason,
+    /// Actions that were refused or audited.
+    pub actions: Vec<ActionStatus>,
     /// Forks at which the pids cap was not judged, since the number of pids could not be read.
     pub unread: u64,
     /// Forks that the pids controller refused at the cap that stands in `pids.max`.
@@ -125,6 +159,8 @@ pub struct Status {
     pub rung: String,
     /// Rungs that were tried, best first.
     pub tried: Vec<Tried>,
+    /// Hooks that judge actions; none where no rule is about one.
+    pub hooks: Vec<HookStatus>,
     /// cgroup version that containers are told apart in, `v1` or `v2`, and its mount point.
     pub cgroups: String,
     /// Files of the policy.
@@ -149,4 +185,32 @@ pub struct Status {
     pub degraded: Vec<Text>,
     /// What was lost.
     pub losses: Losses,
+}
+
+/// Those of a container's actions that were ever refused or audited.
+#[must_use]
+pub fn actions(asked: &[Asked; ACTIONS]) -> Vec<ActionStatus> {
+    Action::ALL
+        .into_iter()
+        .zip(asked)
+        .filter(|(_, asked)| asked.refused + asked.audited > 0)
+        .map(|(action, asked)| ActionStatus {
+            action: action.name().to_owned(),
+            refused: asked.refused,
+            audited: asked.audited,
+        })
+        .collect()
+}
+
+impl From<&Proved> for HookStatus {
+    fn from(proved: &Proved) -> Self {
+        Self {
+            hazard: proved.hook.hazard.to_owned(),
+            hook: proved.hook.name.to_owned(),
+            state: proved.state().to_owned(),
+            rung: proved.rung.map_or("", Rung::name).to_owned(),
+            what: proved.hook.what.to_owned(),
+            reason: proved.reason.clone(),
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The daemon: one loop that senses, decides, acts and records, and owns everything that does.
 
 mod actions;
+mod hooks;
 mod notes;
 mod plan;
 mod say;
@@ -11,7 +12,7 @@ mod switch;
 mod tick;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::File,
     io,
     os::fd::AsFd,
@@ -19,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use guard_common::action::Action;
 use nix::fcntl::Flock;
 use thiserror::Error;
 use tokio::{
@@ -40,10 +42,12 @@ use crate::{
         tree::{Hierarchy, TreeError},
     },
     kernel::{
+        hooks::Proved,
         install::Bank,
         load::{Kernel, Link, LoadError},
         prove::{ProveError, Tried},
         rungs::Rung,
+        self_test::SelfTestError,
     },
     policy::compile::ModeOverride,
     record,
@@ -100,6 +104,9 @@ pub enum DaemonError {
     /// No rung.
     #[error(transparent)]
     Prove(#[from] ProveError),
+    /// A hook could not be tried.
+    #[error(transparent)]
+    SelfTest(#[from] SelfTestError),
     /// The containers.
     #[error(transparent)]
     Roster(#[from] RosterError),
@@ -125,6 +132,8 @@ pub struct Daemon {
     kernel: Kernel,
     /// Attached programs; pinned, they outlive us.
     links: Vec<Link>,
+    /// Hooks that judge actions, as far as the policy has rules for them.
+    hooks: Vec<Proved>,
     hierarchy: Hierarchy,
     own: Option<PathBuf>,
     rung: Rung,
@@ -156,8 +165,8 @@ pub struct Daemon {
     uncapped: BTreeSet<u64>,
     /// Kills under way.
     kills: HashMap<u64, Kill>,
-    /// The task that was last refused, by container.
-    culprits: HashMap<u64, Culprit>,
+    /// The task that was last refused, by container and action; no action: a fork.
+    culprits: HashMap<u64, BTreeMap<Option<Action>, Culprit>>,
     /// The policy's files as they were when they were last read, and as they were a tick ago.
     stamps: [plan::Stamps; 2],
     ticks: u64,
@@ -169,7 +178,7 @@ pub struct Daemon {
     off_seen: bool,
 }
 
-/// The task that was refused.
+/// The task that was refused something.
 #[derive(Clone, Copy, Debug)]
 struct Culprit {
     tgid: u32,

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use guard_common::fork_storm::{Profile, Reason};
+use guard_common::{
+    action::Action,
+    fork_storm::{Profile, Reason},
+};
 use thiserror::Error;
 
 use crate::{
@@ -201,6 +204,35 @@ impl Plan {
         }
     }
 
+    /// The rule by which a profile is refused an action, or audited.
+    pub(super) fn rule_of_action(
+        &self,
+        profile: u32,
+        action: Action,
+        audited: bool,
+    ) -> Option<Named<'_>> {
+        let treatment = self.treatments.get(profile as usize)?;
+        let applied = if audited {
+            &treatment.audited
+        } else {
+            &treatment.refused
+        };
+        applied
+            .iter()
+            .find(|applied| applied.limit == action)
+            .map(|applied| Named::by(applied, Vec::new()))
+    }
+
+    /// Whether any rule is about one of these actions: only then do their hooks cost anything.
+    pub(super) fn judges(&self, actions: &[Action]) -> bool {
+        self.treatments.iter().any(|treatment| {
+            let applied = treatment.refused.iter().chain(&treatment.audited);
+            applied
+                .into_iter()
+                .any(|applied| actions.contains(&applied.limit))
+        })
+    }
+
     /// Whether a limit of a profile is enforced.
     pub(super) fn enforces(&self, profile: u32, reason: Reason) -> bool {
         self.treatments
@@ -271,6 +303,10 @@ fn words(rule: &Rule) -> String {
     }
     if let Some(pids) = rule.pids {
         let _ = write!(words, ": pids at most {pids}");
+    }
+    if !rule.deny.is_empty() {
+        let names: Vec<&str> = rule.deny.iter().map(|action| action.name()).collect();
+        let _ = write!(words, ": no {}", names.join(", "));
     }
     for step in &rule.escalate {
         let (name, after) = match step.act {

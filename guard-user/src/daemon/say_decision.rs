@@ -1,11 +1,12 @@
 //! What the engine decided, on record: breaches, the ladder's steps, leaks.
 
-use guard_common::fork_storm::Reason;
+use guard_common::{action::Action, fork_storm::Reason};
 
 use super::{Daemon, say::millis};
 use crate::{
     control::status::HostPids,
     decide::{
+        asked::New,
         ladder::StepAction,
         seen::{Breach, Decision, Kind as Of, Tally, Thaw, What, Why},
     },
@@ -113,6 +114,7 @@ impl Daemon {
                 }
                 record
             }
+            What::Asked(new) => self.asked(decision, new),
             What::LeakOver(_) => self
                 .of(Kind::LeakAlarm, id)
                 .severity(Severity::Info)
@@ -137,9 +139,7 @@ impl Daemon {
         if kind == Kind::BreachEnded && breach.new.sum() > 0 {
             record = record.suppressed(breach.new.sum());
         }
-        if let Some(culprit) = self.culprits.get(&decision.container) {
-            record = record.process(culprit.tgid, &culprit.comm);
-        }
+        record = self.done_by(record, decision.container, None);
         if let Some(pids) = self
             .looked
             .get(&decision.container)
@@ -155,6 +155,39 @@ impl Daemon {
                 .measured(Measure::HostPidsFree, limit.saturating_sub(tasks));
         }
         record
+    }
+
+    /// The task that did it, as far as it is known.
+    fn done_by(&self, record: Record, container: u64, action: Option<Action>) -> Record {
+        match self.culprits.get(&container).and_then(|by| by.get(&action)) {
+            Some(culprit) => record.process(culprit.tgid, &culprit.comm),
+            None => record,
+        }
+    }
+
+    /// An action that was refused, or would have been.
+    fn asked(&self, decision: &Decision, new: &New) -> Record {
+        let record = self
+            .of(Kind::Action, decision.container)
+            .action(new.action.name())
+            .verdict(if new.audited {
+                Verdict::Audit
+            } else {
+                Verdict::Deny
+            })
+            .mode(if new.audited {
+                Mode::Audit
+            } else {
+                Mode::Enforce
+            })
+            .count(new.count);
+        let record = match number_of(decision.profile)
+            .and_then(|number| self.plan.rule_of_action(number, new.action, new.audited))
+        {
+            Some(rule) => record.rule(rule.rule).severity(rule.severity),
+            None => record.severity(Severity::Medium),
+        };
+        self.done_by(record, decision.container, Some(new.action))
     }
 
     /// What was refused, or would have been, and by which rule.

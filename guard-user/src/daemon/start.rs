@@ -20,6 +20,7 @@ use crate::{
     identity::{roster::Roster, tree::Hierarchy},
     kernel::{
         btf::Btf,
+        hooks,
         load::{FUNCTIONS, Kernel, PINS, Sizes},
         prove,
         rungs::{self, Rung},
@@ -123,10 +124,13 @@ impl Daemon {
             );
         }
         kernel.pin(&links)?;
+        // Attached before an earlier daemon's stop acting, and tried when they act.
+        let mut hooks = hooks::attach(&kernel, &btf, super::hooks::needed(&plan), options.rung);
         let proved = prove::prove(&mut kernel, &btf, &hierarchy, options.rung)
             .inspect_err(|_| kernel.unpin_own())?;
         let pids = set_ceiling(&kernel, &host, &plan);
         links.extend(proved.links);
+        hooks::prove(&mut kernel, &hierarchy, &mut hooks)?;
         if !proved.inherits {
             notes.stand(
                 "looking",
@@ -171,6 +175,7 @@ impl Daemon {
             options,
             kernel,
             links,
+            hooks,
             hierarchy,
             own,
             plan,
@@ -190,6 +195,7 @@ impl Daemon {
         daemon.off_seen = daemon.is_off();
         daemon.let_go(&entered.dropped);
         daemon.note_rung();
+        daemon.note_hooks();
         daemon.say_started(gap, &entered, now().saturating_sub(began));
         daemon.say_mounted();
         daemon.write_summary();

@@ -8,7 +8,7 @@ use super::{Daemon, now, tick::nanoseconds};
 use crate::{
     control::{
         RUN_DIRECTORY,
-        status::{ContainerStatus, Losses, RuleStatus, Status, Tried},
+        status::{ContainerStatus, HookStatus, Losses, RuleStatus, Status, Tried, actions},
     },
     decide::seen::Frozen,
     kernel::install::number_of,
@@ -48,6 +48,7 @@ impl Daemon {
                     allowed: state.allowed,
                     refused: state.refused.into(),
                     audited: state.audited.into(),
+                    actions: actions(&state.actions),
                     unread: state.unread,
                     refused_by_controller: looked.by_controller,
                     pids: looked.pids,
@@ -83,8 +84,10 @@ impl Daemon {
     fn summary(&self) -> Status {
         let state = if self.is_off() {
             "OFF"
-        } else {
+        } else if self.hooks_refuse() {
             self.rung.state()
+        } else {
+            "DEGRADED"
         };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -101,6 +104,7 @@ impl Daemon {
                     reason: tried.reason.clone(),
                 })
                 .collect(),
+            hooks: self.hooks.iter().map(HookStatus::from).collect(),
             cgroups: format!(
                 "{} at {}",
                 self.hierarchy.version.name(),

@@ -85,6 +85,7 @@ impl Daemon {
         }
         self.pids = start::set_ceiling(&self.kernel, &self.host, &self.plan);
         self.reconcile();
+        self.renew_hooks();
         self.write_summary();
         self.look_at_all();
         Ok(self.plan.rules.len())

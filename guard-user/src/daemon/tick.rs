@@ -2,12 +2,19 @@
 
 use std::{collections::HashMap, mem::offset_of, sync::atomic::Ordering, time::Duration};
 
-use guard_common::{Container, event::Gone, fork_storm::Reason, host::Host as HostTable};
+use guard_common::{
+    Container,
+    action::{ACTIONS, Action, Asked},
+    event::{Event, Gone},
+    fork_storm::Reason,
+    host::Host as HostTable,
+};
 
 use super::{Daemon, now, start};
 use crate::{
     act::{cgroup::Cgroup, freeze, membership, pids, restore},
     decide::{
+        asked::Counts,
         seen::{Decision, Frozen, HostSeen, Limits, Seen},
         settings::Max,
     },
@@ -30,6 +37,7 @@ pub(super) struct Looked {
     pub since: Duration,
     refused: [u64; 3],
     audited: [u64; 3],
+    actions: Counts,
     /// The pids controller's last counts, for the status.
     pub pids: Option<u64>,
     pub max: Option<u64>,
@@ -59,6 +67,11 @@ impl Losses {
             untold: host.untold,
         }
     }
+}
+
+/// As the engine takes them.
+pub(super) fn counts(actions: &[Asked; ACTIONS]) -> Counts {
+    actions.map(|asked| [asked.refused, asked.audited])
 }
 
 impl Daemon {
@@ -114,7 +127,8 @@ impl Daemon {
                 let state = self.kernel.containers.get(known.slot as usize);
                 let looked = self.looked.get(&known.id).copied().unwrap_or_default();
                 state.id == known.id
-                    && ((state.refused, state.audited) != (looked.refused, looked.audited)
+                    && ((state.refused, state.audited, counts(&state.actions))
+                        != (looked.refused, looked.audited, looked.actions)
                         || state.moved_out as u32 != state.moved_told)
             })
             .map(|known| known.id)
@@ -145,6 +159,7 @@ impl Daemon {
             self.keep_cap(seen);
         }
         self.busy = self.engine.open().map(|(id, _, _)| id).collect();
+        self.busy.extend(self.engine.waiting());
         let journal = &self.journal;
         self.busy.extend(
             journal
@@ -174,12 +189,14 @@ impl Daemon {
             refused: state.refused,
             audited: state.audited,
             user_made: known.user_made,
+            actions: counts(&state.actions),
             ..Seen::default()
         };
         let mut looked = Looked {
             since: self.looked.get(&id).map_or_else(now, |before| before.since),
             refused: state.refused,
             audited: state.audited,
+            actions: counts(&state.actions),
             ..Looked::default()
         };
         match Cgroup::open(&self.hierarchy, id) {
@@ -250,16 +267,8 @@ impl Daemon {
     pub(super) fn heard(&mut self, message: Message) {
         match message {
             // The counters tell as much, and exactly; it is looked at now instead of in a second.
-            Message::Fork { event, .. } => {
-                self.culprits.insert(
-                    event.container,
-                    super::Culprit {
-                        tgid: event.tgid,
-                        comm: event.comm,
-                    },
-                );
-                self.busy.insert(event.container);
-            }
+            Message::Fork { event, .. } => self.asked_by(&event, None),
+            Message::Action { event, action, .. } => self.asked_by(&event, Some(action)),
             Message::Made { event, path } => {
                 self.roster.made(event.container, event.slot, path);
                 self.say_made(event.container);
@@ -271,6 +280,18 @@ impl Daemon {
         }
     }
 
+    /// Remembers who it was: the counters do not tell.
+    fn asked_by(&mut self, event: &Event, action: Option<Action>) {
+        self.culprits.entry(event.container).or_default().insert(
+            action,
+            super::Culprit {
+                tgid: event.tgid,
+                comm: event.comm,
+            },
+        );
+        self.busy.insert(event.container);
+    }
+
     fn gone(&mut self, gone: &Gone) {
         let id = gone.event.container;
         let last = Seen {
@@ -279,6 +300,7 @@ impl Daemon {
             allowed: gone.allowed,
             refused: gone.refused,
             audited: gone.audited,
+            actions: counts(&gone.actions),
             ..Seen::default()
         };
         let mut last = last;

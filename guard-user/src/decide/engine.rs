@@ -9,6 +9,7 @@ use guard_common::fork_storm::Reason;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    asked::Asked,
     breach::{Change, Open, observe},
     budget::Budget,
     ladder::{Climb, Moment},
@@ -57,6 +58,8 @@ struct State {
     climb: Option<Box<Climb>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     setting: Option<Box<Setting>>,
+    #[serde(default, skip_serializing_if = "Asked::is_empty")]
+    asked: Asked,
     #[serde(skip)]
     watch: Option<Box<Watch>>,
 }
@@ -72,6 +75,7 @@ impl State {
             || self.climb.is_some()
             || self.setting.is_some()
             || self.controller != 0
+            || !self.asked.is_empty()
             || self.counted.iter().any(|tally| tally.sum() != 0)
     }
 }
@@ -171,6 +175,14 @@ impl Engine {
         })
     }
 
+    /// Containers of which refused actions wait to be told.
+    pub fn waiting(&self) -> impl Iterator<Item = u64> {
+        self.containers
+            .iter()
+            .filter(|(_, state)| state.asked.waits())
+            .map(|(id, _)| *id)
+    }
+
     /// Whether a ladder holds this container frozen.
     #[must_use]
     pub fn holds(&self, container: u64) -> bool {
@@ -223,6 +235,9 @@ impl Engine {
                 &mut tell,
             );
             state.watch(now, host, seen, limits, &mut tell);
+            for new in state.asked.see(now, &seen.actions) {
+                tell(What::Asked(new));
+            }
             state.seen = now;
         }
         self.ticked = Some(now);
@@ -231,8 +246,15 @@ impl Engine {
 
     /// A container is gone. `last`: its counters as the kernel last knew them.
     pub fn gone(&mut self, now: Duration, container: u64, last: Option<&Seen>) -> Vec<Decision> {
-        let Some(mut state) = self.containers.remove(&container) else {
-            return Vec::new();
+        let mut state = match (self.containers.remove(&container), last) {
+            (Some(state), _) => state,
+            // It came and went between two looks.
+            (None, Some(last)) => State {
+                profile: last.profile,
+                seen: self.ticked.unwrap_or(now),
+                ..State::default()
+            },
+            (None, None) => return Vec::new(),
         };
         let mut told = Vec::new();
         let growth = last.map_or([Tally::default(); 4], |last| state.growth(last, None));
@@ -261,6 +283,11 @@ impl Engine {
                     unwatched: now.saturating_sub(state.seen),
                 }),
                 None => {}
+            }
+        }
+        if let Some(last) = last {
+            for new in state.asked.last(&last.actions) {
+                tell(What::Asked(new));
             }
         }
         // Its file entry is out of date in any case.

@@ -1,5 +1,6 @@
 //! Deciding is pure: what was seen and what time it is come in, what is to be done and told comes out.
 
+pub mod asked;
 pub mod breach;
 pub mod budget;
 pub mod engine;

@@ -253,6 +253,7 @@ fn new(what: &What) -> u64 {
         What::Withheld { .. }
         | What::Thaw { .. }
         | What::ThawedByOthers { .. }
+        | What::Asked(_)
         | What::Leak(_)
         | What::LeakOver(_) => 0,
     }

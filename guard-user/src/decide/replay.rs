@@ -199,6 +199,12 @@ fn words(what: &What) -> String {
             b.new.sum(),
             b.total.sum()
         ),
+        What::Asked(new) => format!(
+            "asked {} {}{}",
+            new.action.name(),
+            new.count,
+            if new.audited { " audited" } else { "" }
+        ),
         What::Missed {
             kind,
             new,

@@ -6,6 +6,7 @@ use guard_common::fork_storm::Reason;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    asked::{Counts, New},
     ladder::Step,
     leak::{Leak, LeakOver},
 };
@@ -35,6 +36,8 @@ pub struct Seen {
     pub refused: [u64; 3],
     /// Forks that enforcing would have refused, by [`Reason`].
     pub audited: [u64; 3],
+    /// What became of its actions.
+    pub actions: Counts,
     /// Pids it has (`pids.current`); `None`: not read this time.
     pub pids: Option<u64>,
     /// The limit that stood in `pids.max` when it was last read; `None`: none.
@@ -230,6 +233,8 @@ pub enum What {
         /// How long after we had asked for it.
         held: Duration,
     },
+    /// An action was refused, or would have been.
+    Asked(New),
     /// Pids rise steadily, and little time is left.
     Leak(Leak),
     /// They do not any more.

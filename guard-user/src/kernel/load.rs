@@ -25,6 +25,7 @@ use thiserror::Error;
 
 use super::{
     btf::Btf,
+    hooks::Hook,
     object::{self, Tables},
     pins,
     rungs::Rung,
@@ -40,13 +41,19 @@ pub const PINS: &str = "/sys/fs/bpf/bulkhead/v3";
 pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
 
 /// Functions of the kernel that programs attach to.
-pub const FUNCTIONS: [&str; 6] = [
+pub const FUNCTIONS: [&str; 12] = [
     "bpf_lsm_task_alloc",
     "security_task_alloc",
     "cgroup_attach_task",
     "btf_trace_task_newtask",
     "perf_event_free_task",
     "security_task_free",
+    "bpf_lsm_syslog",
+    "security_syslog",
+    "bpf_lsm_file_permission",
+    "security_file_permission",
+    "bpf_lsm_sb_kern_mount",
+    "security_sb_kern_mount",
 ];
 
 /// Why the kernel side is not loaded.
@@ -332,6 +339,18 @@ impl Kernel {
             refusal_ends,
         };
         Ok((vec![landed, failed], counting))
+    }
+
+    /// Loads and attaches the program of a hook.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_hook(&self, btf: &Btf, hook: &Hook, rung: Rung) -> Result<Link, LoadError> {
+        let how = match rung {
+            Rung::Lsm => How::Lsm(hook.lsm),
+            Rung::FmodRet | Rung::Observe | Rung::Setting => How::ModifyReturn(hook.security),
+        };
+        self.attach(btf, hook.program, how)
     }
 
     /// Loads and attaches the programs that recognise containers.

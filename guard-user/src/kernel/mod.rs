@@ -1,6 +1,7 @@
 //! What this kernel offers, and the way into it: BTF, rungs, tables, programs, pins.
 
 pub mod btf;
+pub mod hooks;
 pub mod install;
 pub mod load;
 mod object;

@@ -3,11 +3,13 @@
 use guard_common::config::{FIELDS, Field, MISSING};
 use thiserror::Error;
 
+use nix::{errno::Errno, libc};
+
 use super::{
     btf::Btf,
     load::{Kernel, Link, PINS},
     rungs::{self, Rung},
-    self_test::{self, Outcome, Seen, SelfTestError},
+    self_test::{self, DONE, FORK, Outcome, SelfTestError},
     under_way::Counting,
 };
 use crate::identity::tree::{Hierarchy, Version, id_of};
@@ -166,23 +168,31 @@ pub fn prove(
         };
         kernel.count_forking(counting);
         kernel.act();
-        let outcome = match self_test::run(kernel, &hierarchy.mount, id_of) {
+        let outcome = match self_test::run(kernel, &hierarchy.mount, id_of, &FORK) {
             Ok(outcome) => outcome,
             Err(error) => {
                 back(kernel, &links);
                 return Err(error.into());
             }
         };
-        let seen = outcome.seen;
-        let works = match seen {
-            Seen::Refused => rung.refuses(),
-            Seen::Watched => !rung.refuses(),
-            Seen::Nothing => false,
-        };
-        let reason = match seen {
-            Seen::Refused => "a fork was refused with EAGAIN, and counted",
-            Seen::Watched => "a fork was seen after it happened, and counted",
-            Seen::Nothing => "attached, but no fork was seen: the kernel never calls it",
+        let (works, reason) = match outcome.came {
+            libc::EAGAIN if outcome.container.refused[0] > 0 => (
+                rung.refuses(),
+                "a fork was refused with EAGAIN, and counted",
+            ),
+            DONE if outcome.container.audited[0] > 0 => (
+                !rung.refuses(),
+                "a fork was seen after it happened, and counted",
+            ),
+            DONE => (
+                false,
+                "attached, but no fork was seen: the kernel never calls it",
+            ),
+            other => {
+                back(kernel, &links);
+                let error = Errno::from_raw(other).to_string();
+                return Err(SelfTestError::Child(error).into());
+            }
         };
         say(works, reason.to_owned());
         if works && (rung.refuses() || !held) {
@@ -211,7 +221,7 @@ pub fn prove(
     // Containers are recognised all the same, for what can be done from user space.
     kernel.count_forking(Counting::default());
     kernel.act();
-    let Outcome { inherits, .. } = self_test::run(kernel, &hierarchy.mount, id_of)?;
+    let Outcome { inherits, .. } = self_test::run(kernel, &hierarchy.mount, id_of, &FORK)?;
     Ok(Proved {
         rung: Rung::Setting,
         tried,

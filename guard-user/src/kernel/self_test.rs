@@ -52,32 +52,33 @@ pub enum SelfTestError {
     Child(String),
 }
 
-/// What was seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// The fork was refused with EAGAIN, and counted.
-    Refused,
-    /// The fork happened, and was counted as one that should have been refused.
-    Watched,
-    /// The fork happened, and no program saw it.
-    Nothing,
+/// What the child tries: async-signal-safe calls only, and no allocation. Its result is an errno, or [`DONE`].
+pub struct Trial<'t> {
+    /// Run in the child, once it stands in the cgroup.
+    pub run: &'t dyn Fn() -> i32,
 }
 
-const FORKED: i32 = 10;
-const NOT_MOVED: i32 = 11;
+/// A fork.
+pub const FORK: Trial<'static> = Trial { run: &try_fork };
+
+/// It was done, and not refused; no errno.
+pub const DONE: i32 = 251;
+const NOT_MOVED: i32 = 252;
 
 /// What the self-test found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What became of the child's fork.
-    pub seen: Seen,
+    /// What came of the trial: an errno, or [`DONE`].
+    pub came: i32,
+    /// What the kernel side counted.
+    pub container: Container,
     /// A cgroup that was made in a container's was entered by the kernel side, before it could be used.
     pub inherits: bool,
     /// Forks were seen to end while it ran: one that was done, and one that failed behind the verdict.
     pub ends: bool,
 }
 
-/// Lets a child fork under a profile that refuses everything, in a cgroup that was made below a governed one. The caller's
+/// Lets a child try something under a profile that refuses everything, in a cgroup that was made below a governed one. The caller's
 /// programs must act already.
 ///
 /// # Errors
@@ -86,6 +87,7 @@ pub fn run(
     kernel: &mut Kernel,
     hierarchy: &Path,
     id_of: impl Fn(&Path) -> io::Result<u64>,
+    trial: &Trial<'_>,
 ) -> Result<Outcome, SelfTestError> {
     remove_leftovers(hierarchy);
     let path = hierarchy.join(format!("{NAME}{}", std::process::id()));
@@ -125,7 +127,7 @@ pub fn run(
         .set(PROFILE_SELF_TEST, Plain(refuse_all), 0)?;
     kernel.subjects.insert(id, Plain(subject), 0)?;
     let before = kernel.host.get(0);
-    let tried = in_nested(kernel, &nested, subject, &id_of);
+    let tried = in_nested(kernel, &nested, subject, &id_of, trial);
     let refused = kernel.host.get(0);
     fork_in_vain();
     let after = kernel.host.get(0);
@@ -149,20 +151,15 @@ pub fn run(
             .fetch_sub(own.iter().sum(), Ordering::Relaxed);
     }
     let gone = fs::remove_dir(&path);
-    let (outcome, inherits) = tried?;
+    let (came, inherits) = tried?;
     removed?;
     gone.map_err(failed)?;
-    let seen = match outcome {
-        libc::EAGAIN if counted.refused[0] > 0 => Seen::Refused,
-        FORKED if counted.audited[0] > 0 => Seen::Watched,
-        FORKED => Seen::Nothing,
-        NOT_MOVED => return Err(failed(io::Error::other("the child could not enter it"))),
-        other => {
-            return Err(SelfTestError::Child(Errno::from_raw(other).to_string()));
-        }
-    };
+    if came == NOT_MOVED {
+        return Err(failed(io::Error::other("the child could not enter it")));
+    }
     Ok(Outcome {
-        seen,
+        came,
+        container: counted,
         inherits,
         ends,
     })
@@ -196,12 +193,13 @@ fn remove_leftovers(hierarchy: &Path) {
     }
 }
 
-/// Makes the nested cgroup, lets the child fork in it, and takes it away; whether the kernel side had entered it.
+/// Makes the nested cgroup, lets the child try it there, and takes it away; whether the kernel side had entered it.
 fn in_nested(
     kernel: &mut Kernel,
     nested: &Path,
     subject: Subject,
     id_of: impl Fn(&Path) -> io::Result<u64>,
+    trial: &Trial<'_>,
 ) -> Result<(i32, bool), SelfTestError> {
     let failed = |source| SelfTestError::Cgroup {
         path: nested.display().to_string(),
@@ -217,7 +215,7 @@ fn in_nested(
         // The governor is to be seen by itself.
         kernel.subjects.insert(id, Plain(subject), 0)?;
     }
-    let outcome = child(nested);
+    let outcome = child(nested, trial);
     if !inherits {
         kernel.subjects.remove(&id)?;
     }
@@ -225,8 +223,22 @@ fn in_nested(
     Ok((outcome?, inherits))
 }
 
-/// Forks a child that enters the cgroup and forks; its exit code is what came of that.
-fn child(path: &Path) -> Result<i32, SelfTestError> {
+fn try_fork() -> i32 {
+    // SAFETY: async-signal-safe calls in a child with one thread.
+    unsafe {
+        match libc::fork() {
+            0 => libc::_exit(0),
+            -1 => Errno::last_raw(),
+            grandchild => {
+                libc::waitpid(grandchild, std::ptr::null_mut(), 0);
+                DONE
+            }
+        }
+    }
+}
+
+/// Forks a child that enters the cgroup and tries; its exit code is what came of that.
+fn child(path: &Path, trial: &Trial<'_>) -> Result<i32, SelfTestError> {
     let failed = |source| SelfTestError::Cgroup {
         path: path.display().to_string(),
         source,
@@ -245,14 +257,7 @@ fn child(path: &Path) -> Result<i32, SelfTestError> {
                 if libc::write(descriptor, c"0".as_ptr().cast(), 1) != 1 {
                     libc::_exit(NOT_MOVED);
                 }
-                match libc::fork() {
-                    0 => libc::_exit(0),
-                    -1 => libc::_exit(*libc::__errno_location()),
-                    grandchild => {
-                        libc::waitpid(grandchild, std::ptr::null_mut(), 0);
-                        libc::_exit(FORKED)
-                    }
-                }
+                libc::_exit((trial.run)())
             }
         }
         ForkResult::Parent { child } => loop {

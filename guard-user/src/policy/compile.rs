@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use guard_common::fork_storm::{MODE_AUDIT, MODE_ENFORCE, MODE_OFF, Profile};
+use guard_common::{
+    action::Action,
+    fork_storm::{MODE_AUDIT, MODE_ENFORCE, MODE_OFF, Profile},
+};
 use thiserror::Error;
 
 use super::{
@@ -66,6 +69,10 @@ pub struct Treatment {
     pub pids_enforced: Option<Applied<u32>>,
     /// The pids cap that is audited.
     pub pids_audited: Option<Applied<u32>>,
+    /// Actions that are refused, each by the first rule that says so.
+    pub refused: Vec<Applied<Action>>,
+    /// Actions that are counted and allowed.
+    pub audited: Vec<Applied<Action>>,
     /// What the host's reserve does to it; `None`: nothing.
     pub reserve: Option<Mode>,
     /// The ladders of the rules whose limits are enforced, in order of time.
@@ -187,6 +194,7 @@ fn treat(
     }
     let rules: Vec<(&Rule, Mode)> = (policy.rules.iter())
         .filter(|rule| rule.subjects.iter().any(|name| subjects.contains(name)))
+        .filter(|rule| !rule.except.iter().any(|name| subjects.contains(name)))
         .map(|rule| (rule, effective(call, policy.mode, rule.mode)))
         .collect();
     let rate = |mode| smallest(&rules, mode, |rule| rule.forks, slowest);
@@ -200,6 +208,20 @@ fn treat(
     let pids_audited = pids(Mode::Audit).filter(|audited| {
         (pids_enforced.as_ref()).is_none_or(|enforced| audited.limit < enforced.limit)
     });
+
+    let denied = |mode: Mode| -> Vec<Applied<Action>> {
+        (Action::ALL.into_iter())
+            .filter_map(|action| {
+                let (rule, _) =
+                    (rules.iter()).find(|(rule, of)| *of == mode && rule.deny.contains(&action))?;
+                applied(rule, action)
+            })
+            .collect()
+    };
+    let refused = denied(Mode::Enforce);
+    let mut would = denied(Mode::Audit);
+    would.retain(|audited| refused.iter().all(|other| other.limit != audited.limit));
+    let bits = |of: &[Applied<Action>]| of.iter().fold(0, |bits, one| bits | one.limit.bit());
 
     let ladder = |of: Mode, rate: &Option<Applied<Forks>>, pids: &Option<Applied<u32>>| {
         let mut ladder: Vec<Step> = Vec::new();
@@ -240,6 +262,8 @@ fn treat(
                 Some(Mode::Enforce) => MODE_ENFORCE,
             },
             refuse_all: 0,
+            refused_actions: bits(&refused),
+            audited_actions: bits(&would),
         },
         subjects,
         exempt: false,
@@ -247,6 +271,8 @@ fn treat(
         rate_audited,
         pids_enforced,
         pids_audited,
+        refused,
+        audited: would,
         reserve: reserve.map(|reserve| reserve.mode),
         ladder: ladder_enforced,
         ladder_audited,

@@ -73,7 +73,14 @@ fn sentence(rule: &Rule, mode: Mode) -> String {
     if let Some(max) = rule.pids {
         parts.push(format!("forks beyond {max} pids"));
     }
-    let subjects = rule.subjects.join(", ");
+    if !rule.deny.is_empty() {
+        let names: Vec<&str> = rule.deny.iter().map(|action| action.name()).collect();
+        parts.push(names.join(", "));
+    }
+    let mut subjects = rule.subjects.join(", ");
+    if !rule.except.is_empty() {
+        subjects.push_str(&format!(" except {}", rule.except.join(", ")));
+    }
     let mut text = if parts.is_empty() {
         format!("{subjects}: refuses nothing")
     } else {
@@ -115,11 +122,12 @@ pub fn notes(policy: &Policy, compiled: &Compiled) -> Vec<String> {
         let treatments = (compiled.treatments.iter())
             .filter(|treatment| !treatment.exempt)
             .filter(|treatment| {
-                rule.subjects
-                    .iter()
-                    .any(|name| treatment.subjects.contains(name))
+                let is_one =
+                    |names: &[String]| names.iter().any(|name| treatment.subjects.contains(name));
+                is_one(&rule.subjects) && !is_one(&rule.except)
             });
         let (mut any, mut rate, mut pids) = (false, rule.forks.is_none(), rule.pids.is_none());
+        let mut denied = rule.deny.is_empty();
         for treatment in treatments {
             any = true;
             let rates = [&treatment.rate_enforced, &treatment.rate_audited];
@@ -132,6 +140,8 @@ pub fn notes(policy: &Policy, compiled: &Compiled) -> Vec<String> {
                 .into_iter()
                 .flatten()
                 .any(|applied| applied.rule == rule.name);
+            let actions = treatment.refused.iter().chain(&treatment.audited);
+            denied |= actions.into_iter().any(|applied| applied.rule == rule.name);
         }
         if !any {
             notes.push(format!(
@@ -139,6 +149,12 @@ pub fn notes(policy: &Policy, compiled: &Compiled) -> Vec<String> {
                 rule.name
             ));
             continue;
+        }
+        if !denied {
+            notes.push(format!(
+                "rule `{}`: its `deny` has no effect, since other rules refuse as much wherever it applies",
+                rule.name
+            ));
         }
         for (holds, what) in [(rate, "fork rate"), (pids, "pids cap")] {
             if !holds {

@@ -114,6 +114,10 @@ pub const FIELDS: &[Field] = fields! {
     "Processes and threads of one container, all cgroups below it included. The fork after the last is refused with EAGAIN. Enforced, it is also written to the container's pids.max if it is less than what stands there.";
     "rules[].pids.leak", "a duration, or off", "30m", "leak: 30m",
     "Alarm when a container's pids rise so steadily that less than this is left until its cap or the host's reserve is reached. Refuses nothing.";
+    "rules[].deny", "list of actions", "[]", "deny: [kernel_log.read, kernel_log.clear, kernel_log.write]",
+    "What is refused with EPERM, whatever capabilities the container has: kernel_log.read, kernel_log.clear, kernel_log.write.";
+    "rules[].except", "list of subjects' names", "[]", "except: [monitors]",
+    "Containers that are these subjects' as well are left out of the rule, and of no other.";
     "rules[].severity", "low | medium | high | critical", "high", "severity: high",
     "How much the rule's breaches matter; stands in every record.";
     "rules[].escalate", "list of steps", "[]", "escalate: [{after: 10s, do: freeze}, {after: 60s, do: kill}]",

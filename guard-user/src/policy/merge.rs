@@ -84,7 +84,7 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
                 continue;
             }
             let place = desk.place(rule.at);
-            uses.extend(rule.subjects.iter().cloned());
+            uses.extend(rule.subjects.iter().chain(&rule.except).cloned());
             let rule_itself = Rule {
                 name: rule.name,
                 subjects: rule.subjects.into_iter().map(|(name, _)| name).collect(),
@@ -92,6 +92,8 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
                 forks: rule.forks,
                 pids: rule.pids,
                 leak: rule.leak,
+                deny: rule.deny,
+                except: rule.except.into_iter().map(|(name, _)| name).collect(),
                 severity: rule.severity,
                 escalate: rule.escalate,
                 place,

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use guard_common::fork_storm::ForkLimits;
+use guard_common::{action::Action, fork_storm::ForkLimits};
 
 use super::units::{Pids, Rate};
 
@@ -127,7 +127,7 @@ pub struct Escalation {
     pub act: Act,
 }
 
-/// Limits for the containers of some subjects.
+/// What the containers of some subjects may not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Its name, unique in the policy.
@@ -142,6 +142,10 @@ pub struct Rule {
     pub pids: Option<u32>,
     /// Alarm when pids rise so fast that less than this is left until the cap, or the host's reserve, is reached.
     pub leak: Option<Duration>,
+    /// Actions that are refused.
+    pub deny: Vec<Action>,
+    /// Subjects whose containers it is not about after all.
+    pub except: Vec<String>,
     /// How much its breach matters.
     pub severity: Severity,
     /// Its ladder, in order of time.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use guard_common::fork_storm::ForkLimits;
+use guard_common::{action::Action, fork_storm::ForkLimits};
 
 use super::{
+    fields::near,
     model::{Act, Escalation, Forks, Mode, Severity},
     parse::{DAY, SECOND, name},
     problem::{At, Desk},
@@ -29,6 +30,8 @@ pub struct DraftRule {
     pub forks: Option<Forks>,
     pub pids: Option<u32>,
     pub leak: Option<Duration>,
+    pub deny: Vec<Action>,
+    pub except: Vec<(String, At)>,
     pub severity: Severity,
     pub escalate: Vec<Escalation>,
 }
@@ -49,14 +52,7 @@ pub fn rule(desk: &mut Desk, node: &Node) -> Option<DraftRule> {
     };
     let mut subjects: Vec<(String, At)> = Vec::new();
     if let Some(given) = section.need(desk, "subjects") {
-        for (text, at) in given.texts(desk).unwrap_or_default() {
-            if let Some((_, first)) = subjects.iter().find(|(known, _)| known == text) {
-                let first = desk.place(*first).to_string();
-                twice(desk, at, &format!("subject `{text}`"), &first);
-            } else {
-                subjects.push((text.to_owned(), at));
-            }
-        }
+        subjects = each_once(desk, given, "subject");
         if given.list_is_empty() {
             given.wrong(
                 desk,
@@ -64,6 +60,25 @@ pub fn rule(desk: &mut Desk, node: &Node) -> Option<DraftRule> {
             );
         }
     }
+    let except = section
+        .get("except")
+        .map(|given| each_once(desk, given, "subject"))
+        .unwrap_or_default();
+    if let Some((name, at)) = except
+        .iter()
+        .find(|(name, _)| subjects.iter().any(|(subject, _)| subject == name))
+    {
+        desk.tell(
+            *at,
+            format!("subject `{name}` stands in `subjects` and in `except`: the rule can never apply to it"),
+            "subjects that some containers of `subjects` belong to as well",
+            "take it out of one of the two",
+        );
+    }
+    let deny = section
+        .get("deny")
+        .map(|given| actions(desk, given))
+        .unwrap_or_default();
     let mode = section.get("mode").and_then(|given| given.mode(desk));
     let forks = section.get("forks").and_then(|given| forks(desk, given));
     let (pids, leak) = section
@@ -83,21 +98,21 @@ pub fn rule(desk: &mut Desk, node: &Node) -> Option<DraftRule> {
         .map(|given| ladder(desk, given))
         .unwrap_or_default();
     if desk.problems.len() == before {
-        if forks.is_none() && pids.is_none() && leak.is_none() {
+        if forks.is_none() && pids.is_none() && leak.is_none() && deny.is_empty() {
             desk.tell(
                 At {
                     length: 1,
                     ..node.at
                 },
                 "the rule limits nothing: it can never apply",
-                "`forks`, `pids`, or both",
-                "add `forks: {rate: 500/s, burst: 2000}` or `pids: {max: 4096}`",
+                "`forks`, `pids` or `deny`, or several of them",
+                "add `forks: {rate: 500/s, burst: 2000}`, `pids: {max: 4096}` or `deny: [kernel_log.read]`",
             );
         } else if let Some(given) = section
             .get("escalate")
             .filter(|_| forks.is_none() && pids.is_none())
         {
-            let message = "a rule with nothing but a leak alarm refuses nothing: its `escalate` can never apply";
+            let message = "only refused forks escalate, and this rule refuses none: its `escalate` can never apply";
             desk.tell(
                 given.key,
                 message,
@@ -114,9 +129,51 @@ pub fn rule(desk: &mut Desk, node: &Node) -> Option<DraftRule> {
         forks,
         pids,
         leak,
+        deny,
+        except,
         severity: severity.unwrap_or(Severity::High),
         escalate,
     })
+}
+
+/// The texts of a list; one that stands there twice is told.
+fn each_once(desk: &mut Desk, given: Given<'_>, what: &str) -> Vec<(String, At)> {
+    let mut seen: Vec<(String, At)> = Vec::new();
+    for (text, at) in given.texts(desk).unwrap_or_default() {
+        if let Some((_, first)) = seen.iter().find(|(known, _)| known == text) {
+            let first = desk.place(*first).to_string();
+            twice(desk, at, &format!("{what} `{text}`"), &first);
+        } else {
+            seen.push((text.to_owned(), at));
+        }
+    }
+    seen
+}
+
+fn actions(desk: &mut Desk, given: Given<'_>) -> Vec<Action> {
+    let known = || Action::ALL.into_iter().map(Action::name);
+    let mut actions = Vec::new();
+    for (text, at) in each_once(desk, given, "action") {
+        match Action::ALL.into_iter().find(|action| action.name() == text) {
+            Some(action) => actions.push(action),
+            None => {
+                let advice = match near(&text, known()).first() {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "see `bulkhead explain deny`".to_owned(),
+                };
+                desk.tell(
+                    at,
+                    format!("there is no action `{text}` that this version of Bulkhead can refuse"),
+                    &known().collect::<Vec<_>>().join(", "),
+                    &advice,
+                );
+            }
+        }
+    }
+    if given.list_is_empty() {
+        given.wrong(desk, "`deny` names no action".to_owned());
+    }
+    actions
 }
 
 fn forks(desk: &mut Desk, given: Given<'_>) -> Option<Forks> {

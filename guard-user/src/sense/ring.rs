@@ -11,6 +11,7 @@ use std::{
 };
 
 use guard_common::{
+    action::Action,
     event::{Event, Gone, Kind, Made},
     fork_storm::Reason,
 };
@@ -27,6 +28,15 @@ pub enum Message {
         refused: bool,
         /// Why.
         reason: Reason,
+    },
+    /// An action was refused, or would have been; at most one of each a second for a container.
+    Action {
+        /// What all messages have.
+        event: Event,
+        /// Refused, not audited.
+        refused: bool,
+        /// Which.
+        action: Action,
     },
     /// A container was made.
     Made {
@@ -50,6 +60,11 @@ pub fn read(bytes: &[u8]) -> Option<Message> {
             event,
             refused: kind == Kind::Refused,
             reason: Reason::ALL.into_iter().nth(event.reason as usize)?,
+        },
+        kind @ (Kind::ActionRefused | Kind::ActionAudited) => Message::Action {
+            event,
+            refused: kind == Kind::ActionRefused,
+            action: Action::from_number(event.reason)?,
         },
         Kind::Made => {
             let made: Made = take(bytes)?;

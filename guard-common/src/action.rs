@@ -1,0 +1,77 @@
+//! What a task of a container can be refused besides a fork: the one list that policy, kernel side and records share.
+
+macro_rules! actions {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $word:literal;)*) => {
+        /// What a task tries to do, as policy names it. Its number is a bit in [`crate::fork_storm::Profile`] and an index
+        /// into [`crate::Container::actions`].
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Action { $($(#[$doc])* $name = $number,)* }
+
+        impl Action {
+            /// All of them, by number.
+            pub const ALL: [Self; ACTIONS] = [$(Self::$name),*];
+
+            /// The name in policies and records.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+        }
+    };
+}
+
+actions! {
+    /// Reads the kernel log, or asks how much of it there is.
+    KernelLogRead = 0, "kernel_log.read";
+    /// Clears it for those who read it by syslog(2).
+    KernelLogClear = 1, "kernel_log.clear";
+    /// Writes a line into it, or changes what of it the console shows.
+    KernelLogWrite = 2, "kernel_log.write";
+}
+
+/// How many there are.
+pub const ACTIONS: usize = 3;
+
+impl Action {
+    /// Its bit in a profile's sets.
+    #[must_use]
+    pub const fn bit(self) -> u64 {
+        1 << self as u32
+    }
+
+    /// The action with this number.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.get(number as usize).copied()
+    }
+}
+
+/// What became of one action in one container.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Refused.
+    pub refused: u64,
+    /// Allowed; enforcing would have refused it.
+    pub audited: u64,
+    /// Start of the window in which it was last told.
+    pub told_ns: u64,
+}
+const _: () = assert!(size_of::<Asked>() == 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_bits_and_names_are_each_ones_own() {
+        for (index, action) in Action::ALL.into_iter().enumerate() {
+            assert_eq!(action as usize, index);
+            assert_eq!(action.bit(), 1 << index);
+            assert_eq!(Action::from_number(index as u32), Some(action));
+        }
+        assert_eq!(Action::from_number(ACTIONS as u32), None);
+        const { assert!(ACTIONS <= 64) };
+    }
+}
