@@ -194,7 +194,8 @@ fn treat(
     }
     let rules: Vec<(&Rule, Mode)> = (policy.rules.iter())
         .filter(|rule| rule.subjects.iter().any(|name| subjects.contains(name)))
-        .filter(|rule| !rule.except.iter().any(|name| subjects.contains(name)))
+        // A name that a user could have made takes nothing out.
+        .filter(|rule| matched.user_made || !rule.except.iter().any(|name| subjects.contains(name)))
         .map(|rule| (rule, effective(call, policy.mode, rule.mode)))
         .collect();
     let rate = |mode| smallest(&rules, mode, |rule| rule.forks, slowest);

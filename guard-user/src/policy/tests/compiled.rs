@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use guard_common::fork_storm::{ForkLimits, MODE_AUDIT, MODE_ENFORCE, MODE_OFF};
+use guard_common::{
+    action::Action,
+    fork_storm::{ForkLimits, MODE_AUDIT, MODE_ENFORCE, MODE_OFF},
+};
 
 use super::policy;
 use crate::policy::{
@@ -180,6 +183,42 @@ rules: [{name: cap, subjects: [all], pids: {max: 10}}]
     );
     assert!(!claimed.exempt);
     assert_eq!(claimed.limits.pids_enforced, 10);
+}
+
+#[test]
+fn what_is_denied_and_to_whom() {
+    let policy = load::from_bytes(
+        "test.yaml",
+        b"version: 1
+mode: enforce
+subjects: {all: {cgroups: [\"/**/docker-*\"]}, monitors: {cgroups: [\"/**/docker-monitor\"]}}
+rules:
+  - {name: keep, subjects: [all], deny: [kernel_log.clear]}
+  - {name: alone, subjects: [all], except: [monitors], deny: [kernel_log.read, kernel_log.clear]}
+  - {name: look, subjects: [all], mode: audit, deny: [kernel_log.write, kernel_log.read]}
+",
+    )
+    .unwrap();
+    let compiled = compile(&policy, None).unwrap();
+    let (read, clear, write) = (
+        Action::KernelLogRead.bit(),
+        Action::KernelLogClear.bit(),
+        Action::KernelLogWrite.bit(),
+    );
+    let judged = |path| {
+        let limits = &treatment(&compiled, path).limits;
+        (limits.refused_actions, limits.audited_actions)
+    };
+    assert_eq!(judged("/docker-a"), (read | clear, write));
+    assert_eq!(judged("/docker-monitor"), (clear, read | write));
+    // A name that a user could have made takes nothing out.
+    let claimed = "/user.slice/user-1000.slice/user@1000.service/docker-monitor";
+    assert_eq!(judged(claimed), (read | clear, write));
+    // The first rule that refuses it is the one that is named.
+    let refused = &treatment(&compiled, "/docker-a").refused;
+    let named = |action| refused.iter().find(|one| one.limit == action).unwrap();
+    assert_eq!(named(Action::KernelLogClear).rule, "keep");
+    assert_eq!(named(Action::KernelLogRead).rule, "alone");
 }
 
 #[test]

@@ -135,7 +135,7 @@ rules:
             "5:53: `rate` is 500, a number without a unit",
             "5:71: `max` cannot be 0: at least 1, at most 4194304",
             "6:26: there is no subject `contaniers`",
-            "6:55: a rule has no field `deny` that this version of Bulkhead knows",
+            "6:62: there is no action `x` that this version of Bulkhead can refuse",
         ]
     );
 }
