@@ -5,6 +5,7 @@ use guard_tests::probe::{
     bomb::{Bomb, Steady, Window},
     cost::Cost,
     crowd::{Crowd, Leak},
+    klog::{self, Syslog},
     tally::Counted,
 };
 
@@ -23,6 +24,9 @@ enum Probe {
     Leak(Leak),
     Crowd(Crowd),
     Cost(Cost),
+    Syslog(Syslog),
+    /// Reads from a descriptor that comes through the socket at standard input.
+    Received,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -32,6 +36,8 @@ fn main() -> anyhow::Result<()> {
         Probe::Window(window) => window.run(),
         Probe::Leak(leak) => leak.run(&say),
         Probe::Crowd(crowd) => crowd.run(),
+        Probe::Syslog(syslog) => return Ok(syslog.run()?),
+        Probe::Received => return Ok(klog::read_received()?),
         Probe::Cost(cost) => {
             println!("{}", serde_json::to_string(&cost.run()?)?);
             return Ok(());

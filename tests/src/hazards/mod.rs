@@ -1,6 +1,7 @@
 //! Scenarios by hazard. Each shows that the harm happens without Bulkhead, and not with it, and that the host still works.
 
 pub mod fork_storm;
+pub mod kernel_log;
 
 use std::{fs, path::Path};
 
@@ -79,8 +80,9 @@ impl Needs {
 /// Every scenario.
 #[must_use]
 pub fn all() -> Vec<&'static Scenario> {
-    fork_storm::SCENARIOS
-        .iter()
+    [fork_storm::SCENARIOS, kernel_log::SCENARIOS]
+        .into_iter()
+        .flatten()
         .flat_map(|group| group.iter())
         .collect()
 }

@@ -4,4 +4,5 @@ pub mod bomb;
 pub mod cost;
 pub mod crowd;
 pub mod forks;
+pub mod klog;
 pub mod tally;

@@ -1,0 +1,9 @@
+//! Kernel log: a container that reads, clears or forges the host's one kernel log is refused.
+
+mod refusing;
+mod ways;
+
+use super::Scenario;
+
+/// All scenarios of this hazard, by theme.
+pub const SCENARIOS: &[&[Scenario]] = &[refusing::SCENARIOS];
