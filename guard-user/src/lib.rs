@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod decide;
 pub mod identity;
 pub mod kernel;
+pub mod klog;
 pub mod policy;
 pub mod record;
 pub mod sense;

@@ -13,7 +13,8 @@ use guard_user::policy::{
     describe::{self, Line},
     fields::{self, FIELDS, Field, children},
     load,
-    model::Policy,
+    model::{Pattern, Policy},
+    pattern,
 };
 use serde::Serialize;
 
@@ -22,7 +23,8 @@ use super::check::to_stdout;
 /// The one action that this version governs, as records name it.
 const ACTION: &str = "fork";
 
-/// Explain the policy's language: a field, an action, or a rule of the policy that is in force here.
+/// Explain the policy's language: a field, an action, a rule of the policy that is in force here, or a pattern over the
+/// kernel log.
 ///
 /// Without a WORD: all fields. A field goes by its name or the end of its path (`forks`, `pids.max`, `reserve`), also by
 /// a word that may be written there (`freeze`); an action or a reason by its name in records (`fork`, `pids_cap`).
@@ -33,9 +35,10 @@ const ACTION: &str = "fork";
   bulkhead explain                     every field
   bulkhead explain forks               the fork rate, and what stands in it
   bulkhead explain pids.max
-  bulkhead explain fork-storm          the rule of that name")]
+  bulkhead explain fork-storm          the rule of that name
+  bulkhead explain hung-task           what a line of the kernel log means, and what to do")]
 pub struct Arguments {
-    /// A field, an action, or a rule's name.
+    /// A field, an action, or the name of a rule or a pattern.
     word: Option<String>,
     /// Look for rules in this policy, and not in the one that the daemon would load.
     #[arg(long, value_name = "FILE")]
@@ -51,6 +54,21 @@ struct Explained {
     action: Option<String>,
     fields: Vec<&'static Field>,
     rules: Vec<OfRule>,
+    patterns: Vec<OfPattern>,
+}
+
+/// A pattern over the kernel log, with the keys that a policy has for it.
+#[derive(Serialize)]
+struct OfPattern {
+    name: String,
+    severity: &'static str,
+    r#match: String,
+    means: String,
+    r#do: String,
+    samples: Vec<String>,
+    defined_at: String,
+    /// It raises no alarm here, since the policy ignores it.
+    ignored: bool,
 }
 
 #[derive(Serialize)]
@@ -77,12 +95,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     // A policy that is broken still has a language.
     let policy = load::in_force(arguments.policy.as_deref());
     let explained = explain(word, policy.as_ref().ok());
-    if explained.fields.is_empty() && explained.rules.is_empty() {
+    if explained.fields.is_empty() && explained.rules.is_empty() && explained.patterns.is_empty() {
         eprintln!("bulkhead: nothing goes by `{}`", word.escape_debug());
         let mut known: Vec<&str> = FIELDS.iter().map(Field::key).collect();
         known.push(ACTION);
         known.extend(Reason::ALL.iter().map(|reason| reason.name()));
+        let shipped = pattern::shipped().unwrap_or_default();
+        known.extend(shipped.iter().map(|pattern| pattern.name.as_str()));
         if let Ok(policy) = &policy {
+            known.extend(policy.patterns.iter().map(|pattern| pattern.name.as_str()));
             known.extend(policy.rules.iter().map(|rule| rule.name.as_str()));
         }
         let near = fields::near(word, known.into_iter());
@@ -140,6 +161,12 @@ fn explain(word: &str, policy: Option<&Policy>) -> Explained {
     } else {
         explained.fields = fields::find(word);
     }
+    let own = policy.map_or(&[][..], |policy| &policy.patterns);
+    let shipped = pattern::shipped().unwrap_or_default();
+    explained.patterns = (shipped.iter().chain(own))
+        .filter(|pattern| pattern.name == word)
+        .map(|pattern| of_pattern(pattern, policy))
+        .collect();
     let Some(policy) = policy else {
         return explained;
     };
@@ -161,6 +188,20 @@ fn explain(word: &str, policy: Option<&Policy>) -> Explained {
     explained
 }
 
+fn of_pattern(pattern: &Pattern, policy: Option<&Policy>) -> OfPattern {
+    let ignored = policy.is_some_and(|policy| policy.ignore_patterns.contains(&pattern.name));
+    OfPattern {
+        name: pattern.name.clone(),
+        severity: pattern.severity.name(),
+        r#match: pattern.expression.clone(),
+        means: pattern.means.clone(),
+        r#do: pattern.advice.clone(),
+        samples: pattern.samples.clone(),
+        defined_at: pattern.place.to_string(),
+        ignored: ignored && pattern.shipped,
+    }
+}
+
 fn overview(out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
@@ -180,7 +221,11 @@ fn overview(out: &mut dyn Write) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "`bulkhead explain RULE` what a rule of the policy does; `bulkhead explain fork` what a fork is judged by."
+        "`bulkhead explain RULE` what a rule of the policy does; `bulkhead explain fork` what a fork is judged by;"
+    )?;
+    writeln!(
+        out,
+        "`bulkhead explain PATTERN` what a line of the kernel log means."
     )?;
     writeln!(out, "`bulkhead check FILE` says whether a policy is valid.")
 }
@@ -202,6 +247,27 @@ fn print(out: &mut dyn Write, explained: &Explained) -> io::Result<()> {
             for pattern in patterns {
                 writeln!(out, "    {pattern}")?;
             }
+        }
+        writeln!(out)?;
+    }
+    for pattern in &explained.patterns {
+        let ignored = if pattern.ignored {
+            ", ignored here"
+        } else {
+            ""
+        };
+        writeln!(
+            out,
+            "pattern {} (severity {}{ignored})",
+            pattern.name, pattern.severity
+        )?;
+        writeln!(out, "  means     {}", pattern.means)?;
+        writeln!(out, "  do        {}", pattern.r#do)?;
+        writeln!(out, "  matches   {}", pattern.r#match)?;
+        writeln!(out, "  defined   {}", pattern.defined_at)?;
+        for (number, sample) in pattern.samples.iter().enumerate() {
+            let title = if number == 0 { "samples" } else { "" };
+            writeln!(out, "  {title:<8}  {sample}")?;
         }
         writeln!(out)?;
     }

@@ -148,6 +148,24 @@ pub const FIELDS: &[Field] = fields! {
     "A new file is begun when this one is so old.";
     "audit.rotate.keep", "a count of files, 1 to 1000", "8", "keep: 8",
     "Old files that are kept.";
+    "kernel_log", "map", "its fields' defaults", "kernel_log: {ignore: [segfault]}",
+    "The kernel log.";
+    "kernel_log.ignore", "list of shipped patterns' names", "[]", "ignore: [segfault, trap]",
+    "Patterns that come with Bulkhead and raise no alarm here. `bulkhead explain NAME` tells what one is about.";
+    "kernel_log.patterns", "list of patterns", "[]", "patterns: [{name: link-down, match: '^ixgbe .* NIC Link is Down', severity: high, means: The uplink is gone., do: Look at the switch.}]",
+    "What else an alarm is raised for: lines of the kernel log, also those that programs wrote into it. At most 256.";
+    "kernel_log.patterns[].name", "a name: letters, digits, - _ .", "must be given", "name: link-down",
+    "The pattern's name in records, unique in all files; a shipped pattern's only where `ignore` has it.";
+    "kernel_log.patterns[].match", "a regular expression", "must be given", "match: '^ixgbe .* NIC Link is Down'",
+    "What a line must have in it, without time and level. `^` is its beginning. Letters are ASCII, `.` is any byte; groups named pid, comm and device tell what the line is about.";
+    "kernel_log.patterns[].severity", "low | medium | high | critical", "must be given", "severity: high",
+    "How much it matters; stands in every record.";
+    "kernel_log.patterns[].means", "one line of text", "must be given", "means: The uplink is gone.",
+    "What such a line means, for whoever is woken up.";
+    "kernel_log.patterns[].do", "one line of text", "must be given", "do: Look at the switch.",
+    "What to do then.";
+    "kernel_log.patterns[].samples", "list of lines", "[]", "samples: ['ixgbe 0000:01:00.0 eth0: NIC Link is Down']",
+    "Lines that it must match; the policy is refused if it does not.";
 };
 
 /// The words of `words` that `word` could have been meant for, best first.

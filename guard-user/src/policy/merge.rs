@@ -5,6 +5,7 @@ use super::{
     glob::{self, HOSTS_OWN},
     model::{Mode, Policy, Reserve, Rule, SUBJECTS, Subject},
     parse::{DEFAULT_RESERVE, Draft, DraftSubject, file},
+    pattern::{self, DraftWatch},
     problem::{At, Desk, Problems, Source},
     section::twice,
     yaml,
@@ -58,6 +59,7 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
     let mut rules: Vec<(Rule, At)> = Vec::new();
     let mut exempt: Vec<(String, At)> = Vec::new();
     let mut uses: Vec<(String, At)> = Vec::new();
+    let mut watch = DraftWatch::default();
     for draft in drafts {
         once(desk, &mut mode, draft.mode, "`mode`");
         once(desk, &mut reserve, draft.reserve, "`reserve`");
@@ -77,6 +79,8 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
             }
         }
         exempt.extend(draft.exempt);
+        watch.patterns.extend(draft.watch.patterns);
+        watch.ignore.extend(draft.watch.ignore);
         for rule in draft.rules {
             if let Some((first, _)) = rules.iter().find(|(known, _)| known.name == rule.name) {
                 let first = first.place.to_string();
@@ -162,6 +166,7 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
         let all = subjects.iter().flat_map(|subject| &subject.cgroups);
         never(desk, pattern, *at, all, "exempt");
     }
+    pattern::check(desk, &watch);
     Some(Policy {
         files: desk
             .sources
@@ -196,6 +201,10 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
             |(reserve, _)| reserve,
         ),
         audit: audit.map_or_else(Default::default, |(audit, _)| audit),
+        patterns: (watch.patterns.into_iter())
+            .map(|(pattern, _)| pattern)
+            .collect(),
+        ignore_patterns: watch.ignore.into_iter().map(|(name, _)| name).collect(),
     })
 }
 

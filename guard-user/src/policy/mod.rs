@@ -8,6 +8,7 @@ pub mod load;
 mod merge;
 pub mod model;
 mod parse;
+pub mod pattern;
 pub mod problem;
 mod rule;
 mod section;

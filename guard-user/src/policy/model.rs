@@ -187,6 +187,27 @@ impl Default for AuditSettings {
     }
 }
 
+/// Something that the kernel may say of itself, and what it means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// Its name, unique among those in force.
+    pub name: String,
+    /// A regular expression over one line of the kernel log, without time and level.
+    pub expression: String,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What a line that matches means, in one line.
+    pub means: String,
+    /// What to do then, in one line.
+    pub advice: String,
+    /// Lines that it matches.
+    pub samples: Vec<String>,
+    /// It comes with Bulkhead: only the kernel's own lines are held against it.
+    pub shipped: bool,
+    /// Where it is defined.
+    pub place: Place,
+}
+
 /// A policy: all its files together, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -206,4 +227,8 @@ pub struct Policy {
     pub reserve: Option<Reserve>,
     /// The audit log.
     pub audit: AuditSettings,
+    /// The host's own patterns over the kernel log, in order of definition.
+    pub patterns: Vec<Pattern>,
+    /// Names of shipped patterns that are not watched for.
+    pub ignore_patterns: Vec<String>,
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     glob,
     model::{AuditSettings, Mode, RULES, Reserve, SUBJECTS},
+    pattern::{DraftWatch, watching},
     problem::{At, Desk},
     rule::{DraftRule, rule},
     section::{Given, Section, twice},
@@ -29,6 +30,7 @@ pub struct Draft {
     pub rules: Vec<DraftRule>,
     pub reserve: Option<(Option<Reserve>, At)>,
     pub audit: Option<(AuditSettings, At)>,
+    pub watch: DraftWatch,
     /// The file itself.
     pub at: At,
 }
@@ -87,6 +89,11 @@ pub fn file(desk: &mut Desk, node: &Node) -> Option<Draft> {
     draft.audit = top
         .get("audit")
         .and_then(|given| Some((audit(desk, given)?, given.key)));
+    if let Some(given) = top.get("kernel_log")
+        && let Some(section) = Section::new(desk, given.node, "kernel_log")
+    {
+        draft.watch = watching(desk, &section);
+    }
     Some(draft)
 }
 

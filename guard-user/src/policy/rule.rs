@@ -84,15 +84,9 @@ pub fn rule(desk: &mut Desk, node: &Node) -> Option<DraftRule> {
     let (pids, leak) = section
         .get("pids")
         .map_or((None, None), |given| pids(desk, given));
-    let severity = section.get("severity").and_then(|given| {
-        given.parse(desk, |text| match text {
-            "low" => Some(Severity::Low),
-            "medium" => Some(Severity::Medium),
-            "high" => Some(Severity::High),
-            "critical" => Some(Severity::Critical),
-            _ => None,
-        })
-    });
+    let severity = section
+        .get("severity")
+        .and_then(|given| given.severity(desk));
     let escalate = section
         .get("escalate")
         .map(|given| ladder(desk, given))

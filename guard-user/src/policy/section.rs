@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     fields::{Field, children, near},
-    model::Mode,
+    model::{Mode, Severity},
     problem::{At, Desk},
     units,
     yaml::{Node, Value},
@@ -149,6 +149,7 @@ fn title(path: &str) -> String {
         "subjects.NAME" => "a subject".to_owned(),
         "rules[]" => "a rule".to_owned(),
         "rules[].escalate[]" => "a step of `escalate`".to_owned(),
+        "kernel_log.patterns[]" => "a pattern".to_owned(),
         _ => format!("`{}`", word(path)),
     }
 }
@@ -247,6 +248,17 @@ impl<'n> Given<'n> {
         self.parse(desk, |text| match text {
             "audit" => Some(Mode::Audit),
             "enforce" => Some(Mode::Enforce),
+            _ => None,
+        })
+    }
+
+    /// A severity.
+    pub fn severity(&self, desk: &mut Desk) -> Option<Severity> {
+        self.parse(desk, |text| match text {
+            "low" => Some(Severity::Low),
+            "medium" => Some(Severity::Medium),
+            "high" => Some(Severity::High),
+            "critical" => Some(Severity::Critical),
             _ => None,
         })
     }

@@ -4,6 +4,7 @@ mod compiled;
 mod files;
 mod language;
 mod paths;
+mod patterns;
 mod properties;
 
 use super::{load, model::Policy};
