@@ -1,21 +1,29 @@
 //! `bulkhead check`: whether a policy is valid, and what it would do.
 
 use std::{
-    io::{self, ErrorKind, Write},
-    path::PathBuf,
+    fs,
+    io::{self, ErrorKind, Read, Write},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::Args;
-use guard_user::policy::{
-    compile::compile,
-    describe::{self, Line},
-    load,
-    model::Policy,
-    problem::{Problem, Problems},
+use guard_user::{
+    klog::watch::npd,
+    policy::{
+        compile::compile,
+        describe::{self, Line},
+        load,
+        model::Policy,
+        problem::{Problem, Problems},
+    },
+    record::Text,
 };
 use serde::Serialize;
+
+/// Bytes of a configuration of node-problem-detector.
+const NPD_BYTES: u64 = 1 << 20;
 
 /// Check a policy, and say in one line for each rule what it would do. Needs no root, and changes nothing.
 ///
@@ -23,18 +31,25 @@ use serde::Serialize;
 /// /etc/bulkhead/policy.yaml, then /etc/bulkhead/policy.d/*.yaml in order of their names, together; the built-in default
 /// where there is none. Every error begins with FILE:LINE:COLUMN: and says what was expected and what to do.
 ///
-/// Exit code 0: valid; 1: not.
+/// With --import-npd nothing is checked: the rules of a kernel monitor's configuration of node-problem-detector are printed
+/// as the part of a policy that they become. A rule that cannot be a pattern is told on standard error, with the reason.
+///
+/// Exit code 0: valid, or all rules imported; 1: not, or a rule was left out.
 #[derive(Args)]
 #[command(after_help = "Examples:
   bulkhead check                       what the daemon would load
   bulkhead check new.yaml && sudo cp new.yaml /etc/bulkhead/policy.yaml && sudo systemctl reload bulkhead
-  bulkhead check --json policies/*.yaml")]
+  bulkhead check --json policies/*.yaml
+  bulkhead check --import-npd /config/kernel-monitor.json")]
 pub struct Arguments {
     /// Policy files, each checked alone.
     file: Vec<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Print the rules of this configuration of node-problem-detector as patterns of a policy.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "json"])]
+    import_npd: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -59,6 +74,9 @@ struct Effect {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(file) = &arguments.import_npd {
+        return import(file);
+    }
     let mut all = Vec::new();
     if arguments.file.is_empty() {
         let files = load::default_sources().unwrap_or_default();
@@ -80,6 +98,29 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         all.iter().try_for_each(|checked| print(out, checked))
     })?;
     Ok(ExitCode::from(u8::from(!valid)))
+}
+
+fn import(path: &Path) -> Result<ExitCode> {
+    let name = path.display().to_string();
+    let mut bytes = Vec::new();
+    // One byte more than is allowed, so that too much is seen, and a device or a pipe does not fill the memory.
+    fs::File::open(path)
+        .and_then(|file| file.take(NPD_BYTES + 1).read_to_end(&mut bytes))
+        .with_context(|| format!("cannot read {name}"))?;
+    ensure!(
+        bytes.len() as u64 <= NPD_BYTES,
+        "{name}: more than 1 MiB is no configuration of node-problem-detector"
+    );
+    let imported = npd::import(&name, &bytes)?;
+    for skipped in &imported.skipped {
+        let line = format!(
+            "{name}: rule {} ({}) is left out: {}",
+            skipped.number, skipped.reason, skipped.why
+        );
+        eprintln!("{}", Text::from(line.as_str()));
+    }
+    to_stdout(|out| out.write_all(npd::yaml(&imported.patterns).as_bytes()))?;
+    Ok(ExitCode::from(u8::from(!imported.skipped.is_empty())))
 }
 
 fn checked(files: Vec<String>, policy: Result<Policy, Problems>) -> Checked {

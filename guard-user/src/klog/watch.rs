@@ -4,6 +4,7 @@
 //! matched. What a container's process can choose (its name, a file's name, a line written into /dev/kmsg) must raise no
 //! shipped pattern: lines of user space are not held against these, and theirs begin with the kernel's own words.
 
+pub mod npd;
 pub mod pacing;
 
 #[cfg(test)]
