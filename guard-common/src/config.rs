@@ -43,6 +43,8 @@ fields! {
     TaskFlags = "task_struct.flags",
     /// A task's shared memory segments, a list: where it is empty it leads to itself, from `shm_init_task` on.
     TaskShared = "task_struct.sysvshm.shm_clist.next",
+    /// The kernel stack of a task.
+    TaskStack = "task_struct.stack",
     /// What the threads of a task's process share.
     TaskSignal = "task_struct.signal",
     /// One of these threads.

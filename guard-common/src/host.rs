@@ -58,6 +58,8 @@ pub struct Host {
     /// While fewer forks than these have begun, the host has not reached `pid_ceiling`. Any CPU stores it when it has looked at
     /// the pids themselves; the daemon sets it back to 0 when the ceiling may be another.
     pub room_until: u64,
+    /// Printed lines of which nobody was told who printed them, since the ring `PRINTED` was full.
+    pub printed_lost: u64,
     /// Non-zero: forks under way are counted, since all programs that it takes are attached; the daemon's to store.
     pub counts_forking: u32,
     /// Non-zero: no program sees a refused fork fail, so that the governor counts it down itself; the daemon's to store.

@@ -25,6 +25,48 @@ pub const fn actions_of_syslog(kind: u32) -> (Option<Action>, Option<Action>) {
     }
 }
 
+/// Bytes of a line that are told with it; what is longer is told apart by its length.
+pub const PRINTED_TEXT: usize = 104;
+
+/// Who printed a line, as told by the ring `PRINTED`: one for each record, or piece of one, in the order of the ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Printed {
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub time_ns: u64,
+    /// Cgroup id of the container whose task printed it; 0 for the host's.
+    pub container: u64,
+    /// Cgroup id of the task.
+    pub cgroup: u64,
+    /// Thread id of the task, in the host's pid namespace.
+    pub pid: u32,
+    /// Thread group id.
+    pub tgid: u32,
+    /// Name of the task, as it calls itself.
+    pub comm: [u8; 16],
+    /// `PRINTED_*` bits.
+    pub flags: u32,
+    /// Bytes of the whole text; 0 for a format.
+    pub length: u32,
+    /// The beginning of the text, or of the format that it is made from ([`PRINTED_FORMAT`]), and zeros.
+    pub text: [u8; PRINTED_TEXT],
+}
+const _: () = assert!(size_of::<Printed>() == 56 + PRINTED_TEXT);
+
+/// A kernel thread printed it, or an interrupt: the running task had no part in it.
+pub const PRINTED_BY_KERNEL: u32 = 1;
+/// It goes on the line before, and makes no record of its own where that is still open.
+pub const PRINTED_ON: u32 = 2;
+/// Whose it was could not be read.
+pub const PRINTED_UNTOLD: u32 = 4;
+/// `text` is printf's format, with the level before it (`KERN_SOH`): on 5.10 the text is not there yet.
+pub const PRINTED_FORMAT: u32 = 8;
+
+/// Bytes of the ring `PRINTED`.
+pub const PRINTED_BYTES: u32 = 1 << 19;
+/// Bytes of a kernel stack on x86-64 (`THREAD_SIZE`, arch/x86/include/asm/page_64_types.h, without KASAN).
+pub const STACK_BYTES: u32 = 1 << 14;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ use guard_common::{
     fork_storm::{PROFILES as PROFILES_MAX, Profile},
     host::Host,
     identity::{NameMatcher, PATH_MAX, PATH_STEP},
+    kernel_log::PRINTED_BYTES,
 };
 
 /// cgroup id → whose it is.
@@ -48,3 +49,7 @@ pub static PATH: PerCpuArray<[u8; PATH_MAX + PATH_STEP]> = PerCpuArray::with_max
 /// What the daemon is told.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
+
+/// Who printed which line of the kernel log.
+#[map]
+pub static PRINTED: RingBuf = RingBuf::with_byte_size(PRINTED_BYTES, 0);

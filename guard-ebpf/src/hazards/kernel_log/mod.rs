@@ -12,6 +12,8 @@ use crate::{
     kernel,
 };
 
+mod naming;
+
 const ALLOW: i32 = 0;
 const EPERM: i32 = 1;
 

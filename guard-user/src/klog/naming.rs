@@ -1,0 +1,445 @@
+//! Who printed a line: what the kernel side told at the moment of printing is joined with the record that the log has of it.
+//!
+//! From 6.1 on the kernel side tells the text, piece by piece; on 5.10 only the format, but one after the other, as the records
+//! are. A name is given where one only fits, or the clock leaves but one: never a guess.
+
+use std::collections::VecDeque;
+
+use guard_common::kernel_log::{
+    PRINTED_BY_KERNEL, PRINTED_FORMAT, PRINTED_ON, PRINTED_TEXT, PRINTED_UNTOLD, Printed,
+};
+
+/// What nobody has asked for after so long never will be: its record was overwritten.
+const FORGOTTEN_NS: i64 = 10_000_000_000;
+/// So many are remembered at most.
+const REMEMBERED: usize = 16_384;
+/// Of two that fit, one must be so much nearer in time. A text is formatted in less.
+const APART_NS: i64 = 200_000;
+/// On 5.10 a record is made no later than this after its format was told.
+const SOON_NS: i64 = 20_000_000;
+
+/// A line of the log, as far as its name is concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'l> {
+    /// Its time by the log's own clock, microseconds.
+    pub time_us: u64,
+    /// The whole text, without escapes.
+    pub text: &'l [u8],
+}
+
+/// The task that printed a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Thread id, in the host's pid namespace.
+    pub pid: u32,
+    /// Thread group id.
+    pub tgid: u32,
+    /// Its name, as it calls itself.
+    pub comm: [u8; 16],
+    /// Cgroup id.
+    pub cgroup: u64,
+    /// Cgroup id of its container; 0: the host's.
+    pub container: u64,
+}
+
+/// Who printed a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Printer {
+    /// A task, by a system call or a fault of its own.
+    Task(Task),
+    /// A kernel thread or an interrupt.
+    Kernel,
+    /// It cannot be told.
+    Unknown,
+}
+
+impl Printer {
+    fn of(told: &Printed) -> Self {
+        if told.flags & PRINTED_BY_KERNEL != 0 {
+            return Self::Kernel;
+        }
+        if told.flags & PRINTED_UNTOLD != 0 {
+            return Self::Unknown;
+        }
+        Self::Task(Task {
+            pid: told.pid,
+            tgid: told.tgid,
+            comm: told.comm,
+            cgroup: told.cgroup,
+            container: told.container,
+        })
+    }
+}
+
+/// What was told and not yet asked for, and how the two clocks stand to each other.
+#[derive(Debug, Default)]
+pub struct Naming {
+    told: VecDeque<Printed>,
+    /// Nanoseconds that `CLOCK_MONOTONIC` is ahead of the log's clock; `None`: not known yet.
+    ahead_ns: Option<i64>,
+}
+
+impl Naming {
+    /// The kernel side told of a line, before its record can be read.
+    pub fn told(&mut self, printed: Printed) {
+        if self.told.len() == REMEMBERED {
+            self.told.pop_front();
+        }
+        self.told.push_back(printed);
+    }
+
+    /// Records were lost: what was told of them would be taken for what was told of others.
+    pub fn lost(&mut self, next: Line<'_>) {
+        let Some(at) = self.at(next) else {
+            self.told.clear();
+            return;
+        };
+        self.told
+            .retain(|told| told.time_ns as i64 >= at - APART_NS);
+    }
+
+    /// Who printed the line that was read next. Everything that was told by then must have been passed to [`Naming::told`].
+    pub fn name(&mut self, line: Line<'_>) -> Printer {
+        if let Some(at) = self.at(line) {
+            let too_old = |told: &Printed| at - told.time_ns as i64 > FORGOTTEN_NS;
+            while self.told.front().is_some_and(too_old) {
+                self.told.pop_front();
+            }
+        }
+        let formats = (self.told.front()).is_some_and(|told| told.flags & PRINTED_FORMAT != 0);
+        let found = if formats {
+            self.by_order(line)
+        } else {
+            self.by_text(line)
+        };
+        found.unwrap_or(Printer::Unknown)
+    }
+
+    /// The time of a line on the kernel side's clock.
+    fn at(&self, line: Line<'_>) -> Option<i64> {
+        Some(line.time_us as i64 * 1000 + self.ahead_ns?)
+    }
+
+    fn by_text(&mut self, line: Line<'_>) -> Option<Printer> {
+        let fits: Vec<(usize, usize)> = (0..self.told.len())
+            .filter_map(|at| Some((at, self.pieces(at, line.text)?)))
+            .collect();
+        let (at, pieces) = match fits.as_slice() {
+            [] => return None,
+            [only] => {
+                self.learn(line, only.0);
+                *only
+            }
+            several => self.nearest(line, several)?,
+        };
+        let printer = Printer::of(self.told.get(at)?);
+        let tgid = self.told.get(at)?.pid;
+        // The pieces that follow are the same task's.
+        let mut left = pieces;
+        let mut index = at;
+        while left > 0 && index < self.told.len() {
+            if self.told[index].pid == tgid {
+                self.told.remove(index);
+                left -= 1;
+            } else {
+                index += 1;
+            }
+        }
+        Some(printer)
+    }
+
+    /// How many pieces, from this one on, make up the text; `None`: they do not.
+    fn pieces(&self, at: usize, text: &[u8]) -> Option<usize> {
+        let first = self.told.get(at)?;
+        let mut rest = text;
+        let mut pieces = 0;
+        for told in self
+            .told
+            .iter()
+            .skip(at)
+            .filter(|told| told.pid == first.pid)
+        {
+            let length = told.length as usize;
+            let piece = rest.get(..length)?;
+            let known = length.min(PRINTED_TEXT);
+            if piece[..known] != told.text[..known] {
+                return None;
+            }
+            rest = &rest[length..];
+            pieces += 1;
+            if rest.is_empty() {
+                return Some(pieces);
+            }
+            if length == 0 {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// The one of several that is nearest in time, if they are not all the same one's anyway.
+    fn nearest(&self, line: Line<'_>, several: &[(usize, usize)]) -> Option<(usize, usize)> {
+        let owner = |(at, _): &(usize, usize)| Printer::of(&self.told[*at]);
+        let first = *several.first()?;
+        if several.iter().all(|other| owner(other) == owner(&first)) {
+            return Some(first);
+        }
+        let expected = self.at(line)?;
+        let distance = |(at, _): &(usize, usize)| (self.told[*at].time_ns as i64 - expected).abs();
+        let mut sorted = several.to_vec();
+        sorted.sort_by_key(distance);
+        let (best, rest) = sorted.split_first()?;
+        let apart = rest
+            .iter()
+            .filter(|other| owner(other) != owner(best))
+            .all(|other| distance(other) - distance(best) > APART_NS);
+        apart.then_some(*best)
+    }
+
+    /// What fits alone says how the clocks stand.
+    fn learn(&mut self, line: Line<'_>, at: usize) {
+        if let Some(told) = self.told.get(at) {
+            self.ahead_ns = Some(told.time_ns as i64 - line.time_us as i64 * 1000);
+        }
+    }
+
+    fn by_order(&mut self, line: Line<'_>) -> Option<Printer> {
+        let Some(expected) = self.at(line) else {
+            // The first that fits and that nothing else is like says how the clocks stand.
+            let mut fits = (0..self.told.len())
+                .filter(|at| made_from(line.text, &self.told[*at]) && is_plain(&self.told[*at]));
+            let (only, other) = (fits.next()?, fits.next());
+            if other.is_some() {
+                return None;
+            }
+            self.learn(line, only);
+            let printer = Printer::of(&self.told[only]);
+            self.told.drain(..=only);
+            return Some(printer);
+        };
+        let mut found = None;
+        for (at, told) in self.told.iter().enumerate() {
+            let early = told.time_ns as i64 - expected;
+            if early > SOON_NS {
+                break;
+            }
+            if early >= -SOON_NS && told.flags & PRINTED_ON == 0 && made_from(line.text, told) {
+                found = Some(at);
+                break;
+            }
+        }
+        let at = found?;
+        let printer = Printer::of(&self.told[at]);
+        self.learn(line, at);
+        self.told.drain(..=at);
+        Some(printer)
+    }
+}
+
+/// Whether a format says enough to know its text by.
+fn is_plain(told: &Printed) -> bool {
+    literals(told).map(<[u8]>::len).sum::<usize>() >= 12
+}
+
+/// Whether a text can have been made from a format: what stands in it as it is comes in this order.
+fn made_from(text: &[u8], told: &Printed) -> bool {
+    let mut rest = text;
+    for literal in literals(told) {
+        let Some(at) = rest
+            .windows(literal.len())
+            .position(|window| window == literal)
+        else {
+            return false;
+        };
+        rest = &rest[at + literal.len()..];
+    }
+    true
+}
+
+/// What of a format stands in its text as it is.
+fn literals(told: &Printed) -> impl Iterator<Item = &[u8]> {
+    let end = (told.text.iter().position(|byte| *byte == 0)).unwrap_or(PRINTED_TEXT - 1);
+    let mut format = &told.text[..end];
+    // The level, or two of them.
+    while let [1, _, rest @ ..] = format {
+        format = rest;
+    }
+    let format = format.strip_suffix(b"\n").unwrap_or(format);
+    // Between two directives; a directive's own letters, which vary, are left out with what follows up to a space.
+    format
+        .split(|byte| *byte == b'%')
+        .enumerate()
+        .filter_map(|(number, part)| {
+            let part = if number == 0 {
+                part
+            } else {
+                let skip = part
+                    .iter()
+                    .position(|byte| b" ,:;()[]=<>\"'".contains(byte))?;
+                &part[skip..]
+            };
+            (!part.is_empty()).then_some(part)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(time_us: i64, pid: u32, container: u64, text: &str) -> Printed {
+        let mut bytes = [0; PRINTED_TEXT];
+        let known = text.len().min(PRINTED_TEXT);
+        bytes[..known].copy_from_slice(&text.as_bytes()[..known]);
+        Printed {
+            // The log's clock began five seconds later.
+            time_ns: ((time_us + 5_000_000) * 1000) as u64,
+            container,
+            cgroup: container + 1,
+            pid,
+            tgid: pid,
+            comm: [b'x'; 16],
+            flags: 0,
+            length: text.len() as u32,
+            text: bytes,
+        }
+    }
+
+    fn format(time_us: i64, pid: u32, text: &str) -> Printed {
+        Printed {
+            flags: PRINTED_FORMAT,
+            length: 0,
+            ..told(time_us, pid, u64::from(pid), text)
+        }
+    }
+
+    fn line(time_us: u64, text: &str) -> Line<'_> {
+        Line {
+            time_us,
+            text: text.as_bytes(),
+        }
+    }
+
+    fn pid(printer: Printer) -> u32 {
+        match printer {
+            Printer::Task(task) => task.pid,
+            Printer::Kernel => 1,
+            Printer::Unknown => 0,
+        }
+    }
+
+    #[test]
+    fn a_text_that_one_printed_is_that_ones_in_whatever_order_they_come() {
+        let mut naming = Naming::default();
+        naming.told(told(10, 7, 1, "a[7]: segfault"));
+        naming.told(told(11, 8, 2, "b[8]: segfault"));
+        assert_eq!(pid(naming.name(line(11, "b[8]: segfault"))), 8);
+        assert_eq!(pid(naming.name(line(10, "a[7]: segfault"))), 7);
+        assert_eq!(naming.name(line(10, "a[7]: segfault")), Printer::Unknown);
+    }
+
+    #[test]
+    fn the_same_text_of_two_is_told_apart_by_time_or_not_at_all() {
+        let mut naming = Naming::default();
+        naming.told(told(0, 3, 3, "begin"));
+        assert_eq!(pid(naming.name(line(0, "begin"))), 3);
+        naming.told(told(1000, 7, 1, "same"));
+        naming.told(told(2000, 8, 2, "same"));
+        assert_eq!(pid(naming.name(line(1990, "same"))), 8);
+        assert_eq!(pid(naming.name(line(999, "same"))), 7);
+        naming.told(told(5000, 7, 1, "same"));
+        naming.told(told(5010, 8, 2, "same"));
+        assert_eq!(naming.name(line(5000, "same")), Printer::Unknown);
+        assert_eq!(naming.name(line(5010, "same")), Printer::Unknown);
+    }
+
+    #[test]
+    fn the_same_text_of_one_and_the_same_is_its_own() {
+        let mut naming = Naming::default();
+        naming.told(told(1, 7, 1, "same"));
+        naming.told(told(1, 7, 1, "same"));
+        assert_eq!(pid(naming.name(line(1, "same"))), 7);
+        assert_eq!(pid(naming.name(line(1, "same"))), 7);
+        assert_eq!(naming.name(line(1, "same")), Printer::Unknown);
+    }
+
+    #[test]
+    fn a_line_of_several_pieces_is_whose_the_pieces_are() {
+        let mut naming = Naming::default();
+        naming.told(told(1, 7, 1, "one, "));
+        naming.told(told(1, 8, 2, "other"));
+        naming.told(told(2, 7, 1, "two"));
+        assert_eq!(pid(naming.name(line(1, "one, two"))), 7);
+        assert_eq!(pid(naming.name(line(1, "other"))), 8);
+        assert!(naming.told.is_empty());
+    }
+
+    #[test]
+    fn long_texts_are_told_apart_by_their_length() {
+        let long = "x".repeat(PRINTED_TEXT + 10);
+        let longer = format!("{long}x");
+        let mut naming = Naming::default();
+        naming.told(told(1, 7, 1, &long));
+        naming.told(told(1, 8, 2, &longer));
+        assert_eq!(pid(naming.name(line(1, &longer))), 8);
+        assert_eq!(pid(naming.name(line(1, &long))), 7);
+    }
+
+    #[test]
+    fn an_interrupt_is_the_kernels_and_what_could_not_be_read_is_nobodys() {
+        let mut naming = Naming::default();
+        for flags in [PRINTED_BY_KERNEL, PRINTED_UNTOLD] {
+            let mut printed = told(1, 7, 1, "text");
+            printed.flags = flags;
+            naming.told(printed);
+            let expected = if flags == PRINTED_BY_KERNEL {
+                Printer::Kernel
+            } else {
+                Printer::Unknown
+            };
+            assert_eq!(naming.name(line(1, "text")), expected);
+        }
+    }
+
+    #[test]
+    fn formats_are_matched_in_order_and_those_without_a_record_are_passed_over() {
+        let mut naming = Naming::default();
+        naming.told(format(
+            0,
+            3,
+            "\u{1}6bulkhead keeps the kernel log from %s on\n",
+        ));
+        assert_eq!(
+            pid(naming.name(line(2, "bulkhead keeps the kernel log from 12 on"))),
+            3
+        );
+        naming.told(format(50, 4, "\u{1}6%s%s[%d]: segfault at %lx ip %px\n"));
+        naming.told(format(60, 5, "\u{1}c on\n"));
+        naming.told(format(70, 6, "%s"));
+        assert_eq!(
+            pid(naming.name(line(52, "bad[99]: segfault at 0 ip 0x1"))),
+            4
+        );
+        naming.told[0].flags |= PRINTED_ON;
+        assert_eq!(pid(naming.name(line(71, "anything"))), 6);
+        naming.told(format(100, 7, "%s"));
+        assert_eq!(naming.name(line(500_000, "much later")), Printer::Unknown);
+        naming.told(format(600_000, 8, "EXT4-fs (%s): %s\n"));
+        assert_eq!(
+            naming.name(line(600_001, "XFS (sda): no")),
+            Printer::Unknown
+        );
+        assert_eq!(pid(naming.name(line(600_002, "EXT4-fs (sda): error"))), 8);
+    }
+
+    #[test]
+    fn after_a_loss_what_was_told_before_is_not_taken_for_what_comes() {
+        let mut naming = Naming::default();
+        naming.told(told(0, 3, 3, "begin"));
+        naming.name(line(0, "begin"));
+        naming.told(told(1000, 7, 1, "same"));
+        naming.lost(line(9000, "same"));
+        assert_eq!(naming.name(line(9000, "same")), Printer::Unknown);
+        naming.told(told(9500, 8, 2, "same"));
+        assert_eq!(pid(naming.name(line(9499, "same"))), 8);
+    }
+}
