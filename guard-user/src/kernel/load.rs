@@ -41,13 +41,14 @@ pub const PINS: &str = "/sys/fs/bpf/bulkhead/v3";
 pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
 
 /// Functions of the kernel that programs attach to.
-pub const FUNCTIONS: [&str; 12] = [
+pub const FUNCTIONS: [&str; 13] = [
     "bpf_lsm_task_alloc",
     "security_task_alloc",
     "cgroup_attach_task",
     "btf_trace_task_newtask",
     "perf_event_free_task",
     "security_task_free",
+    "vprintk_store",
     "bpf_lsm_syslog",
     "security_syslog",
     "bpf_lsm_file_permission",
@@ -163,6 +164,8 @@ pub struct Kernel {
     pub free_slots: Queue<MapData, u32>,
     /// What the kernel side tells.
     pub events: RingBuf<MapData>,
+    /// Who printed which line of the kernel log; taken by its reader.
+    pub printed: Option<RingBuf<MapData>>,
 }
 
 /// A program that is attached; dropped, it is so no longer, unless it is pinned.
@@ -270,6 +273,7 @@ impl Kernel {
             profiles: tables.take("PROFILES")?,
             free_slots: tables.take("FREE_SLOTS")?,
             events: tables.take("EVENTS")?,
+            printed: Some(tables.take("PRINTED")?),
             _tables: tables,
         };
         if kernel.host.get(0).slot_floor == 0 {
@@ -382,6 +386,18 @@ impl Kernel {
             "identity_attach_task",
             How::Entry("cgroup_attach_task"),
         )
+    }
+
+    /// Loads and attaches the program that tells who prints into the kernel log: at the tracepoint where the kernel passes it in
+    /// the printer's context (6.1), else where a line is stored.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_printed(&self, btf: &Btf) -> Result<Link, LoadError> {
+        if release() >= (6, 1) {
+            return self.attach(btf, "kernel_log_printed", How::RawTracepoint(c"console"));
+        }
+        self.attach(btf, "kernel_log_stored", How::Entry("vprintk_store"))
     }
 
     fn attach(&self, btf: &Btf, program: &'static str, how: How) -> Result<Link, LoadError> {
@@ -536,6 +552,21 @@ impl Kernel {
             }
         }
     }
+}
+
+/// Version and patch level of the running kernel; (0, 0) if it says neither.
+fn release() -> (u32, u32) {
+    let Ok(names) = nix::sys::utsname::uname() else {
+        return (0, 0);
+    };
+    let text = names.release().to_string_lossy();
+    let mut numbers = text
+        .split(|byte: char| !byte.is_ascii_digit())
+        .map_while(|number| number.parse().ok());
+    (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    )
 }
 
 /// Takes away a directory of pins, whatever it holds.

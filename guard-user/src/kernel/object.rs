@@ -20,7 +20,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/prebuilt/guard.bpf.o");
 
 /// Tables that a later daemon takes over.
-const PINNED: [&str; 7] = [
+const PINNED: [&str; 8] = [
     "SUBJECTS",
     "CONTAINERS",
     "FREE_SLOTS",
@@ -28,6 +28,7 @@ const PINNED: [&str; 7] = [
     "HOST",
     "MATCHERS",
     "EVENTS",
+    "PRINTED",
 ];
 
 /// The object's tables, by name.
