@@ -67,7 +67,7 @@ pub struct Host {
     /// `user_made` by whose they are: by [`user_of`] the cgroup that all of a user's are below.
     pub user_made_by: [u32; USERS],
 }
-const _: () = assert!(size_of::<Host>() == 184 + 4 * USERS);
+const _: () = assert!(size_of::<Host>() == 192 + 4 * USERS);
 
 impl Host {
     /// Forks under way: judged, and neither done nor failed. Below zero after one that began before it was counted.
