@@ -199,9 +199,9 @@ struct Printer<W> {
 
 impl<W: Write> Printer<W> {
     /// The record of a line, if it is asked for; of a line that is no record, a word on standard error.
-    fn asked_for(&self, line: Line) -> Option<Box<Record>> {
+    fn asked_for(&self, line: Line<Record>) -> Option<Box<Record>> {
         match line {
-            Line::Record(record) => self.filter.accepts(&record).then_some(record),
+            Line::Entry(record) => self.filter.accepts(&record).then_some(record),
             Line::Bad(bad) => {
                 say(&format!(
                     "{} at byte {}: {}; passed over",

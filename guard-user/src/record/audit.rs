@@ -3,7 +3,6 @@
 //! A record that finds no room in the queue or on the disk is lost, counted, and told in the next one that is written.
 
 use std::{
-    error::Error as _,
     io::Write,
     path::{Path, PathBuf},
     sync::{
@@ -22,7 +21,7 @@ use thiserror::Error;
 use super::{
     Kind, Record, Text,
     file::{FileError, LogFile},
-    readable,
+    read, readable,
 };
 
 /// Where the audit log is, if no policy says otherwise.
@@ -35,7 +34,7 @@ const TERMINAL_QUEUE: usize = 256;
 /// A full queue is asked again this much later, by those that wait for it.
 const AGAIN: Duration = Duration::from_millis(5);
 
-/// Where the audit log is, and how much of it is kept.
+/// Where a log is, and how much of it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The file that is written to; those rotated before it stand beside it, `.1` the latest.
@@ -59,23 +58,47 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// The same with an absolute path, if a file can have them.
+    ///
+    /// # Errors
+    /// A setting of nothing, or a path that is no file's.
+    pub fn checked(mut self) -> Result<Self, AuditError> {
+        for (zero, setting) in [
+            (self.rotate_bytes == 0, "size"),
+            (self.rotate_age.is_zero(), "age"),
+            (self.keep == 0, "number of files"),
+        ] {
+            if zero {
+                return Err(AuditError::Zero { setting });
+            }
+        }
+        // The rotation takes names apart as text.
+        self.file = match std::path::absolute(&self.file) {
+            Ok(path) if path.to_str().is_some() && path.file_name().is_some() => path,
+            _ => return Err(AuditError::Path { path: self.file }),
+        };
+        Ok(self)
+    }
+}
+
 /// Why there is no writer. A file that cannot be written is no such reason: it shows in [`Health`].
 #[derive(Debug, Error)]
 pub enum AuditError {
     /// The path.
-    #[error("{path} cannot be the audit log: it needs a file name, in UTF-8")]
+    #[error("{path} cannot be a log: it needs a file name, in UTF-8")]
     Path {
         /// The path.
         path: PathBuf,
     },
     /// A setting of nothing.
-    #[error("the audit log's {setting} cannot be zero")]
+    #[error("a log's {setting} cannot be zero")]
     Zero {
         /// Which.
         setting: &'static str,
     },
     /// A thread.
-    #[error("cannot start the audit log's thread")]
+    #[error("cannot start a log's thread")]
     Thread(#[source] std::io::Error),
 }
 
@@ -124,10 +147,7 @@ impl Shared {
     }
 
     fn set_trouble(&self, error: Option<&FileError>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = error.map(|error| {
-            let source = error.source().map(|source| format!(": {source}"));
-            format!("{error}{}", source.unwrap_or_default())
-        });
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = error.map(FileError::words);
     }
 }
 
@@ -149,28 +169,11 @@ impl Writer {
     }
 
     fn prepare(
-        mut settings: Settings,
+        settings: Settings,
         terminal: Option<Box<dyn Write + Send>>,
         room: usize,
     ) -> Result<(Self, Thread, Receiver<Message>), AuditError> {
-        for (zero, setting) in [
-            (settings.rotate_bytes == 0, "size"),
-            (settings.rotate_age.is_zero(), "age"),
-            (settings.keep == 0, "number of files"),
-        ] {
-            if zero {
-                return Err(AuditError::Zero { setting });
-            }
-        }
-        // The rotation takes names apart as text.
-        settings.file = match std::path::absolute(&settings.file) {
-            Ok(path) if path.to_str().is_some() && path.file_name().is_some() => path,
-            _ => {
-                return Err(AuditError::Path {
-                    path: settings.file,
-                });
-            }
-        };
+        let settings = settings.checked()?;
         let shared = Arc::new(Shared {
             file: settings.file.clone(),
             written: AtomicU64::new(0),
@@ -181,6 +184,7 @@ impl Writer {
         let (queue, messages) = sync_channel(room);
         let thread = Thread {
             log: LogFile::new(settings),
+            seq: None,
             boot_id: boot_id(),
             shared: Arc::clone(&shared),
             terminal: terminal.map(start_terminal).transpose()?,
@@ -252,6 +256,8 @@ impl Writer {
 
 struct Thread {
     log: LogFile,
+    /// Number of the last record; `None` until a file could be looked into.
+    seq: Option<u64>,
     boot_id: Text,
     shared: Arc<Shared>,
     terminal: Option<SyncSender<String>>,
@@ -310,8 +316,15 @@ impl Thread {
         record.boot_id.clone_from(&self.boot_id);
         let lost = self.shared.unreported.swap(0, Ordering::Relaxed);
         record.lost = (lost > 0).then_some(lost);
-        match self.log.append(&mut record, Utc::now()) {
+        let (last, file) = (&mut self.seq, &self.shared.file);
+        let appended = self.log.append(record.time, Utc::now(), || {
+            let last = *last.get_or_insert_with(|| read::last_seq(file).unwrap_or(0));
+            record.seq = last.saturating_add(1);
+            Ok(record.line()?)
+        });
+        match appended {
             Ok(not_rotated) => {
+                self.seq = Some(record.seq);
                 self.unsynced = true;
                 self.shared.written.fetch_add(1, Ordering::Relaxed);
                 self.shared.set_trouble(not_rotated.as_ref());

@@ -246,7 +246,7 @@ fn is_empty(text: &Text) -> bool {
 }
 
 /// Times as RFC 3339 with nanoseconds: as text they sort as they happened.
-mod time {
+pub(crate) mod time {
     use chrono::SecondsFormat;
 
     use super::{DateTime, Deserialize, Deserializer, Serializer, Utc};

@@ -1,10 +1,11 @@
-//! The file of the record: one line at a time, whole or not at all, and never for ever.
+//! The file of a log: lines whole or not at all, and none kept for ever.
 //!
 //! Renaming and removing old files is `file-rotate`'s work. It would not tell of a file that it could not open, and it
 //! panics where somebody else moves the files at the same moment: so it is called for the rotation alone, and every
 //! file is opened, written and looked after here.
 
 use std::{
+    error::Error as _,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
@@ -17,7 +18,7 @@ use file_rotate::{ContentLimit, FileRotate, compression::Compression, suffix::Ap
 use nix::libc;
 use thiserror::Error;
 
-use super::{Record, audit::Settings, read};
+use super::{audit::Settings, read};
 
 /// Who may read the file.
 const FILE_MODE: u32 = 0o600;
@@ -78,19 +79,25 @@ pub enum FileError {
     Json(#[from] serde_json::Error),
 }
 
+impl FileError {
+    /// In words, with what the system said.
+    pub fn words(&self) -> String {
+        let source = self.source().map(|source| format!(": {source}"));
+        format!("{self}{}", source.unwrap_or_default())
+    }
+}
+
 /// The file that is written to, and where it stands.
 pub struct LogFile {
     settings: Settings,
     open: Option<Open>,
-    /// Number of the last record; `None` until a file could be looked into.
-    seq: Option<u64>,
 }
 
 struct Open {
     file: File,
     /// Bytes up to the end of the last whole line.
     length: u64,
-    /// Time of its first record.
+    /// Time of its first line.
     began: Option<DateTime<Utc>>,
     /// A piece of a line stands at its end: the next begins with a line of its own.
     torn: bool,
@@ -102,40 +109,41 @@ impl LogFile {
         Self {
             settings,
             open: None,
-            seq: None,
         }
     }
 
-    /// Numbers the record and adds it. An error in the middle is that the file should have been rotated, and was not.
+    /// Opens it, to see whether that can be done.
+    pub fn open(&mut self) -> Result<(), FileError> {
+        self.open = Some(self.take_open()?);
+        Ok(())
+    }
+
+    /// Adds what `lines` gives, whole lines of which the first is of this `time`; it is asked once the file is open, and may
+    /// look into it. An error in the middle is that the file should have been rotated, and was not.
     pub fn append(
         &mut self,
-        record: &mut Record,
+        time: Option<DateTime<Utc>>,
         now: DateTime<Utc>,
+        lines: impl FnOnce() -> Result<Vec<u8>, FileError>,
     ) -> Result<Option<FileError>, FileError> {
         let mut open = self.take_open()?;
-        let seq = self.last_seq().saturating_add(1);
-        record.seq = seq;
-        let line = record.line()?;
+        let lines = lines()?;
         let mut not_rotated = None;
-        if open.is_due(&self.settings, line.len(), now) {
+        if open.is_due(&self.settings, lines.len(), now) {
             // What stands in it is nobody's to sync once it is closed; an error shows at the next record.
             let _ = open.file.sync_data();
             drop(open);
             not_rotated = self.rotate().err();
             open = self.take_open()?;
         }
-        let result = open.append(&line, record.time);
+        let result = open.append(&lines, time);
         self.open = Some(open);
-        match result {
-            Ok(()) => {
-                self.seq = Some(seq);
-                Ok(not_rotated)
-            }
-            Err(source) => Err(FileError::Write {
+        result
+            .map(|()| not_rotated)
+            .map_err(|source| FileError::Write {
                 path: self.settings.file.clone(),
                 source,
-            }),
-        }
+            })
     }
 
     /// Brings to the disk what was written.
@@ -147,13 +155,6 @@ impl LogFile {
             path: self.settings.file.clone(),
             source,
         })
-    }
-
-    fn last_seq(&mut self) -> u64 {
-        let settings = &self.settings;
-        *self
-            .seq
-            .get_or_insert_with(|| read::last_seq(&settings.file).unwrap_or(0))
     }
 
     /// The open file, if it is still the one of that name; else that one. Somebody may have moved or removed ours.
@@ -272,7 +273,7 @@ impl Open {
     }
 }
 
-/// How every file of the record is opened. A pipe that nobody reads is an error, not a wait for ever.
+/// How every file of a log is opened. A pipe that nobody reads is an error, not a wait for ever.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options

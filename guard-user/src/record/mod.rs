@@ -4,7 +4,7 @@ pub mod audit;
 #[cfg(test)]
 mod docs;
 pub mod fields;
-mod file;
+pub(crate) mod file;
 pub mod read;
 mod readable;
 pub mod text;
@@ -13,5 +13,5 @@ pub mod words;
 pub use audit::{AuditError, Health, Settings, Writer};
 pub use fields::Record;
 pub use readable::readable;
-pub use text::Text;
+pub use text::{LongText, Text};
 pub use words::{Kind, Measure, Mode, Severity, Verdict};

@@ -1,4 +1,4 @@
-//! Reading the record: files in the order they were written, and a line that is torn or no record said, and passed over.
+//! Reading a log: files in the order they were written, and a line that is torn or no entry said, and passed over.
 
 use std::{
     collections::VecDeque,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use super::{Kind, Record, Severity, Text};
@@ -23,7 +23,7 @@ const TAIL: u64 = 2 * LINE_MAX;
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// There is none.
-    #[error("there is no audit log at {path}")]
+    #[error("there is no log at {path}")]
     None {
         /// Where.
         path: PathBuf,
@@ -38,16 +38,31 @@ pub enum ReadError {
     },
 }
 
+/// What the lines of a log are.
+pub trait Entry: Sized {
+    /// Reads one line, its end included.
+    ///
+    /// # Errors
+    /// It is something else.
+    fn read(line: &[u8]) -> serde_json::Result<Self>;
+}
+
+impl Entry for Record {
+    fn read(line: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(line)
+    }
+}
+
 /// One line of a file.
 #[derive(Debug)]
-pub enum Line {
-    /// A record.
-    Record(Box<Record>),
+pub enum Line<E> {
+    /// An entry.
+    Entry(Box<E>),
     /// Something else.
     Bad(Bad),
 }
 
-/// A line that is no record.
+/// A line that is no entry.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Bad {
     /// The file.
@@ -140,7 +155,7 @@ impl Source {
     ///
     /// # Errors
     /// What read(2) said.
-    pub fn next(&mut self, torn: bool) -> Result<Option<Line>, ReadError> {
+    pub fn next<E: Entry>(&mut self, torn: bool) -> Result<Option<Line<E>>, ReadError> {
         let path = &self.path;
         let wrong = |source| ReadError::Read {
             path: path.clone(),
@@ -167,8 +182,8 @@ impl Source {
                 if line.len() == 1 {
                     continue;
                 }
-                return Ok(Some(match serde_json::from_slice(&line) {
-                    Ok(record) => Line::Record(Box::new(record)),
+                return Ok(Some(match E::read(&line) {
+                    Ok(entry) => Line::Entry(Box::new(entry)),
                     Err(error) => bad(
                         start,
                         &format!("not a record: {}", Text::from(error.to_string())),
@@ -284,7 +299,8 @@ pub(super) fn last_seq(path: &Path) -> Option<u64> {
     last_of(path).map(|numbered: Numbered| numbered.seq)
 }
 
-fn last_of<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
+/// The last line of a log that is whole, as far as it is asked for.
+pub(crate) fn last_of<T: DeserializeOwned>(path: &Path) -> Option<T> {
     files(path).iter().rev().find_map(|file| {
         let file = File::open(file).ok()?;
         let start = file.metadata().ok()?.len().saturating_sub(TAIL);
@@ -298,12 +314,18 @@ fn last_of<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
     })
 }
 
-/// Time of the first line of a file, if that is a record.
+/// Time of the first line of a file, if that has one.
 pub(super) fn first_time(file: &File) -> Option<DateTime<Utc>> {
+    /// What the lines of all logs have.
+    #[derive(Deserialize)]
+    struct Timed {
+        #[serde(with = "super::fields::time")]
+        time: Option<DateTime<Utc>>,
+    }
     let mut bytes = vec![0; 64 << 10];
     let length = file.read_at(&mut bytes, 0).ok()?;
     let line = bytes[..length].split(|byte| *byte == b'\n').next()?;
-    serde_json::from_slice::<Record>(line).ok()?.time
+    serde_json::from_slice::<Timed>(line).ok()?.time
 }
 
 /// The last byte of a file of this length.
@@ -377,9 +399,9 @@ mod tests {
         bytes.extend_from_slice(b"\n{\"kind\":\"step\",\"seq\":5}\n{\"kind\":");
         fs::write(&path, bytes).unwrap();
         let mut source = Source::open(&path).unwrap();
-        let mut next = |torn| source.next(torn).unwrap();
+        let mut next = |torn| source.next::<Record>(torn).unwrap();
         assert!(matches!(next(false), Some(Line::Bad(bad)) if bad.offset == 0));
-        assert!(matches!(next(false), Some(Line::Record(record)) if record.seq == 5));
+        assert!(matches!(next(false), Some(Line::Entry(record)) if record.seq == 5));
         // A line that is being written is waited for, until nobody will write any more.
         assert!(next(false).is_none());
         assert!(

@@ -10,6 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// Longest text in a record, in bytes; of a path that is longer, the end is left out.
 pub const TEXT_MAX: usize = 1024;
+/// Longest [`LongText`], in bytes: four for each byte of what a kernel before 6.3 makes of a record.
+pub const LONG_MAX: usize = 4 * 8192 + CUT.len_utf8();
 /// Stands at the end of a text that was cut.
 const CUT: char = '…';
 
@@ -25,24 +27,7 @@ impl Text {
     /// Escapes what a kernel or a container says.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        let mut out = String::with_capacity(bytes.len().min(TEXT_MAX));
-        let mut done = 0;
-        for chunk in bytes.utf8_chunks() {
-            for (offset, character) in chunk.valid().char_indices() {
-                let at = done + offset;
-                if !push(&mut out, &bytes[at..at + character.len_utf8()], |piece| {
-                    printable(character) && !(piece == b"\\" && looks_escaped(&bytes[at..]))
-                }) {
-                    return Self(out);
-                }
-            }
-            done += chunk.valid().len();
-            if !push(&mut out, chunk.invalid(), |_| false) {
-                return Self(out);
-            }
-            done += chunk.invalid().len();
-        }
-        Self(out)
+        Self(escape(bytes, TEXT_MAX))
     }
 
     /// Escapes a fixed buffer that a NUL ends, as the kernel's `comm` is one.
@@ -64,38 +49,101 @@ impl Text {
     /// The bytes that were escaped. Of a text that was cut, the beginning and the mark.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let (mut out, mut rest) = (Vec::with_capacity(self.0.len()), self.0.as_bytes());
-        while let Some(&first) = rest.first() {
-            if let Some(byte) = escaped_byte(rest) {
-                out.push(byte);
-                rest = &rest[4..];
-            } else {
-                out.push(first);
-                rest = &rest[1..];
-            }
-        }
-        out
-    }
-
-    /// Takes text that was escaped before, from a file that somebody may have edited since.
-    fn again(text: &str) -> Self {
-        let mut out = String::with_capacity(text.len().min(TEXT_MAX));
-        for character in text.chars() {
-            let mut buffer = [0; 4];
-            let piece = character.encode_utf8(&mut buffer).as_bytes();
-            if !push(&mut out, piece, |_| printable(character)) {
-                break;
-            }
-        }
-        Self(out)
+        unescape(&self.0)
     }
 }
 
+/// As [`Text`], with room for a whole line of the kernel log: [`LONG_MAX`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct LongText(String);
+
+impl LongText {
+    /// Escapes what a kernel or a container says.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(escape(bytes, LONG_MAX))
+    }
+
+    /// The text, safe to print.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The bytes that were escaped. Of a text that was cut, the beginning and the mark.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        unescape(&self.0)
+    }
+}
+
+impl fmt::Display for LongText {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for LongText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(again(&text, LONG_MAX)))
+    }
+}
+
+/// The bytes as text of at most so many bytes.
+fn escape(bytes: &[u8], max: usize) -> String {
+    let mut out = String::with_capacity(bytes.len().min(max));
+    let mut done = 0;
+    for chunk in bytes.utf8_chunks() {
+        for (offset, character) in chunk.valid().char_indices() {
+            let at = done + offset;
+            let piece = &bytes[at..at + character.len_utf8()];
+            if !push(&mut out, max, piece, |piece| {
+                printable(character) && !(piece == b"\\" && looks_escaped(&bytes[at..]))
+            }) {
+                return out;
+            }
+        }
+        done += chunk.valid().len();
+        if !push(&mut out, max, chunk.invalid(), |_| false) {
+            return out;
+        }
+        done += chunk.invalid().len();
+    }
+    out
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let Some(&first) = rest.first() {
+        if let Some(byte) = escaped_byte(rest) {
+            out.push(byte);
+            rest = &rest[4..];
+        } else {
+            out.push(first);
+            rest = &rest[1..];
+        }
+    }
+    out
+}
+
+/// Takes text that was escaped before, from a file that somebody may have edited since.
+fn again(text: &str, max: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(max));
+    for character in text.chars() {
+        let mut buffer = [0; 4];
+        let piece = character.encode_utf8(&mut buffer).as_bytes();
+        if !push(&mut out, max, piece, |_| printable(character)) {
+            break;
+        }
+    }
+    out
+}
+
 /// Adds one piece, as it is or escaped; false, and the mark, if it finds no more room.
-fn push(out: &mut String, piece: &[u8], as_it_is: impl FnOnce(&[u8]) -> bool) -> bool {
+fn push(out: &mut String, max: usize, piece: &[u8], as_it_is: impl FnOnce(&[u8]) -> bool) -> bool {
     let plain = std::str::from_utf8(piece).ok().filter(|_| as_it_is(piece));
     let length = plain.map_or(4 * piece.len(), str::len);
-    if out.len() + length > TEXT_MAX - CUT.len_utf8() {
+    if out.len() + length > max - CUT.len_utf8() {
         // The mark is not put twice where a text that was cut is read again.
         if !out.ends_with(CUT) {
             out.push(CUT);
@@ -175,7 +223,7 @@ impl zlink::introspect::Type for Text {
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|text| Self::again(&text))
+        String::deserialize(deserializer).map(|text| Self(again(&text, TEXT_MAX)))
     }
 }
 
@@ -237,6 +285,17 @@ mod tests {
         assert_eq!(Text::from("grün").as_str(), "grün");
         assert_eq!(Text::from_buffer(b"sh\0\x1bold").as_str(), "sh");
         assert_eq!(Text::from(Path::new("/a\x1bb")).as_str(), r"/a\x1bb");
+    }
+
+    #[test]
+    fn a_long_text_is_whole_where_a_text_is_cut() {
+        let bytes = vec![0; 8192];
+        let long = LongText::from_bytes(&bytes);
+        assert!(!long.as_str().ends_with(CUT));
+        assert_eq!(long.to_bytes(), bytes);
+        let json = serde_json::to_string(&long).unwrap();
+        assert_eq!(serde_json::from_str::<LongText>(&json).unwrap(), long);
+        assert!(LongText::from_bytes(&[0; 8193]).as_str().ends_with(CUT));
     }
 
     #[test]

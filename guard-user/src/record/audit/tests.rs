@@ -88,7 +88,7 @@ fn read_all(path: &Path) -> (Vec<Record>, usize) {
     for mut source in read::open(path).unwrap() {
         while let Some(line) = source.next(true).unwrap() {
             match line {
-                Line::Record(record) => records.push(*record),
+                Line::Entry(record) => records.push(*record),
                 Line::Bad(_) => bad += 1,
             }
         }
