@@ -22,7 +22,7 @@ use crate::{
     policy::{
         compile::{self, Applied, Compiled, ModeOverride, ReserveRule, Treatment, effective},
         load,
-        model::{Act, AuditSettings, Forks, Mode, Policy, RESERVE, Rule, Severity},
+        model::{Act, Forks, LogSettings, Mode, Policy, RESERVE, Rule, Severity},
     },
     record::{self, Measure},
 };
@@ -44,6 +44,8 @@ pub struct Plan {
     pub rules: Vec<(String, String, String)>,
     /// Where the audit log goes.
     pub audit: record::Settings,
+    /// Where the copy of the kernel log goes; `None`: none is kept.
+    pub kernel_log: Option<record::Settings>,
     /// Everything is audited, and why.
     pub audited_altogether: bool,
     /// The policy is the one that is built in.
@@ -143,6 +145,7 @@ impl Plan {
             treatments,
             reserve,
             audit,
+            kernel_log,
             audited_altogether,
             ..
         } = compiled;
@@ -152,6 +155,7 @@ impl Plan {
             limits,
             rules,
             audit: settings(&audit),
+            kernel_log: kernel_log.as_ref().map(settings),
             audited_altogether,
             embedded: policy.embedded,
             reserve,
@@ -186,6 +190,16 @@ impl Plan {
             |_| record::Settings::default(),
             |policy| settings(&policy.audit),
         )
+    }
+
+    /// Where the copy of the kernel log goes, as [`Self::audit_settings`]; `None`: none is kept.
+    #[must_use]
+    pub fn kernel_log_settings() -> Option<record::Settings> {
+        let by_default = || Some(LogSettings::kernel_log());
+        load::in_force(None)
+            .map_or_else(|_| by_default(), |policy| policy.kernel_log)
+            .as_ref()
+            .map(settings)
     }
 
     /// The rule by which a profile's forks are refused, or audited, for a reason.
@@ -287,12 +301,12 @@ const fn grave(severity: Severity) -> record::Severity {
     }
 }
 
-fn settings(audit: &AuditSettings) -> record::Settings {
+fn settings(log: &LogSettings) -> record::Settings {
     record::Settings {
-        file: PathBuf::from(&audit.file),
-        rotate_bytes: audit.size,
-        rotate_age: audit.age,
-        keep: audit.keep as usize,
+        file: PathBuf::from(&log.file),
+        rotate_bytes: log.size,
+        rotate_age: log.age,
+        keep: log.keep as usize,
     }
 }
 

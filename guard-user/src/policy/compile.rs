@@ -9,7 +9,7 @@ use guard_common::{
 use thiserror::Error;
 
 use super::{
-    model::{Act, AuditSettings, Forks, Mode, Policy, Rule, Severity},
+    model::{Act, Forks, LogSettings, Mode, Policy, Rule, Severity},
     units::Pids,
 };
 use crate::identity::names::{Matched, Names, NamesError, Role};
@@ -109,7 +109,9 @@ pub struct Compiled {
     /// The host's reserve; `None`: there is none.
     pub reserve: Option<ReserveRule>,
     /// The audit log.
-    pub audit: AuditSettings,
+    pub audit: LogSettings,
+    /// The host's copy of the kernel log; `None`: none is kept.
+    pub kernel_log: Option<LogSettings>,
     /// Number of cgroup patterns.
     pub patterns: usize,
     /// Nothing is refused, since the call or the lack of a policy says so.
@@ -147,6 +149,7 @@ pub fn compile(policy: &Policy, mode: Option<ModeOverride>) -> Result<Compiled, 
         treatments,
         reserve,
         audit: policy.audit.clone(),
+        kernel_log: policy.kernel_log.clone(),
         patterns: patterns.len(),
         audited_altogether: mode == Some(ModeOverride::Audit),
     })

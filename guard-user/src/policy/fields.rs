@@ -148,8 +148,18 @@ pub const FIELDS: &[Field] = fields! {
     "A new file is begun when this one is so old.";
     "audit.rotate.keep", "a count of files, 1 to 1000", "8", "keep: 8",
     "Old files that are kept.";
-    "kernel_log", "map", "its fields' defaults", "kernel_log: {ignore: [segfault]}",
-    "The kernel log.";
+    "kernel_log", "map, or off", "its fields' defaults", "kernel_log: {file: /var/log/bulkhead/kernel.jsonl}",
+    "The host's copy of the kernel log, each line once and in order; and what in it raises an alarm. off: no copy is kept, and nothing is watched for.";
+    "kernel_log.file", "an absolute path", "/var/log/bulkhead/kernel.jsonl", "file: /var/log/bulkhead/kernel.jsonl",
+    "Where it is written, one JSON object a line.";
+    "kernel_log.rotate", "map", "its fields' defaults", "rotate: {size: 64MiB, age: 7d, keep: 8}",
+    "When a new file is begun.";
+    "kernel_log.rotate.size", "a size: KiB, MiB or GiB, 64KiB to 64GiB", "64MiB", "size: 64MiB",
+    "A new file is begun when this one has grown so large.";
+    "kernel_log.rotate.age", "a duration, 1m to 365d", "7d", "age: 7d",
+    "A new file is begun when this one is so old.";
+    "kernel_log.rotate.keep", "a count of files, 1 to 1000", "8", "keep: 8",
+    "Old files that are kept.";
     "kernel_log.ignore", "list of shipped patterns' names", "[]", "ignore: [segfault, trap]",
     "Patterns that come with Bulkhead and raise no alarm here. `bulkhead explain NAME` tells what one is about.";
     "kernel_log.patterns", "list of patterns", "[]", "patterns: [{name: link-down, match: '^ixgbe .* NIC Link is Down', severity: high, means: The uplink is gone., do: Look at the switch.}]",

@@ -3,7 +3,7 @@
 use super::{
     fields::near,
     glob::{self, HOSTS_OWN},
-    model::{Mode, Policy, Reserve, Rule, SUBJECTS, Subject},
+    model::{LogSettings, Mode, Policy, Reserve, Rule, SUBJECTS, Subject},
     parse::{DEFAULT_RESERVE, Draft, DraftSubject, file},
     pattern::{self, DraftWatch},
     problem::{At, Desk, Problems, Source},
@@ -54,7 +54,7 @@ pub fn policy(sources: Vec<Source>) -> Result<Policy, Problems> {
 
 fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
     let start = drafts.first()?.at;
-    let (mut mode, mut reserve, mut audit) = (None, None, None);
+    let (mut mode, mut reserve, mut audit, mut kernel_log) = (None, None, None, None);
     let mut subjects: Vec<DraftSubject> = Vec::new();
     let mut rules: Vec<(Rule, At)> = Vec::new();
     let mut exempt: Vec<(String, At)> = Vec::new();
@@ -64,6 +64,7 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
         once(desk, &mut mode, draft.mode, "`mode`");
         once(desk, &mut reserve, draft.reserve, "`reserve`");
         once(desk, &mut audit, draft.audit, "`audit`");
+        once(desk, &mut kernel_log, draft.kernel_log, "`kernel_log`");
         for subject in draft.subjects {
             match subjects.iter().find(|known| known.name == subject.name) {
                 Some(first) => {
@@ -167,6 +168,23 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
         never(desk, pattern, *at, all, "exempt");
     }
     pattern::check(desk, &watch);
+    let logs_at = (kernel_log.as_ref().map(|(_, at)| *at)).or(audit.as_ref().map(|(_, at)| *at));
+    let audit = audit.map_or_else(LogSettings::audit, |(audit, _)| audit);
+    let kernel_log = kernel_log.map_or_else(|| Some(LogSettings::kernel_log()), |(log, _)| log);
+    if let (Some(at), Some(log)) = (logs_at, &kernel_log)
+        && log.meets(&audit)
+    {
+        desk.tell(
+            at,
+            format!(
+                "the copy of the kernel log would be written to {}, and the audit log to {}",
+                log.file.escape_debug(),
+                audit.file.escape_debug()
+            ),
+            "a file of its own for each, and for what is rotated",
+            "give `kernel_log` or `audit` another `file`",
+        );
+    }
     Some(Policy {
         files: desk
             .sources
@@ -200,7 +218,8 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
             }),
             |(reserve, _)| reserve,
         ),
-        audit: audit.map_or_else(Default::default, |(audit, _)| audit),
+        audit,
+        kernel_log,
         patterns: (watch.patterns.into_iter())
             .map(|(pattern, _)| pattern)
             .collect(),

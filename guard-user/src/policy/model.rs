@@ -1,10 +1,11 @@
 //! Policy: the typed model, which holds only what was checked.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
 use guard_common::{action::Action, fork_storm::ForkLimits};
 
 use super::units::{Pids, Rate};
+use crate::{klog, record};
 
 /// Most subjects that a policy may name: each is a bit of the names' automaton.
 pub const SUBJECTS: usize = 64;
@@ -163,9 +164,9 @@ pub struct Reserve {
     pub mode: Option<Mode>,
 }
 
-/// Where the audit log goes.
+/// Where a log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuditSettings {
+pub struct LogSettings {
     /// Absolute path of the file.
     pub file: String,
     /// A new file is begun when it has so many bytes.
@@ -176,14 +177,46 @@ pub struct AuditSettings {
     pub keep: u32,
 }
 
-impl Default for AuditSettings {
-    fn default() -> Self {
+impl LogSettings {
+    /// The audit log's, where no file says anything.
+    #[must_use]
+    pub fn audit() -> Self {
+        Self::at(record::audit::DEFAULT_FILE)
+    }
+
+    /// The same of the copy of the kernel log.
+    #[must_use]
+    pub fn kernel_log() -> Self {
+        Self::at(klog::keep::DEFAULT_FILE)
+    }
+
+    fn at(file: &str) -> Self {
         Self {
-            file: "/var/log/bulkhead/audit.jsonl".to_owned(),
+            file: file.to_owned(),
             size: 64 << 20,
             age: Duration::from_secs(7 * 86_400),
             keep: 8,
         }
+    }
+
+    /// Whether one of them is, or is once rotated, a file of the other.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        let of = |one: &str, other: &str| {
+            // Paths that differ in a slash too many are one.
+            let (one, other) = (Path::new(one), Path::new(other));
+            let rotated = |name: &str| {
+                let (stem, number) = name.rsplit_once('.')?;
+                number.parse::<u32>().ok()?;
+                Some(one.with_file_name(stem) == other)
+            };
+            one == other
+                || one
+                    .file_name()
+                    .and_then(|name| rotated(name.to_str()?))
+                    .unwrap_or(false)
+        };
+        of(&self.file, &other.file) || of(&other.file, &self.file)
     }
 }
 
@@ -226,7 +259,9 @@ pub struct Policy {
     /// The host's reserve of pids.
     pub reserve: Option<Reserve>,
     /// The audit log.
-    pub audit: AuditSettings,
+    pub audit: LogSettings,
+    /// The host's copy of the kernel log; `None`: none is kept.
+    pub kernel_log: Option<LogSettings>,
     /// The host's own patterns over the kernel log, in order of definition.
     pub patterns: Vec<Pattern>,
     /// Names of shipped patterns that are not watched for.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     glob,
-    model::{AuditSettings, Mode, RULES, Reserve, SUBJECTS},
+    model::{LogSettings, Mode, RULES, Reserve, SUBJECTS},
     pattern::{DraftWatch, watching},
     problem::{At, Desk},
     rule::{DraftRule, rule},
@@ -29,7 +29,8 @@ pub struct Draft {
     pub exempt: Vec<(String, At)>,
     pub rules: Vec<DraftRule>,
     pub reserve: Option<(Option<Reserve>, At)>,
-    pub audit: Option<(AuditSettings, At)>,
+    pub audit: Option<(LogSettings, At)>,
+    pub kernel_log: Option<(Option<LogSettings>, At)>,
     pub watch: DraftWatch,
     /// The file itself.
     pub at: At,
@@ -89,10 +90,8 @@ pub fn file(desk: &mut Desk, node: &Node) -> Option<Draft> {
     draft.audit = top
         .get("audit")
         .and_then(|given| Some((audit(desk, given)?, given.key)));
-    if let Some(given) = top.get("kernel_log")
-        && let Some(section) = Section::new(desk, given.node, "kernel_log")
-    {
-        draft.watch = watching(desk, &section);
+    if let Some(given) = top.get("kernel_log") {
+        kernel_log(desk, given, &mut draft);
     }
     Some(draft)
 }
@@ -215,9 +214,12 @@ pub fn name(desk: &mut Desk, text: &str, at: At) -> Option<String> {
     Some(text.to_owned())
 }
 
+fn off(node: &Node) -> bool {
+    matches!(&node.value, Value::Text(text) if units::is_off(text))
+}
+
 /// `None`: wrong, and told. `Some(None)`: no reserve.
 fn reserve(desk: &mut Desk, given: Given<'_>) -> Option<Option<Reserve>> {
-    let off = |node: &Node| matches!(&node.value, Value::Text(text) if units::is_off(text));
     if off(given.node) {
         return Some(None);
     }
@@ -248,9 +250,35 @@ fn reserve(desk: &mut Desk, given: Given<'_>) -> Option<Option<Reserve>> {
 /// What the host keeps where no file says anything.
 pub const DEFAULT_RESERVE: Pids = Pids::Share { thousandths: 100 };
 
-fn audit(desk: &mut Desk, given: Given<'_>) -> Option<AuditSettings> {
+fn audit(desk: &mut Desk, given: Given<'_>) -> Option<LogSettings> {
     let section = Section::new(desk, given.node, "audit")?;
-    let mut settings = AuditSettings::default();
+    log(desk, &section, "audit.rotate", LogSettings::audit())
+}
+
+/// Patterns may stand in every file; where the copy goes, and that there is none, in one.
+fn kernel_log(desk: &mut Desk, given: Given<'_>, draft: &mut Draft) {
+    if off(given.node) {
+        draft.kernel_log = Some((None, given.key));
+        return;
+    }
+    let Some(section) = Section::new(desk, given.node, "kernel_log") else {
+        return;
+    };
+    draft.watch = watching(desk, &section);
+    if section.get("file").is_some() || section.get("rotate").is_some() {
+        let settings = LogSettings::kernel_log();
+        draft.kernel_log = log(desk, &section, "kernel_log.rotate", settings)
+            .map(|settings| (Some(settings), given.key));
+    }
+}
+
+/// A log's section, with the path of its `rotate`.
+fn log(
+    desk: &mut Desk,
+    section: &Section<'_>,
+    rotate: &'static str,
+    mut settings: LogSettings,
+) -> Option<LogSettings> {
     if let Some(given) = section.get("file") {
         let file = given.text(desk)?;
         if !file.starts_with('/')
@@ -263,7 +291,7 @@ fn audit(desk: &mut Desk, given: Given<'_>) -> Option<AuditSettings> {
         file.clone_into(&mut settings.file);
     }
     if let Some(given) = section.get("rotate")
-        && let Some(section) = Section::new(desk, given.node, "audit.rotate")
+        && let Some(section) = Section::new(desk, given.node, rotate)
     {
         if let Some(size) = section
             .get("size")
