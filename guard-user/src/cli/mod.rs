@@ -5,6 +5,8 @@ mod check;
 mod doctor;
 mod explain;
 mod host;
+mod kernel_log;
+mod log;
 mod pins;
 mod run;
 mod status;
@@ -31,6 +33,7 @@ enum Verb {
     Run(run::Arguments),
     Status(status::Arguments),
     Audit(audit::Arguments),
+    KernelLog(kernel_log::Arguments),
     Check(check::Arguments),
     Doctor(doctor::Arguments),
     Explain(explain::Arguments),
@@ -44,6 +47,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Verb::Run(arguments) => run::run(arguments),
         Verb::Status(arguments) => status::run(arguments),
         Verb::Audit(arguments) => audit::run(arguments),
+        Verb::KernelLog(arguments) => kernel_log::run(arguments),
         Verb::Check(arguments) => check::run(arguments),
         Verb::Doctor(arguments) => doctor::run(arguments),
         Verb::Explain(arguments) => explain::run(arguments),

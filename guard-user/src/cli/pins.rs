@@ -20,6 +20,7 @@ use guard_user::{
     daemon::{Plan, SUMMARY, is_running, keep_off, off_until, words_of},
     identity::{runtime, tree::Hierarchy},
     kernel::pinned::Pinned,
+    klog::keep::DEFAULT_FILE,
     record::{Kind, Record, Severity, Writer},
 };
 
@@ -39,6 +40,18 @@ pub fn audit_log() -> PathBuf {
         .map_or_else(|| Plan::audit_settings().file, PathBuf::from)
 }
 
+/// The copy of the kernel log, as [`audit_log`].
+pub fn kernel_log() -> PathBuf {
+    client::status(Path::new(SOCKET))
+        .ok()
+        .or_else(summary)
+        .and_then(|status| status.kernel_log)
+        .map(|log| log.file)
+        .map(PathBuf::from)
+        .or_else(|| Plan::kernel_log_settings().map(|settings| settings.file))
+        .unwrap_or_else(|| PathBuf::from(DEFAULT_FILE))
+}
+
 /// The state by the pins; `None`: there are none.
 pub fn status() -> Result<Option<Status>> {
     let Some(pinned) = open()? else {
@@ -48,6 +61,8 @@ pub fn status() -> Result<Option<Status>> {
     let mut status = summary().unwrap_or_default();
     status.pid = None;
     status.ready = false;
+    // Nobody keeps it any more.
+    status.kernel_log = None;
     status.off_for = pinned.off_for();
     if status.off_for.is_some() {
         status.state = "OFF".to_owned();

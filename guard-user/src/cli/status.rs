@@ -117,6 +117,13 @@ fn print(out: &mut impl Write, status: &Status, daemon: bool, all: bool) -> io::
         "forks           {} refused, {} audited, in all containers that ever were",
         status.refused, status.audited
     )?;
+    if let Some(log) = &status.kernel_log {
+        writeln!(
+            out,
+            "kernel log      {} lines kept, {} lost, in {}",
+            log.kept, log.lost, log.file
+        )?;
+    }
     for hook in &status.hooks {
         writeln!(
             out,

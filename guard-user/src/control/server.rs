@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use zlink::{ReplyError, introspect};
 
 use super::status::{
-    ActionStatus, ByReason, ContainerStatus, HookStatus, HostPids, Losses, RuleStatus, Status,
-    Tried,
+    ActionStatus, ByReason, ContainerStatus, HookStatus, HostPids, KernelLogStatus, Losses,
+    RuleStatus, Status, Tried,
 };
 use crate::record::Text;
 
@@ -91,7 +91,7 @@ impl Control {
 
 #[zlink::service(
     interface = "io.bulkhead.Control",
-    types = [ActionStatus, ByReason, ContainerStatus, HookStatus, HostPids, Losses, RuleStatus, Tried],
+    types = [ActionStatus, ByReason, ContainerStatus, HookStatus, HostPids, KernelLogStatus, Losses, RuleStatus, Tried],
     product = "Bulkhead",
     version = env!("CARGO_PKG_VERSION")
 )]

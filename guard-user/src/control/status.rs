@@ -118,6 +118,21 @@ pub struct ContainerStatus {
     pub breach: bool,
 }
 
+/// The host's copy of the kernel log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct KernelLogStatus {
+    /// The file.
+    pub file: String,
+    /// Lines that this daemon wrote.
+    pub kept: u64,
+    /// Lines that could not be had since this daemon runs; the file says where.
+    pub lost: u64,
+    /// The kernel's number of the last line that the file accounts for; absent: there is none of this boot.
+    pub last_seq: Option<u64>,
+    /// Why it cannot be read or written; absent when it can.
+    pub trouble: Option<Text>,
+}
+
 /// What was lost; all zero on a healthy host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 pub struct Losses {
@@ -167,6 +182,8 @@ pub struct Status {
     pub policy: Vec<String>,
     /// The audit log.
     pub audit: String,
+    /// The copy of the kernel log; absent when none is kept.
+    pub kernel_log: Option<KernelLogStatus>,
     /// Why the last policy was refused; absent when it was not.
     pub policy_refused: Option<String>,
     /// The rules.

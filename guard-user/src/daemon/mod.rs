@@ -2,6 +2,7 @@
 
 mod actions;
 mod hooks;
+mod kernel_log;
 mod notes;
 mod plan;
 mod say;
@@ -49,6 +50,7 @@ use crate::{
         rungs::Rung,
         self_test::SelfTestError,
     },
+    klog::keep::Keeper,
     policy::compile::ModeOverride,
     record,
     sense::{host::Host, ring},
@@ -146,6 +148,8 @@ pub struct Daemon {
     saved: u64,
     journal: Journal,
     audit: record::Writer,
+    /// The copy of the kernel log, unless the policy wants none.
+    kernel_log: Option<Keeper>,
     telling: Telling,
     host: Host,
     /// What the host's pids and the reserve are at the moment.

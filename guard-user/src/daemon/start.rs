@@ -184,6 +184,7 @@ impl Daemon {
             engine: restore(Path::new(RUN_DIRECTORY)),
             journal,
             audit,
+            kernel_log: None,
             telling: Default::default(),
             host,
             pids,
@@ -198,6 +199,7 @@ impl Daemon {
         daemon.note_hooks();
         daemon.say_started(gap, &entered, now().saturating_sub(began));
         daemon.say_mounted();
+        daemon.renew_kernel_log();
         daemon.write_summary();
         if daemon.plan.audited_altogether {
             let why = if daemon.plan.embedded {

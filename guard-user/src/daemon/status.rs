@@ -112,6 +112,7 @@ impl Daemon {
             ),
             policy: self.plan.names_of_sources(),
             audit: self.plan.audit.file.display().to_string(),
+            kernel_log: self.kernel_log_status(),
             policy_refused: self.policy_refused.clone(),
             rules: self
                 .plan

@@ -25,8 +25,8 @@ use crate::{
 
 /// Until when everything is allowed, for a daemon that starts without the pins of the last one.
 const OFF: &str = "off-until";
-/// How long the last records may take to reach the disk.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the last records and lines may take to reach the disk, each log for itself.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 impl Daemon {
     /// Reloads when a file has changed and then stayed as it is for a tick: editors write more than once.
@@ -83,6 +83,7 @@ impl Daemon {
                 Err(error) => self.trouble("audit", error.to_string()),
             }
         }
+        self.renew_kernel_log();
         self.pids = start::set_ceiling(&self.kernel, &self.host, &self.plan);
         self.reconcile();
         self.renew_hooks();
@@ -215,6 +216,7 @@ impl Daemon {
         self.drain();
         let _ = fs::remove_file(SOCKET);
         self.save();
+        let _ = self.end_kernel_log();
         if self.options.keep_on_stop {
             self.say_stopped(signal, true);
         } else {

@@ -90,6 +90,7 @@ impl Daemon {
         }
         self.reload_what_changed();
         self.note_audit_log();
+        self.note_kernel_log();
         self.note_losses();
         self.look_for_containers();
         self.note_off_over();

@@ -11,7 +11,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, sync_channel},
+        mpsc::{Receiver, TryRecvError, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -119,6 +119,7 @@ impl Keeper {
     /// Settings that no file can have, or no thread to be had. That nothing can be read or written is no error: it shows
     /// in [`Health`].
     pub fn start(settings: Settings, from: Option<Position>) -> Result<Self, AuditError> {
+        let wanted = settings.clone();
         let settings = settings.checked()?;
         let (stopped, stop) = io::pipe().map_err(AuditError::Thread)?;
         let (end, ended) = sync_channel(1);
@@ -129,7 +130,7 @@ impl Keeper {
             rest: Mutex::default(),
         });
         let thread = Thread {
-            copy: Kept::new(settings.clone(), from, Arc::clone(&shared)),
+            copy: Kept::new(settings, from, Arc::clone(&shared)),
             stopped,
         };
         thread::Builder::new()
@@ -142,16 +143,16 @@ impl Keeper {
             .map_err(AuditError::Thread)?;
         Ok(Self {
             shared,
-            settings,
+            settings: wanted,
             stop: Some(stop),
             ended,
         })
     }
 
-    /// Where the copy is, and how much of it is kept.
+    /// Where the copy is, and how much of it is kept, as it was asked for; `None`: it was stopped.
     #[must_use]
-    pub const fn settings(&self) -> &Settings {
-        &self.settings
+    pub fn settings(&self) -> Option<&Settings> {
+        self.stop.is_some().then_some(&self.settings)
     }
 
     /// Writes what can be read still, and ends; whether that was in time.
@@ -163,12 +164,17 @@ impl Keeper {
     /// How the copy does.
     #[must_use]
     pub fn health(&self) -> Health {
+        // Without being told to, it ends by a mistake of ours alone.
+        let gone = self.stop.is_some() && self.ended.try_recv() != Err(TryRecvError::Empty);
         self.shared.rest(|rest| Health {
             file: self.shared.file.clone(),
             kept: self.shared.kept.load(Ordering::Relaxed),
             lost: self.shared.lost.load(Ordering::Relaxed),
             last_seq: rest.position.as_ref().map(|position| position.seq),
-            trouble: rest.writing.clone().or_else(|| rest.reading.clone()),
+            trouble: gone
+                .then(|| "its thread has ended: restart the daemon".to_owned())
+                .or_else(|| rest.writing.clone())
+                .or_else(|| rest.reading.clone()),
         })
     }
 
