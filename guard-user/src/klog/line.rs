@@ -141,6 +141,8 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const CLOCKS: &str = "2026-11-25T10:00:05Z";
@@ -187,6 +189,33 @@ mod tests {
             back.text.unwrap().to_bytes(),
             b"\x1b[2J\n\xff\\x1b \xc3\xbc"
         );
+    }
+
+    #[test]
+    fn the_page_on_operating_tells_of_every_key() {
+        const PAGE: &str = include_str!("../../../docs/operating.md");
+        let mut line = Line::of_loss(1, 1, Why::Overrun, &"boot".into(), clocks());
+        let mut record = Record::parse(b"14,340,1,c,caller=T9;text\n KEY=value\n").unwrap();
+        record.cut = true;
+        let (loss, record) = (line.clone(), Line::of(&record, &"boot".into(), clocks()));
+        line.clone_from(&record);
+        (line.lost, line.reason, line.container) = (loss.lost, loss.reason, Some("id".into()));
+        // A field that says nothing above is missed here.
+        assert!(!format!("{line:?}").contains("None"));
+        let json = serde_json::to_value(&line).unwrap();
+        let (_, section) = PAGE.split_once("\n## The kernel log\n").unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let told: BTreeSet<&str> = section
+            .lines()
+            .filter_map(|row| row.strip_prefix("| `")?.split("` |").next())
+            .collect();
+        let keys: BTreeSet<&str> = json
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        assert_eq!(told, keys);
     }
 
     #[test]

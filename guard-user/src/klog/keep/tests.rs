@@ -261,3 +261,56 @@ fn a_device_that_cannot_be_read_is_trouble_until_it_can() {
     assert_eq!(copy.go_on(&mut reader), Went::End);
     assert_eq!(copy.shared.rest(|rest| rest.reading.clone()), None);
 }
+
+#[test]
+fn the_thread_copies_this_hosts_log_and_goes_on_where_the_last_one_ended() {
+    let scratch = Scratch::new("thread");
+    let settings = scratch.settings();
+    if let Err(error) = Reader::open(0) {
+        eprintln!("skipping: cannot open {DEVICE}: {error}");
+        return;
+    }
+    let live = || {
+        let mut keeper = Keeper::start(settings.clone(), None).unwrap();
+        assert_eq!(keeper.settings(), Some(&settings));
+        let until = Instant::now() + Duration::from_secs(30);
+        while keeper.position().is_none() && keeper.health().trouble.is_none() {
+            assert!(Instant::now() < until);
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(keeper.stop(Duration::from_secs(30)));
+        assert_eq!(keeper.settings(), None);
+        assert_eq!(keeper.health().trouble, None);
+        keeper.health()
+    };
+    let first = live();
+    let second = live();
+    let (lines, bad) = lines(&settings.file);
+    assert_eq!(bad, 0);
+    assert_eq!(
+        first.kept + second.kept + u64::from(first.lost > 0),
+        lines.len() as u64
+    );
+    assert_eq!(second.last_seq, lines.last().map(|(seq, _)| *seq));
+    let mut next = 0;
+    for (seq, lost) in lines {
+        next += lost.unwrap_or(1);
+        assert_eq!(seq + 1, next);
+    }
+}
+
+#[test]
+fn a_thread_that_cannot_write_says_so_and_ends_when_it_is_told() {
+    let settings = Settings {
+        file: "/proc/version/kernel.jsonl".into(),
+        ..Settings::default()
+    };
+    let mut keeper = Keeper::start(settings, None).unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while keeper.health().trouble.is_none() {
+        assert!(Instant::now() < until);
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(keeper.health().trouble.unwrap().contains("/proc/version"));
+    assert!(keeper.stop(Duration::from_secs(30)));
+}
