@@ -1,0 +1,548 @@
+//! The host's copy: each line of the kernel log once and in order, or how many could not be had.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::{
+    cgroup::PATTERNS,
+    daemon::{Daemon, Policy, bulkhead, status, succeed},
+    hazards::{Needs, Scenario},
+    host::{Setting, release, wait_for},
+};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "kernel_log::ten_thousand_lines_are_in_the_copy_once_and_in_order",
+        needs: Needs::Nothing,
+        run: ten_thousand_lines_are_in_the_copy_once_and_in_order,
+    },
+    Scenario {
+        name: "kernel_log::a_flood_is_kept_or_counted_as_lost",
+        needs: Needs::Nothing,
+        run: a_flood_is_kept_or_counted_as_lost,
+    },
+    Scenario {
+        name: "kernel_log::a_daemon_that_is_killed_resumes_without_a_gap_or_a_line_twice",
+        needs: Needs::Nothing,
+        run: a_daemon_that_is_killed_resumes_without_a_gap_or_a_line_twice,
+    },
+    Scenario {
+        name: "kernel_log::what_is_overwritten_while_the_daemon_stands_still_is_counted",
+        needs: Needs::Nothing,
+        run: what_is_overwritten_while_the_daemon_stands_still_is_counted,
+    },
+    Scenario {
+        name: "kernel_log::the_largest_record_and_any_byte_in_it_survive",
+        needs: Needs::Nothing,
+        run: the_largest_record_and_any_byte_in_it_survive,
+    },
+    Scenario {
+        name: "kernel_log::the_copy_moves_with_the_policy_and_ends_with_it",
+        needs: Needs::Nothing,
+        run: the_copy_moves_with_the_policy_and_ends_with_it,
+    },
+];
+
+/// Lines that are written.
+const LINES: u64 = 10_000;
+/// How long the copy may take, on an emulated processor that others use too.
+const SOON: Duration = Duration::from_secs(60);
+/// Less than any kernel's buffer has room for.
+const AT_ONCE: u64 = 500;
+
+/// A policy that keeps the copy, and the copy.
+struct Copy {
+    policy: Policy,
+    file: PathBuf,
+    /// No writer is held to ten lines in five seconds.
+    _unlimited: Setting,
+}
+
+impl Copy {
+    fn new() -> Result<Self> {
+        // Without the end of a line the kernel takes no word (`devkmsg_sysctl_set_loglvl`).
+        let unlimited = Setting::new("kernel/printk_devkmsg", "on\n")?;
+        let policy = Policy::enforce("pids: {max: 4000}")?;
+        let copy = Self {
+            file: policy.file.with_file_name("kernel.jsonl"),
+            policy,
+            _unlimited: unlimited,
+        };
+        copy.say(&format!("kernel_log: {{file: {}}}", copy.file.display()))?;
+        Ok(copy)
+    }
+
+    /// Rewrites the policy, with this line about the copy.
+    fn say(&self, kernel_log: &str) -> Result<()> {
+        self.policy.replace(&format!(
+            "version: 1\nmode: enforce\nsubjects: {{containers: {{cgroups: {PATTERNS}}}}}\n\
+             rules: [{{name: cap, subjects: [containers], pids: {{max: 4000}}}}]\n\
+             audit: {{file: {}}}\n{kernel_log}\n",
+            self.policy.audit.display()
+        ))
+    }
+
+    /// All lines of the copy.
+    fn lines(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(&self.file).context("the copy cannot be read")?;
+        // The last may be under way.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole
+            .lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("not a line: {line}")))
+            .collect()
+    }
+
+    /// Waits until the copy has a text.
+    fn wait(&self, text: &str) -> Result<()> {
+        let key = format!("\"text\":\"{text}\"");
+        wait_for(&format!("the line {text} in the copy"), SOON, || {
+            Ok(fs::read_to_string(&self.file)
+                .unwrap_or_default()
+                .contains(&key))
+        })
+    }
+}
+
+/// Writes numbered lines into the kernel log.
+struct Numbered {
+    log: File,
+    word: &'static str,
+    written: u64,
+}
+
+impl Numbered {
+    fn new(word: &'static str) -> Result<Self> {
+        Ok(Self {
+            log: OpenOptions::new().write(true).open("/dev/kmsg")?,
+            word,
+            written: 0,
+        })
+    }
+
+    fn write(&mut self, lines: u64) -> Result<()> {
+        for _ in 0..lines {
+            // Nobody can read a line without its end until the next one comes (`prb_commit`).
+            let line = format!("{}\n", self.text(self.written));
+            self.log.write_all(line.as_bytes())?;
+            self.written += 1;
+        }
+        Ok(())
+    }
+
+    fn text(&self, number: u64) -> String {
+        format!("{} {number}", self.word)
+    }
+
+    fn last(&self) -> String {
+        self.text(self.written - 1)
+    }
+
+    /// The numbers that the copy has, in its order.
+    fn numbers(&self, lines: &[Value]) -> Result<Vec<u64>> {
+        let prefix = format!("{} ", self.word);
+        lines
+            .iter()
+            .filter_map(|line| line["text"].as_str()?.strip_prefix(&prefix))
+            .map(|number| Ok(number.parse()?))
+            .collect()
+    }
+}
+
+/// How many records are lost by what the lines say; an error if their numbers say otherwise.
+fn losses(lines: &[Value]) -> Result<u64> {
+    let (mut before, mut all) = (None, 0);
+    for line in lines {
+        let seq = line["seq"].as_u64().context("a line without a number")?;
+        let lost = line["lost"].as_u64();
+        if let Some(before) = before {
+            let step = lost.unwrap_or(1);
+            ensure!(
+                seq == before + step,
+                "after {before} comes {seq}, which says that it is {step} further: {line}"
+            );
+            all += lost.unwrap_or(0);
+        }
+        before = Some(seq);
+    }
+    Ok(all)
+}
+
+fn ten_thousand_lines_are_in_the_copy_once_and_in_order() -> Result<()> {
+    let copy = Copy::new()?;
+    let _daemon = Daemon::start(&copy.policy, &[])?;
+    let mut numbered = Numbered::new("ten-thousand")?;
+    while numbered.written < LINES {
+        numbered.write(AT_ONCE)?;
+        copy.wait(&numbered.last())?;
+    }
+    let lines = copy.lines()?;
+    ensure!(lost_since(&lines, "ten-thousand 0")? == 0);
+    let numbers = numbered.numbers(&lines)?;
+    ensure!(
+        numbers.iter().copied().eq(0..LINES),
+        "{} lines of {LINES}",
+        numbers.len()
+    );
+    let one = lines
+        .iter()
+        .find(|line| line["text"] == "ten-thousand 0")
+        .context("no first line")?;
+    ensure!(
+        one["facility"] == "user" && one["injected"] == true,
+        "{one}"
+    );
+    let kernels = lines.iter().filter(|line| line["facility"] == "kern");
+    ensure!(
+        kernels.clone().count() > 0,
+        "the kernel itself said nothing"
+    );
+    for line in kernels {
+        ensure!(line["injected"].is_null(), "{line}");
+    }
+    let seen = status()?;
+    let said = &seen["kernel_log"];
+    ensure!(said["file"].as_str() == copy.file.to_str(), "{said}");
+    ensure!(said["kept"].as_u64() >= Some(LINES), "{said}");
+    ensure!(
+        said["last_seq"].as_u64() >= lines.last().and_then(|line| line["seq"].as_u64()),
+        "{said}"
+    );
+    ensure!(said["trouble"].is_null(), "{said}");
+    let mode = fs::metadata(&copy.file)?.permissions().mode() & 0o7777;
+    ensure!(mode == 0o600, "mode {mode:o}");
+    // By the verb, as text and as it stands there.
+    let shown = succeed(&["kernel-log", "--since", "1h"])?;
+    let told = shown
+        .lines()
+        .filter(|line| line.contains("  user     *"))
+        .filter(|line| line.contains("ten-thousand "))
+        .count() as u64;
+    ensure!(told == LINES, "kernel-log shows {told} lines");
+    let json = succeed(&["kernel-log", "--json"])?;
+    let text = fs::read_to_string(&copy.file)?;
+    ensure!(
+        text.starts_with(&json) || json.starts_with(&text),
+        "kernel-log --json is not the file"
+    );
+    println!("    {LINES} lines written, {} kept, 0 lost", numbers.len());
+    Ok(())
+}
+
+fn a_flood_is_kept_or_counted_as_lost() -> Result<()> {
+    let copy = Copy::new()?;
+    let _daemon = Daemon::start(&copy.policy, &[])?;
+    let mut numbered = Numbered::new("flood")?;
+    numbered.write(1)?;
+    copy.wait(&numbered.last())?;
+    numbered.write(LINES - 1)?;
+    copy.wait(&numbered.last())?;
+    let lines = copy.lines()?;
+    let numbers = numbered.numbers(&lines)?;
+    ensure!(numbers.is_sorted_by(|one, other| one < other));
+    let kept = numbers.len() as u64;
+    let lost = lost_since(&lines, "flood 0")?;
+    println!("    {LINES} lines written as fast as can be: {kept} kept, {lost} lost");
+    // Somebody else's lines may be among the lost.
+    ensure!(kept + lost >= LINES, "{kept} kept, {lost} lost");
+    Ok(())
+}
+
+/// What the lines say is lost, also before the first of them.
+fn told(lines: &[Value]) -> u64 {
+    let lost = lines.iter().filter_map(|line| line["lost"].as_u64());
+    lost.sum()
+}
+
+/// Losses behind the line with this text.
+fn lost_since(lines: &[Value], text: &str) -> Result<u64> {
+    let at = lines
+        .iter()
+        .position(|line| line["text"] == text)
+        .with_context(|| format!("no line {text}"))?;
+    losses(&lines[at..])
+}
+
+fn a_daemon_that_is_killed_resumes_without_a_gap_or_a_line_twice() -> Result<()> {
+    const KILLS: u32 = 5;
+    let copy = Copy::new()?;
+    let mut daemon = Daemon::start(&copy.policy, &[])?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || -> Result<Numbered> {
+            let mut numbered = Numbered::new("killed")?;
+            while !stop.load(Ordering::Relaxed) {
+                // So few in the time of a start that the kernel has them all still.
+                numbered.write(2)?;
+                thread::sleep(Duration::from_millis(20));
+            }
+            Ok(numbered)
+        })
+    };
+    for _ in 0..KILLS {
+        thread::sleep(Duration::from_millis(700));
+        daemon.kill()?;
+        daemon = Daemon::start(&copy.policy, &[])?;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut numbered = writer
+        .join()
+        .map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+    numbered.write(1)?;
+    copy.wait(&numbered.last())?;
+    // SIGTERM writes what can be read still.
+    numbered.write(AT_ONCE)?;
+    daemon.stop()?;
+    let text = fs::read_to_string(&copy.file)?;
+    let torn = text
+        .lines()
+        .filter(|line| serde_json::from_str::<Value>(line).is_err())
+        .count();
+    let lines: Vec<Value> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    ensure!(lost_since(&lines, "killed 0")? == 0);
+    let numbers = numbered.numbers(&lines)?;
+    ensure!(
+        numbers.iter().copied().eq(0..numbered.written),
+        "{} lines of {}",
+        numbers.len(),
+        numbered.written
+    );
+    println!(
+        "    {KILLS} kills while {} lines were written: each is there once, in order; {torn} torn",
+        numbered.written
+    );
+    Ok(())
+}
+
+fn what_is_overwritten_while_the_daemon_stands_still_is_counted() -> Result<()> {
+    let copy = Copy::new()?;
+    let daemon = Daemon::start(&copy.policy, &[])?;
+    let mut numbered = Numbered::new("stopped")?;
+    numbered.write(1)?;
+    copy.wait(&numbered.last())?;
+    daemon.signal(Signal::SIGSTOP)?;
+    // More than any kernel's buffer has room for.
+    let result = numbered.write(3 * LINES);
+    daemon.signal(Signal::SIGCONT)?;
+    result?;
+    copy.wait(&numbered.last())?;
+    let lines = copy.lines()?;
+    let numbers = numbered.numbers(&lines)?;
+    let (kept, lost) = (numbers.len() as u64, lost_since(&lines, "stopped 0")?);
+    println!(
+        "    {} lines written, {kept} kept, {lost} lost",
+        numbered.written
+    );
+    ensure!(lost > 0, "the kernel's buffer was not overrun");
+    // Nobody else writes here; what the kernel itself says meanwhile would be among the lost.
+    let others = lines
+        .iter()
+        .skip_while(|line| line["text"] != "stopped 0")
+        .filter(|line| line["lost"].is_null())
+        .count() as u64
+        - kept;
+    ensure!(
+        kept + lost == numbered.written || (others > 0 && kept + lost > numbered.written),
+        "{kept} kept and {lost} lost are not {}, with {others} lines of others",
+        numbered.written
+    );
+    ensure!(numbers.is_sorted_by(|one, other| one < other));
+    wait_for("the loss in status", SOON, || {
+        Ok(status()?["kernel_log"]["lost"].as_u64() == Some(told(&copy.lines()?)))
+    })?;
+    wait_for("the record of the loss", SOON, || {
+        let counts = copy.policy.records()?.into_iter().filter(|record| {
+            record["kind"] == "lost"
+                && record["reason"]
+                    .as_str()
+                    .is_some_and(|reason| reason.starts_with("lines of the kernel log"))
+        });
+        Ok(counts
+            .filter_map(|record| record["count"].as_u64())
+            .sum::<u64>()
+            == told(&copy.lines()?))
+    })?;
+    let shown = succeed(&["kernel-log", "--level", "emerg"])?;
+    ensure!(shown.contains("LOST "), "{shown}");
+    Ok(())
+}
+
+fn the_largest_record_and_any_byte_in_it_survive() -> Result<()> {
+    let copy = Copy::new()?;
+    let _daemon = Daemon::start(&copy.policy, &[])?;
+    let mut log = OpenOptions::new().write(true).open("/dev/kmsg")?;
+    // The kernel's limit is 992 bytes, 976 or 1,024, by its version and settings.
+    let mut largest = |byte: u8| -> Result<usize> {
+        for length in (900..=1100).rev() {
+            if log.write(&vec![byte; length]).is_ok() {
+                return Ok(length);
+            }
+        }
+        anyhow::bail!("no line of 900 bytes or more can be written")
+    };
+    let (plain, escaped) = (largest(b'a')?, largest(1)?);
+    let any: Vec<u8> = (1..=255).collect();
+    log.write_all(&any)?;
+    log.write_all(b"<11>two\nlines\x1b[2J of a terminal\n")?;
+    log.write_all(b"the last one\n")?;
+    copy.wait("the last one")?;
+    let lines = copy.lines()?;
+    let texts: Vec<(&Value, Vec<u8>)> = lines
+        .iter()
+        .filter_map(|line| Some((line, unescaped(line["text"].as_str()?))))
+        .collect();
+    let find = |wanted: &dyn Fn(&[u8]) -> bool| {
+        texts
+            .iter()
+            .find(|(_, bytes)| wanted(bytes))
+            .map(|(line, bytes)| (*line, bytes.as_slice()))
+    };
+    // Of the largest the kernel itself keeps one byte less: the last is its NUL (`vprintk_store`).
+    let (line, bytes) =
+        find(&|bytes| bytes.starts_with(&[b'a'; 900])).context("the largest line")?;
+    ensure!(line["cut"].is_null(), "{line}");
+    ensure!(bytes == vec![b'a'; plain - 1], "{} of {plain}", bytes.len());
+    let (line, bytes) = find(&|bytes| bytes.starts_with(&[1; 400])).context("the escaped line")?;
+    let cut = line["cut"] == true;
+    println!(
+        "    the largest line: {plain} bytes, and of {escaped} that are escaped {}{}",
+        bytes.len(),
+        if cut { ", cut by the kernel" } else { "" }
+    );
+    ensure!(
+        cut == (release() >= (6, 3)),
+        "cut: {cut} on {:?}",
+        release()
+    );
+    ensure!(
+        cut || bytes == vec![1; escaped - 1],
+        "{} of {escaped}",
+        bytes.len()
+    );
+    let whole = bytes.len() - if cut { 4 } else { 0 };
+    ensure!(bytes[..whole].iter().all(|byte| *byte == 1));
+    find(&|bytes| bytes == any).context("a line of any bytes")?;
+    let (line, _) = find(&|bytes| bytes == b"two\nlines\x1b[2J of a terminal")
+        .context("a line with a newline and an escape")?;
+    ensure!(
+        line["level"] == "err" && line["facility"] == "user",
+        "{line}"
+    );
+    let text = fs::read_to_string(&copy.file)?;
+    ensure!(
+        !text.contains(|c: char| c != '\n' && c.is_control()),
+        "a control character in the copy"
+    );
+    let shown = succeed(&["kernel-log"])?;
+    ensure!(
+        !shown.contains(|c: char| c != '\n' && c.is_control()),
+        "a control character on the terminal"
+    );
+    ensure!(shown.contains(r"two\x0alines\x1b[2J of a terminal"));
+    Ok(())
+}
+
+/// The bytes of a text of the copy.
+fn unescaped(text: &str) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::new(), text);
+    while let Some(character) = rest.chars().next() {
+        let escaped = rest
+            .strip_prefix("\\x")
+            .and_then(|digits| u8::from_str_radix(digits.get(..2)?, 16).ok());
+        match escaped {
+            Some(byte) => {
+                out.push(byte);
+                rest = &rest[4..];
+            }
+            None => {
+                let length = character.len_utf8();
+                out.extend_from_slice(&rest.as_bytes()[..length]);
+                rest = &rest[length..];
+            }
+        }
+    }
+    out
+}
+
+fn the_copy_moves_with_the_policy_and_ends_with_it() -> Result<()> {
+    let copy = Copy::new()?;
+    let daemon = Daemon::start(&copy.policy, &[])?;
+    let mut numbered = Numbered::new("moved")?;
+    numbered.write(AT_ONCE)?;
+    copy.wait(&numbered.last())?;
+    let moved = Copy {
+        file: copy.file.with_file_name("moved.jsonl"),
+        policy: copy.policy.clone(),
+        _unlimited: Setting::new("kernel/printk_devkmsg", "on\n")?,
+    };
+    moved.say(&format!("kernel_log: {{file: {}}}", moved.file.display()))?;
+    daemon.reload()?;
+    wait_for("the copy in its new file", SOON, || {
+        Ok(status()?["kernel_log"]["file"].as_str() == moved.file.to_str())
+    })?;
+    numbered.write(AT_ONCE)?;
+    moved.wait(&numbered.last())?;
+    let mut lines = copy.lines()?;
+    let old = lines.len();
+    lines.extend(moved.lines()?);
+    ensure!(lost_since(&lines, "moved 0")? == 0);
+    ensure!(
+        numbered
+            .numbers(&lines)?
+            .into_iter()
+            .eq(0..numbered.written)
+    );
+    println!(
+        "    {old} lines in the old file, {} in the new, none twice",
+        lines.len() - old
+    );
+    // A file that cannot be is trouble, and nothing else.
+    moved.say("kernel_log: {file: /proc/version/kernel.jsonl}")?;
+    daemon.reload()?;
+    wait_for("the trouble in status", SOON, || {
+        let seen = status()?;
+        Ok(is_degraded(&seen) && seen["kernel_log"]["trouble"].is_string())
+    })?;
+    moved.say("kernel_log: off")?;
+    daemon.reload()?;
+    wait_for("the end of the copy", SOON, || {
+        let seen = status()?;
+        Ok(seen["kernel_log"].is_null() && !is_degraded(&seen))
+    })?;
+    let file = "/nonexistent/kernel.jsonl";
+    let output = bulkhead(&["kernel-log", "--file", file])?;
+    ensure!(output.status.code() == Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(said.contains("there is no log at /nonexistent/"), "{said}");
+    let output = bulkhead(&["kernel-log", "--level", "loud"])?;
+    ensure!(output.status.code() == Some(2));
+    Ok(())
+}
+
+/// Whether the status says that something is wrong with the copy.
+fn is_degraded(status: &Value) -> bool {
+    let told = |words: &Value| {
+        let words = words.as_str();
+        words.is_some_and(|words| words.starts_with("the copy of the kernel log"))
+    };
+    let degraded = status["degraded"].as_array();
+    degraded.is_some_and(|degraded| degraded.iter().any(told))
+}
