@@ -10,7 +10,11 @@ use anyhow::Result;
 use chrono::SecondsFormat;
 use clap::Args;
 use guard_user::{
-    klog::{line::Line, record::Level},
+    klog::{
+        line::Line,
+        names::{By, Origin},
+        record::Level,
+    },
     record::read::Entry,
 };
 
@@ -18,7 +22,8 @@ use super::log::{Moment, Printer, View, follow, show, wait};
 
 /// Show the host's copy of the kernel log: what the kernel said since it is kept, over restarts and reboots.
 ///
-/// A line is time, facility, level and text. `*` before the level: a process wrote it, not the kernel. Lines that the kernel
+/// A line is time, facility, level, who printed it, and text. Who: a container's id, a process of the host, `kernel` for its
+/// threads and interrupts, `?` where it cannot be told. `*` before the level: a process wrote it, not the kernel. Lines that the kernel
 /// printed in pieces are put together, unless --json is given. LOST says how many lines the kernel had overwritten before
 /// they could be read.
 ///
@@ -28,7 +33,7 @@ pub struct Arguments {
     /// Go on with each line that is written, over rotations; control-C ends it.
     #[arg(short, long)]
     follow: bool,
-    /// About the container whose id begins so.
+    /// Printed in the container whose id begins so.
     #[arg(long, value_name = "ID")]
     container: Option<String>,
     /// Not before: RFC 3339, as 2026-01-31T03:00:00Z, or so long ago, as 90s, 10m, 3h, 2d.
@@ -137,7 +142,7 @@ impl Lines {
             && (self.level)
                 .is_none_or(|least| lost || line.level.is_some_and(|level| level <= least))
             && (self.container.as_ref()).is_none_or(|prefix| {
-                let id = line.container.as_ref();
+                let id = line.by.container.as_ref();
                 lost || id.is_some_and(|id| id.as_str().starts_with(prefix.as_str()))
             })
     }
@@ -166,12 +171,21 @@ fn readable(line: &Line) -> String {
     let facility = line.facility.as_ref().map_or("?", |name| name.as_str());
     let level = line.level.map_or("?", Level::name);
     let mark = if line.injected { '*' } else { ' ' };
-    let container = line.container.as_ref().map_or_else(String::new, |id| {
-        let short: String = id.as_str().chars().take(12).collect();
-        format!("{short}  ")
-    });
+    let by = printer(&line.by);
     let text = line.text.as_ref().map_or("", |text| text.as_str());
-    format!("{time:<27}  {facility:<8} {mark}{level:<7}  {container}{text}")
+    format!("{time:<27}  {facility:<8} {mark}{level:<7}  {by:<14}  {text}")
+}
+
+/// Who printed a line: a container's id, else in a word.
+fn printer(by: &By) -> String {
+    match (&by.container, by.from) {
+        (Some(id), _) => id.as_str().chars().take(12).collect(),
+        (None, Some(Origin::Kernel)) => "kernel".to_owned(),
+        (None, Some(Origin::Host)) => {
+            (by.comm.as_ref()).map_or("host".to_owned(), |comm| comm.as_str().to_owned())
+        }
+        (None, Some(Origin::Container | Origin::Unknown) | None) => "?".to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! Kernel log: the host's copy of it is kept as the policy says, and what is missing there is put on record.
 
-use super::{Daemon, switch::LAST_WORDS};
+use std::sync::Arc;
+
+use super::{Daemon, plan::grave, switch::LAST_WORDS};
 use crate::{
     control::status::KernelLogStatus,
-    klog::keep::{Keeper, Losses},
+    klog::keep::{Keeper, Losses, Raised},
     record::{Kind, Record, Severity},
 };
 
@@ -11,7 +13,9 @@ impl Daemon {
     /// Begins, ends or moves the copy, where the policy says other than what is.
     pub(super) fn renew_kernel_log(&mut self) {
         let wanted = self.plan.kernel_log.clone();
-        if self.kernel_log.as_ref().and_then(Keeper::settings) == wanted.as_ref() {
+        let chosen = self.plan.patterns.clone();
+        let now = self.kernel_log.as_ref().and_then(Keeper::settings);
+        if now == wanted.as_ref().map(|settings| (settings, &chosen)) {
             return;
         }
         if !self.end_kernel_log() {
@@ -23,7 +27,7 @@ impl Daemon {
             self.settled("kernel-log");
             return;
         };
-        match Keeper::start(settings, position) {
+        match Keeper::start(settings, chosen, Arc::clone(&self.names), position) {
             Ok(keeper) => {
                 self.kernel_log = Some(keeper);
                 self.settled("kernel-log");
@@ -60,6 +64,7 @@ impl Daemon {
             return;
         };
         let (losses, health) = (keeper.take_losses(), keeper.health());
+        let raised = keeper.take_alarms(super::now());
         if let Some(Losses { count, why }) = losses {
             self.say(
                 Record::new(Kind::Lost)
@@ -68,12 +73,54 @@ impl Daemon {
                     .reason(format!("lines of the kernel log: {why}")),
             );
         }
+        for alarm in raised {
+            self.say_alarm(alarm);
+        }
         match health.trouble {
             Some(why) => {
                 self.trouble("kernel-log", format!("the copy of the kernel log: {why}"));
             }
             None => self.settled("kernel-log"),
         }
+    }
+
+    /// The keeper finds every container of the roster.
+    pub(super) fn list_containers(&self) {
+        for known in self.roster.iter() {
+            self.directory.add(known.id, &known.path);
+        }
+    }
+
+    /// What the kernel said of trouble.
+    fn say_alarm(&mut self, alarm: Raised) {
+        let Raised {
+            pattern,
+            told,
+            line,
+            injected,
+        } = alarm;
+        let mut words = format!("{} {}", pattern.means, pattern.advice);
+        if injected {
+            words
+                .push_str(" (A program wrote this line into the log: anyone may have made it up.)");
+        }
+        let mut record = Record::new(Kind::Alarm)
+            .severity(grave(pattern.severity))
+            .rule(&pattern.name)
+            .count(told.lines);
+        if let Some(device) = &told.about.device {
+            words.push_str(&format!(" Device: {device}."));
+        }
+        if let Some((text, by)) = line {
+            words.push_str(&format!(" Line: {text}"));
+            (record.container_id, record.container_runtime) = (by.container, by.runtime);
+            (record.process_pid, record.process_executable_name) = (by.pid, by.comm);
+        }
+        if let Some(pid) = told.about.pid {
+            record.process_pid = Some(pid);
+            record.process_executable_name = told.about.comm;
+        }
+        self.say(record.reason(words));
     }
 
     pub(super) fn kernel_log_status(&self) -> Option<KernelLogStatus> {

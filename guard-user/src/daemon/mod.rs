@@ -18,6 +18,7 @@ use std::{
     io,
     os::fd::AsFd,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -50,7 +51,10 @@ use crate::{
         rungs::Rung,
         self_test::SelfTestError,
     },
-    klog::keep::Keeper,
+    klog::{
+        keep::Keeper,
+        names::{Directory, Names},
+    },
     policy::compile::ModeOverride,
     record,
     sense::{host::Host, ring},
@@ -150,6 +154,10 @@ pub struct Daemon {
     audit: record::Writer,
     /// The copy of the kernel log, unless the policy wants none.
     kernel_log: Option<Keeper>,
+    /// Who prints into the kernel log; the keeper asks.
+    names: Arc<Mutex<Names>>,
+    /// Containers, as the keeper finds them.
+    directory: Directory,
     telling: Telling,
     host: Host,
     /// What the host's pids and the reserve are at the moment.

@@ -23,6 +23,7 @@ use crate::{
         compile::{self, Applied, Compiled, ModeOverride, ReserveRule, Treatment, effective},
         load,
         model::{Act, Forks, LogSettings, Mode, Policy, RESERVE, Rule, Severity},
+        pattern::Chosen,
     },
     record::{self, Measure},
 };
@@ -46,6 +47,8 @@ pub struct Plan {
     pub audit: record::Settings,
     /// Where the copy of the kernel log goes; `None`: none is kept.
     pub kernel_log: Option<record::Settings>,
+    /// What is watched for in it.
+    pub patterns: Chosen,
     /// Everything is audited, and why.
     pub audited_altogether: bool,
     /// The policy is the one that is built in.
@@ -157,6 +160,7 @@ impl Plan {
             audit: settings(&audit),
             kernel_log: kernel_log.as_ref().map(settings),
             audited_altogether,
+            patterns: Chosen::of(&policy),
             embedded: policy.embedded,
             reserve,
             sources: policy.files,
@@ -292,7 +296,7 @@ const fn act(act: Act) -> StepAction {
     }
 }
 
-const fn grave(severity: Severity) -> record::Severity {
+pub(super) const fn grave(severity: Severity) -> record::Severity {
     match severity {
         Severity::Low => record::Severity::Low,
         Severity::Medium => record::Severity::Medium,

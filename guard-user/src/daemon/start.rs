@@ -6,7 +6,7 @@ use std::{
     mem::offset_of,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
+    sync::{Arc, Mutex, atomic::Ordering},
 };
 
 use guard_common::host::Host as HostTable;
@@ -25,6 +25,7 @@ use crate::{
         prove,
         rungs::{self, Rung},
     },
+    klog::names::{Directory, Names},
     record,
     sense::host::Host,
 };
@@ -123,6 +124,20 @@ impl Daemon {
                 ),
             );
         }
+        if plan.kernel_log.is_some() {
+            match kernel.attach_printed(&btf) {
+                Ok(link) => links.push(link),
+                Err(error) => {
+                    notes.stand(
+                        "printed",
+                        format!(
+                            "nobody tells who prints into the kernel log: {}",
+                            error.in_short()
+                        ),
+                    );
+                }
+            }
+        }
         kernel.pin(&links)?;
         // Attached before an earlier daemon's stop acting, and tried when they act.
         let mut hooks = hooks::attach(&kernel, &btf, super::hooks::needed(&plan), options.rung);
@@ -156,6 +171,9 @@ impl Daemon {
         let entered =
             roster.reconcile(&mut kernel, &hierarchy, &plan.names, bank, own.as_deref())?;
         kernel.unpin_others();
+        let directory = Directory::default();
+        let ring = kernel.printed.take();
+        let names = Arc::new(Mutex::new(Names::new(ring, directory.clone())));
 
         let mut daemon = Self {
             _lock: lock,
@@ -185,6 +203,8 @@ impl Daemon {
             journal,
             audit,
             kernel_log: None,
+            names,
+            directory,
             telling: Default::default(),
             host,
             pids,
@@ -193,6 +213,7 @@ impl Daemon {
             looking: !proved.inherits,
             uncapped: Default::default(),
         };
+        daemon.list_containers();
         daemon.off_seen = daemon.is_off();
         daemon.let_go(&entered.dropped);
         daemon.note_rung();

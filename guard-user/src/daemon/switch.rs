@@ -104,6 +104,7 @@ impl Daemon {
         match entered {
             Ok(entered) => {
                 self.settled("roster");
+                self.list_containers();
                 self.let_go(&entered.dropped);
             }
             Err(error) => self.trouble("roster", error.to_string()),

@@ -109,6 +109,8 @@ impl Daemon {
         // Of one whose coming and going were both untold there may be a refusal all the same.
         self.roster.keep_known(&mut self.culprits);
         self.roster.keep_known(&mut self.looked);
+        // What they printed was read long ago.
+        self.directory.keep(|id| self.roster.get(id).is_some());
         if let Err(error) = restore::drop_vanished(&self.hierarchy, &mut self.journal) {
             self.note("journal", error.to_string());
         }
@@ -271,6 +273,7 @@ impl Daemon {
             Message::Fork { event, .. } => self.asked_by(&event, None),
             Message::Action { event, action, .. } => self.asked_by(&event, Some(action)),
             Message::Made { event, path } => {
+                self.directory.add(event.container, &path);
                 self.roster.made(event.container, event.slot, path);
                 self.say_made(event.container);
                 self.busy.insert(event.container);
@@ -455,6 +458,7 @@ impl Daemon {
                 && let Ok(Some(cgroup)) = Cgroup::open(&self.hierarchy, id)
                 && let Some(path) = cgroup.path(&self.hierarchy)
             {
+                self.directory.add(id, &path);
                 self.roster.made(id, slot, path);
                 self.busy.insert(id);
             }

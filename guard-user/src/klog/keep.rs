@@ -26,8 +26,15 @@ use serde::Deserialize;
 
 use super::{
     line::{Clocks, Line},
+    names::{By, Names},
     reader::{DEVICE, Heard, Reader, Why},
+    record::Record,
+    watch::{
+        Watch,
+        pacing::{Pacing, Told},
+    },
 };
+use crate::policy::{model::Pattern, pattern::Chosen};
 use crate::record::{
     AuditError, Settings, Text,
     audit::boot_id,
@@ -80,6 +87,22 @@ pub struct Losses {
     pub why: Why,
 }
 
+/// An alarm that is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// The pattern.
+    pub pattern: Pattern,
+    /// What it is about, and how many lines it stands for.
+    pub told: Told,
+    /// The line, and who printed it; `None`: it stands for lines that were only counted.
+    pub line: Option<(Text, By)>,
+    /// Somebody wrote the line into the log: the kernel did not say it.
+    pub injected: bool,
+}
+
+/// So many alarms wait for whoever tells them; what comes on top is lost, which only a stopped daemon can bring about.
+const WAITING: usize = 4096;
+
 #[derive(Debug)]
 struct Shared {
     file: PathBuf,
@@ -92,6 +115,11 @@ struct Shared {
 struct Rest {
     position: Option<Position>,
     untold: Option<Losses>,
+    patterns: Vec<Pattern>,
+    pacing: Pacing,
+    raised: Vec<Raised>,
+    /// Why nothing is watched for.
+    blind: Option<String>,
     reading: Option<String>,
     writing: Option<String>,
 }
@@ -107,6 +135,7 @@ impl Shared {
 pub struct Keeper {
     shared: Arc<Shared>,
     settings: Settings,
+    chosen: Chosen,
     /// Dropped to end it.
     stop: Option<io::PipeWriter>,
     ended: Receiver<()>,
@@ -118,7 +147,12 @@ impl Keeper {
     /// # Errors
     /// Settings that no file can have, or no thread to be had. That nothing can be read or written is no error: it shows
     /// in [`Health`].
-    pub fn start(settings: Settings, from: Option<Position>) -> Result<Self, AuditError> {
+    pub fn start(
+        settings: Settings,
+        chosen: Chosen,
+        names: Arc<Mutex<Names>>,
+        from: Option<Position>,
+    ) -> Result<Self, AuditError> {
         let wanted = settings.clone();
         let settings = settings.checked()?;
         let (stopped, stop) = io::pipe().map_err(AuditError::Thread)?;
@@ -130,7 +164,8 @@ impl Keeper {
             rest: Mutex::default(),
         });
         let thread = Thread {
-            copy: Kept::new(settings, from, Arc::clone(&shared)),
+            copy: Kept::new(settings, from, Arc::clone(&shared), names),
+            chosen: chosen.clone(),
             stopped,
         };
         thread::Builder::new()
@@ -144,6 +179,7 @@ impl Keeper {
         Ok(Self {
             shared,
             settings: wanted,
+            chosen,
             stop: Some(stop),
             ended,
         })
@@ -151,8 +187,30 @@ impl Keeper {
 
     /// Where the copy is, and how much of it is kept, as it was asked for; `None`: it was stopped.
     #[must_use]
-    pub fn settings(&self) -> Option<&Settings> {
-        self.stop.is_some().then_some(&self.settings)
+    pub fn settings(&self) -> Option<(&Settings, &Chosen)> {
+        self.stop
+            .is_some()
+            .then_some((&self.settings, &self.chosen))
+    }
+
+    /// The alarms since this was asked last, at `now` of a clock that never goes back.
+    #[must_use]
+    pub fn take_alarms(&self, now: Duration) -> Vec<Raised> {
+        self.shared.rest(|rest| {
+            let mut raised = std::mem::take(&mut rest.raised);
+            for told in rest.pacing.due(now) {
+                let of = |pattern: &&Pattern| pattern.name == told.pattern;
+                if let Some(pattern) = rest.patterns.iter().find(of).cloned() {
+                    raised.push(Raised {
+                        pattern,
+                        told,
+                        line: None,
+                        injected: false,
+                    });
+                }
+            }
+            raised
+        })
     }
 
     /// Writes what can be read still, and ends; whether that was in time.
@@ -174,7 +232,8 @@ impl Keeper {
             trouble: gone
                 .then(|| "its thread has ended: restart the daemon".to_owned())
                 .or_else(|| rest.writing.clone())
-                .or_else(|| rest.reading.clone()),
+                .or_else(|| rest.reading.clone())
+                .or_else(|| rest.blind.clone()),
         })
     }
 
@@ -193,11 +252,14 @@ impl Keeper {
 
 struct Thread {
     copy: Kept,
+    chosen: Chosen,
     stopped: io::PipeReader,
 }
 
 impl Thread {
     fn run(mut self) {
+        // Here, since it takes its time: nothing waits for it but the lines.
+        self.copy.watch_for(self.chosen.in_force());
         let mut reader = loop {
             let error = match self.copy.open() {
                 Ok(next) => match Reader::open(next) {
@@ -263,6 +325,8 @@ struct Kept {
     from: Option<Position>,
     boot: Text,
     shared: Arc<Shared>,
+    names: Arc<Mutex<Names>>,
+    watch: Option<Watch>,
     /// Lines that are not in the file yet.
     batch: Batch,
     /// When the first line was written that the disk was not yet asked for.
@@ -281,14 +345,66 @@ struct Batch {
 }
 
 impl Kept {
-    fn new(settings: Settings, from: Option<Position>, shared: Arc<Shared>) -> Self {
+    fn new(
+        settings: Settings,
+        from: Option<Position>,
+        shared: Arc<Shared>,
+        names: Arc<Mutex<Names>>,
+    ) -> Self {
         Self {
             log: LogFile::new(settings),
             from,
             boot: boot_id(),
             shared,
+            names,
+            watch: None,
             batch: Batch::default(),
             unsynced: None,
+        }
+    }
+
+    fn watch_for(&mut self, patterns: Vec<Pattern>) {
+        match Watch::new(&patterns) {
+            Ok(watch) => {
+                self.watch = Some(watch);
+                self.shared.rest(|rest| rest.patterns = patterns);
+            }
+            Err(error) => self
+                .shared
+                .rest(|rest| rest.blind = Some(format!("no line raises an alarm: {error}"))),
+        }
+    }
+
+    /// Who printed a record; of what was lost nobody is asked.
+    fn named(&self, heard: &Heard) -> By {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        match heard {
+            Heard::Record(record) => names.of(record),
+            Heard::Lost { .. } => {
+                names.lose();
+                By::default()
+            }
+        }
+    }
+
+    fn look(&self, record: &Record, by: &By) {
+        let Some(watch) = &self.watch else {
+            return;
+        };
+        let text = String::from_utf8_lossy(&record.text);
+        for alarm in watch.look(&text, !record.injected()) {
+            self.shared.rest(|rest| {
+                if let Some(told) = rest.pacing.hear(&alarm, clocks().since_boot())
+                    && rest.raised.len() < WAITING
+                {
+                    rest.raised.push(Raised {
+                        pattern: alarm.pattern.clone(),
+                        told,
+                        line: Some((Text::from_bytes(&record.text), by.clone())),
+                        injected: alarm.injected,
+                    });
+                }
+            });
         }
     }
 
@@ -312,7 +428,13 @@ impl Kept {
         let mut went = Went::More;
         while self.batch.lines.len() < BATCH {
             match reader.step() {
-                Ok(Some(heard)) => self.batch.add(&heard, &self.boot),
+                Ok(Some(heard)) => {
+                    let by = self.named(&heard);
+                    if let Heard::Record(record) = &heard {
+                        self.look(record, &by);
+                    }
+                    self.batch.add(&heard, by, &self.boot);
+                }
                 Ok(None) => {
                     went = Went::End;
                     self.shared.rest(|rest| rest.reading = None);
@@ -385,9 +507,9 @@ impl Kept {
 }
 
 impl Batch {
-    fn add(&mut self, heard: &Heard, boot: &Text) {
+    fn add(&mut self, heard: &Heard, by: By, boot: &Text) {
         let clocks = clocks();
-        let line = match heard {
+        let mut line = match heard {
             Heard::Record(record) => {
                 self.kept += 1;
                 Line::of(record, boot, clocks)
@@ -398,6 +520,7 @@ impl Batch {
                 Line::of_loss(count, *last, why, boot, clocks)
             }
         };
+        line.by = by;
         self.time = self.time.or(line.time);
         self.last = Some(line.seq);
         // It has no key that is no text, which is all that JSON could refuse.

@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    names::By,
     reader::Why,
     record::{Level, Record, facility_name},
 };
@@ -45,9 +46,9 @@ pub struct Line {
     /// It fills the kernel's buffer: its end may be missing.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cut: bool,
-    /// The container that it is about, once that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub container: Option<Text>,
+    /// Who printed it.
+    #[serde(flatten)]
+    pub by: By,
     /// What it says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<LongText>,
@@ -74,6 +75,12 @@ pub struct Clocks {
 }
 
 impl Clocks {
+    /// `CLOCK_MONOTONIC`.
+    #[must_use]
+    pub const fn since_boot(self) -> std::time::Duration {
+        std::time::Duration::from_micros(self.monotonic_us)
+    }
+
     /// The host's clock, when the kernel's was so.
     fn at(self, time_us: u64) -> DateTime<Utc> {
         let ago = self.monotonic_us.saturating_sub(time_us);
@@ -199,7 +206,7 @@ mod tests {
         record.cut = true;
         let (loss, record) = (line.clone(), Line::of(&record, &"boot".into(), clocks()));
         line.clone_from(&record);
-        (line.lost, line.reason, line.container) = (loss.lost, loss.reason, Some("id".into()));
+        (line.lost, line.reason, line.by.container) = (loss.lost, loss.reason, Some("id".into()));
         // A field that says nothing above is missed here.
         assert!(!format!("{line:?}").contains("None"));
         let json = serde_json::to_value(&line).unwrap();

@@ -3,8 +3,8 @@
 
 pub mod keep;
 pub mod line;
+pub mod names;
 pub mod naming;
 pub mod reader;
 pub mod record;
 pub mod watch;
-

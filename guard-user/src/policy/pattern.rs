@@ -72,15 +72,35 @@ pub fn shipped() -> Result<&'static [Pattern], &'static Problems> {
     READ.as_ref().map(Vec::as_slice)
 }
 
-/// What is watched for under this policy: the shipped patterns but those that it ignores, then its own.
-#[must_use]
-pub fn in_force(policy: &Policy) -> Vec<Pattern> {
-    let shipped = shipped().unwrap_or_default().iter();
-    shipped
-        .filter(|pattern| !policy.ignore_patterns.contains(&pattern.name))
-        .chain(&policy.patterns)
-        .cloned()
-        .collect()
+/// What a policy says of patterns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// Its own.
+    pub own: Vec<Pattern>,
+    /// Names of shipped ones that are not watched for.
+    pub ignore: Vec<String>,
+}
+
+impl Chosen {
+    /// Of a policy.
+    #[must_use]
+    pub fn of(policy: &Policy) -> Self {
+        Self {
+            own: policy.patterns.clone(),
+            ignore: policy.ignore_patterns.clone(),
+        }
+    }
+
+    /// What is watched for: the shipped patterns but those that are ignored, then the policy's own.
+    #[must_use]
+    pub fn in_force(&self) -> Vec<Pattern> {
+        let shipped = shipped().unwrap_or_default().iter();
+        shipped
+            .filter(|pattern| !self.ignore.contains(&pattern.name))
+            .chain(&self.own)
+            .cloned()
+            .collect()
+    }
 }
 
 /// Reads `patterns` and `ignore` of `kernel_log`.

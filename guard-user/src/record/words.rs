@@ -94,6 +94,7 @@ words! {
         MovedOut = "moved_out", "A task of a container moved a task out of it.";
         SwitchOff = "switch.off", "Everything is allowed, until the switch is on again.";
         SwitchOn = "switch.on", "What the policy says is in force again.";
+        Alarm = "alarm", "The kernel said that something is wrong; `rule` names the pattern, `reason` says what it means and what to do, `count` how many lines it stands for.";
         Lost = "lost", "Something was lost: `lost` counts records, `count` what `reason` names.";
         Degraded = "degraded", "Something works less than it should; `reason` says what, and what to do.";
     }
@@ -181,6 +182,7 @@ impl Kind {
             | Self::MovedOut
             | Self::SwitchOff
             | Self::SwitchOn
+            | Self::Alarm
             | Self::Lost
             | Self::Degraded => true,
         }

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use guard_tests::probe::{
     bomb::{Bomb, Steady, Window},
     cost::Cost,
+    crash::Crash,
     crowd::{Crowd, Leak},
     klog::{self, Syslog},
     tally::Counted,
@@ -24,6 +25,7 @@ enum Probe {
     Leak(Leak),
     Crowd(Crowd),
     Cost(Cost),
+    Crash(Crash),
     Syslog(Syslog),
     /// Reads from a descriptor that comes through the socket at standard input.
     Received,
@@ -36,6 +38,10 @@ fn main() -> anyhow::Result<()> {
         Probe::Window(window) => window.run(),
         Probe::Leak(leak) => leak.run(&say),
         Probe::Crowd(crowd) => crowd.run(),
+        Probe::Crash(crash) => {
+            println!("{}", crash.run()?);
+            return Ok(());
+        }
         Probe::Syslog(syslog) => return Ok(syslog.run()?),
         Probe::Received => return Ok(klog::read_received()?),
         Probe::Cost(cost) => {

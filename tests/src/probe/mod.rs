@@ -2,6 +2,7 @@
 
 pub mod bomb;
 pub mod cost;
+pub mod crash;
 pub mod crowd;
 pub mod forks;
 pub mod klog;

@@ -43,6 +43,11 @@ impl Drop for Scratch {
     }
 }
 
+/// Names where nobody tells who prints.
+fn nobody() -> Arc<Mutex<Names>> {
+    Arc::new(Mutex::new(Names::new(None, Default::default())))
+}
+
 fn copy(settings: &Settings, from: Option<Position>) -> Kept {
     Kept::new(
         settings.clone(),
@@ -53,6 +58,7 @@ fn copy(settings: &Settings, from: Option<Position>) -> Kept {
             lost: AtomicU64::new(0),
             rest: Mutex::default(),
         }),
+        nobody(),
     )
 }
 
@@ -271,8 +277,9 @@ fn the_thread_copies_this_hosts_log_and_goes_on_where_the_last_one_ended() {
         return;
     }
     let live = || {
-        let mut keeper = Keeper::start(settings.clone(), None).unwrap();
-        assert_eq!(keeper.settings(), Some(&settings));
+        let mut keeper =
+            Keeper::start(settings.clone(), Chosen::default(), nobody(), None).unwrap();
+        assert_eq!(keeper.settings(), Some((&settings, &Chosen::default())));
         let until = Instant::now() + Duration::from_secs(30);
         while keeper.position().is_none() && keeper.health().trouble.is_none() {
             assert!(Instant::now() < until);
@@ -305,7 +312,7 @@ fn a_thread_that_cannot_write_says_so_and_ends_when_it_is_told() {
         file: "/proc/version/kernel.jsonl".into(),
         ..Settings::default()
     };
-    let mut keeper = Keeper::start(settings, None).unwrap();
+    let mut keeper = Keeper::start(settings, Chosen::default(), nobody(), None).unwrap();
     let until = Instant::now() + Duration::from_secs(30);
     while keeper.health().trouble.is_none() {
         assert!(Instant::now() < until);

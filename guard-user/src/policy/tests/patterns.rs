@@ -1,7 +1,7 @@
 //! Patterns over the kernel log: what several files and the shipped ones come to together.
 
 use super::{policy, problems};
-use crate::policy::pattern::{in_force, shipped};
+use crate::policy::pattern::{Chosen, shipped};
 
 const OWN: &str =
     "{name: link-down, match: '^ixgbe .* Down', severity: high, means: Gone., do: Look.}";
@@ -10,7 +10,7 @@ const OWN: &str =
 fn what_is_watched_for_is_the_shipped_but_the_ignored_then_the_own() {
     let all = shipped().unwrap().len();
     let names = |more: &str| -> Vec<String> {
-        (in_force(&policy(more)).into_iter())
+        (Chosen::of(&policy(more)).in_force().into_iter())
             .map(|pattern| pattern.name)
             .collect()
     };
@@ -29,7 +29,7 @@ fn an_ignored_pattern_may_be_replaced_by_one_of_the_same_name() {
     let policy = policy(&format!(
         "kernel_log: {{ignore: [segfault], patterns: [{own}]}}"
     ));
-    let replaced = in_force(&policy);
+    let replaced = Chosen::of(&policy).in_force();
     let named: Vec<bool> = (replaced.iter())
         .filter(|pattern| pattern.name == "segfault")
         .map(|pattern| pattern.shipped)

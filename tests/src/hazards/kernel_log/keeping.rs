@@ -65,15 +65,15 @@ const SOON: Duration = Duration::from_secs(60);
 const AT_ONCE: u64 = 500;
 
 /// A policy that keeps the copy, and the copy.
-struct Copy {
-    policy: Policy,
-    file: PathBuf,
+pub(super) struct Copy {
+    pub policy: Policy,
+    pub file: PathBuf,
     /// No writer is held to ten lines in five seconds.
     _unlimited: Setting,
 }
 
 impl Copy {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         // Without the end of a line the kernel takes no word (`devkmsg_sysctl_set_loglvl`).
         let unlimited = Setting::new("kernel/printk_devkmsg", "on\n")?;
         let policy = Policy::enforce("pids: {max: 4000}")?;

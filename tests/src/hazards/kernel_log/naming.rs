@@ -1,0 +1,207 @@
+//! Each line has the name of who printed it, and never another's.
+
+use std::{collections::HashMap, fs, process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::keeping::Copy;
+use crate::{
+    cgroup::{Cgroup, Runtime},
+    daemon::{Daemon, bulkhead},
+    hazards::{Needs, Scenario},
+    host::{Setting, release, wait_for},
+};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "kernel_log::a_thousand_faults_are_named_and_none_wrongly",
+        needs: Needs::Refusing,
+        run: a_thousand_faults_are_named_and_none_wrongly,
+    },
+    Scenario {
+        name: "kernel_log::what_a_container_writes_is_marked_and_named_and_raises_no_alarm",
+        needs: Needs::Refusing,
+        run: what_a_container_writes_is_marked_and_named_and_raises_no_alarm,
+    },
+];
+
+/// Containers that die all at once, beside a service of the host.
+const CONTAINERS: usize = 10;
+/// Processes that die in each.
+const TIMES: usize = 92;
+
+/// What the copy says of who printed a line.
+#[derive(Debug, Default)]
+struct Score {
+    right: usize,
+    unknown: usize,
+    wrong: Vec<String>,
+}
+
+impl Score {
+    /// `id`: of the container; empty for the host.
+    fn count(&mut self, line: &Value, id: &str) {
+        let expected = if id.is_empty() { "host" } else { "container" };
+        if line["from"] == "unknown" {
+            self.unknown += 1;
+        } else if line["from"] == expected && line["container"].as_str().unwrap_or("") == id {
+            self.right += 1;
+        } else {
+            self.wrong.push(line.to_string());
+        }
+    }
+}
+
+fn a_thousand_faults_are_named_and_none_wrongly() -> Result<()> {
+    let _unlimited = Setting::new("kernel/printk_ratelimit", "0\n")?;
+    let copy = Copy::new()?;
+    let _daemon = Daemon::start(&copy.policy, &[])?;
+    let mut groups: Vec<Cgroup> = (0..CONTAINERS)
+        .map(|number| Cgroup::of(Runtime::ALL[number % Runtime::ALL.len()]))
+        .collect::<Result<_>>()?;
+    groups.push(Cgroup::service()?);
+    let ids: Vec<String> = groups.iter().map(id_of).collect();
+    let children: Vec<_> = groups
+        .iter()
+        .enumerate()
+        .map(|(number, group)| {
+            let mut command = std::process::Command::new("bulkhead-probe");
+            command
+                .args(["crash", "--name", &format!("w{number}")])
+                .args(["--times", &TIMES.to_string()])
+                .stdout(Stdio::null());
+            group.enter(&mut command)?;
+            Ok(command.spawn()?)
+        })
+        .collect::<Result<_>>()?;
+    for mut child in children {
+        ensure!(child.wait()?.success(), "a probe failed");
+    }
+    let all = groups.len() * TIMES;
+    let faults = |lines: &[Value]| lines.iter().filter(|line| fault(line).is_some()).count();
+    wait_for("the copy", Duration::from_secs(60), || {
+        Ok(faults(&lines(&copy)?) == all)
+    })
+    .with_context(|| format!("{:?} of {all}", lines(&copy).map(|lines| faults(&lines))))?;
+    let lines = lines(&copy)?;
+    let (mut score, mut codes) = (Score::default(), Score::default());
+    let mut died: HashMap<u64, usize> = HashMap::new();
+    for (line, (group, pid)) in lines.iter().filter_map(|line| Some((line, fault(line)?))) {
+        died.insert(pid, group);
+        score.count(line, &ids[group]);
+    }
+    // The same words for all: these are told apart by nothing but the time.
+    for line in lines.iter().filter(|line| is_code(line)) {
+        match line["pid"].as_u64().and_then(|pid| died.get(&pid)) {
+            Some(group) => codes.count(line, &ids[*group]),
+            None if line["from"] == "unknown" => codes.unknown += 1,
+            None => codes.wrong.push(line.to_string()),
+        }
+    }
+    println!(
+        "    {all} faults in {CONTAINERS} containers and on the host at once: {} named rightly, {} unknown, {} wrongly; \
+         {} lines of the same words: {} rightly, {} unknown, {} wrongly",
+        score.right,
+        score.unknown,
+        score.wrong.len(),
+        codes.right + codes.unknown + codes.wrong.len(),
+        codes.right,
+        codes.unknown,
+        codes.wrong.len()
+    );
+    ensure!(
+        score.wrong.is_empty() && codes.wrong.is_empty(),
+        "{:?} {:?}",
+        score.wrong,
+        codes.wrong
+    );
+    if release() >= (6, 1) {
+        ensure!(score.right * 100 >= all * 99, "{score:?}");
+    } else {
+        ensure!(score.right * 2 >= all, "{score:?}");
+    }
+    let short: String = ids[0].chars().take(16).collect();
+    let said = bulkhead(&[
+        "kernel-log",
+        "--file",
+        &copy.file.display().to_string(),
+        "--container",
+        &short,
+    ])?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    ensure!(said.contains("w0-0[") && !said.contains("w1-0["), "{said}");
+    wait_for("the alarm", Duration::from_secs(20), || {
+        Ok(copy.policy.records()?.iter().any(|record| {
+            record["kind"] == "alarm" && record["rule"] == "segfault" && record["count"] == 1
+        }))
+    })
+}
+
+fn what_a_container_writes_is_marked_and_named_and_raises_no_alarm() -> Result<()> {
+    let copy = Copy::new()?;
+    let _daemon = Daemon::start(&copy.policy, &[])?;
+    let container = Cgroup::container()?;
+    let text = "BUG: kernel NULL pointer dereference, address: 0000000000000000";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &format!("echo '<1>{text}' > /dev/kmsg")]);
+    container.enter(&mut command)?;
+    ensure!(command.status()?.success());
+    let mut found = Value::Null;
+    wait_for("the line", Duration::from_secs(20), || {
+        let all = lines(&copy)?;
+        found = (all.into_iter().rev())
+            .find(|line| line["text"] == text)
+            .unwrap_or_default();
+        Ok(!found.is_null())
+    })?;
+    ensure!(found["injected"] == true, "{found}");
+    let mut score = Score::default();
+    score.count(&found, &id_of(&container));
+    ensure!(score.wrong.is_empty(), "{found}");
+    if release() >= (6, 1) {
+        ensure!(score.right == 1, "{found}");
+    }
+    // Whatever would be told is told by the next tick.
+    std::thread::sleep(Duration::from_secs(3));
+    let records = copy.policy.records()?;
+    ensure!(
+        records.iter().all(|record| record["kind"] != "alarm"),
+        "{records:?}"
+    );
+    println!("    named {}, marked as injected, no alarm", found["from"]);
+    Ok(())
+}
+
+/// The container's id as its runtime gave it; empty for a service.
+fn id_of(group: &Cgroup) -> String {
+    let hex = |name: &str| {
+        name.split(['-', '.'])
+            .find(|part| part.len() == 64)
+            .map(str::to_owned)
+    };
+    group.path.rsplit('/').find_map(hex).unwrap_or_default()
+}
+
+fn lines(copy: &Copy) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(&copy.file).unwrap_or_default();
+    text.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("not a line: {line}")))
+        .collect()
+}
+
+/// Of `w3-17[1234]: segfault at 8 …`: the group, and the process.
+fn fault(line: &Value) -> Option<(usize, u64)> {
+    let text = line["text"].as_str()?;
+    let (name, rest) = text.strip_prefix('w')?.split_once('[')?;
+    let (pid, rest) = rest.split_once("]: ")?;
+    let group = name.split_once('-')?.0.parse().ok()?;
+    rest.starts_with("segfault")
+        .then_some((group, pid.parse().ok()?))
+}
+
+fn is_code(line: &Value) -> bool {
+    line["text"]
+        .as_str()
+        .is_some_and(|text| text.starts_with("Code: "))
+}
