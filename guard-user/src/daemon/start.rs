@@ -21,7 +21,7 @@ use crate::{
     kernel::{
         btf::Btf,
         hooks,
-        load::{FUNCTIONS, Kernel, PINS, Sizes},
+        load::{FUNCTIONS, Kernel, PINS, Sizes, tells_formats},
         prove,
         rungs::{self, Rung},
     },
@@ -173,7 +173,11 @@ impl Daemon {
         kernel.unpin_others();
         let directory = Directory::default();
         let ring = kernel.printed.take();
-        let names = Arc::new(Mutex::new(Names::new(ring, directory.clone())));
+        let names = Arc::new(Mutex::new(Names::new(
+            ring,
+            directory.clone(),
+            tells_formats(),
+        )));
 
         let mut daemon = Self {
             _lock: lock,

@@ -394,7 +394,7 @@ impl Kernel {
     /// # Errors
     /// [`LoadError`].
     pub fn attach_printed(&self, btf: &Btf) -> Result<Link, LoadError> {
-        if release() >= (6, 1) {
+        if !tells_formats() {
             return self.attach(btf, "kernel_log_printed", How::RawTracepoint(c"console"));
         }
         self.attach(btf, "kernel_log_stored", How::Entry("vprintk_store"))
@@ -552,6 +552,12 @@ impl Kernel {
             }
         }
     }
+}
+
+/// Whether [`Kernel::attach_printed`] tells the format of a line, and not its text.
+#[must_use]
+pub fn tells_formats() -> bool {
+    release() < (6, 1)
 }
 
 /// Version and patch level of the running kernel; (0, 0) if it says neither.

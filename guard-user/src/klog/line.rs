@@ -151,6 +151,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::klog::names::Origin;
 
     const CLOCKS: &str = "2026-11-25T10:00:05Z";
 
@@ -206,7 +207,15 @@ mod tests {
         record.cut = true;
         let (loss, record) = (line.clone(), Line::of(&record, &"boot".into(), clocks()));
         line.clone_from(&record);
-        (line.lost, line.reason, line.by.container) = (loss.lost, loss.reason, Some("id".into()));
+        (line.lost, line.reason) = (loss.lost, loss.reason);
+        line.by = By {
+            from: Some(Origin::Container),
+            container: Some("id".into()),
+            runtime: Some("docker".into()),
+            pid: Some(1),
+            comm: Some("sh".into()),
+            cgroup_id: Some(2),
+        };
         // A field that says nothing above is missed here.
         assert!(!format!("{line:?}").contains("None"));
         let json = serde_json::to_value(&line).unwrap();

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use guard_common::kernel_log::{
-    PRINTED_BY_KERNEL, PRINTED_FORMAT, PRINTED_ON, PRINTED_TEXT, PRINTED_UNTOLD, Printed,
+    PRINTED_BY_KERNEL, PRINTED_FORMAT, PRINTED_TEXT, PRINTED_UNTOLD, Printed,
 };
 
 /// What nobody has asked for after so long never will be: its record was overwritten.
@@ -15,8 +15,16 @@ const FORGOTTEN_NS: i64 = 10_000_000_000;
 const REMEMBERED: usize = 16_384;
 /// Of two that fit, one must be so much nearer in time. A text is formatted in less.
 const APART_NS: i64 = 200_000;
-/// On 5.10 a record is made no later than this after its format was told.
-const SOON_NS: i64 = 20_000_000;
+/// On 5.10 a record has its time no later than this after its format was told.
+const SOON_NS: i64 = 10_000_000;
+/// So much of a microsecond or two is lost in rounding.
+const SLACK_NS: i64 = 2_000;
+/// The clocks are known no better than this.
+const DOUBT_NS: i64 = 30_000;
+/// One part in so many is what two clocks of a host come apart by, at most (`adjtimex`, 50 parts in a million).
+const APART_BY: i64 = 20_000;
+/// Who prints alone for so long on either side is alone.
+const ALONE_NS: i64 = 1_000_000_000;
 
 /// A line of the log, as far as its name is concerned.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +85,10 @@ pub struct Naming {
     told: VecDeque<Printed>,
     /// Nanoseconds that `CLOCK_MONOTONIC` is ahead of the log's clock; `None`: not known yet.
     ahead_ns: Option<i64>,
+    /// The line's time at which that was last learnt.
+    learnt_us: u64,
+    /// A line of our own, and our process.
+    mark: Option<(u32, Vec<u8>)>,
 }
 
 impl Naming {
@@ -86,6 +98,11 @@ impl Naming {
             self.told.pop_front();
         }
         self.told.push_back(printed);
+    }
+
+    /// This process is about to write this line: that it is ours says how the clocks stand.
+    pub fn mark(&mut self, tgid: u32, text: &[u8]) {
+        self.mark = Some((tgid, text.to_vec()));
     }
 
     /// Records were lost: what was told of them would be taken for what was told of others.
@@ -196,42 +213,82 @@ impl Naming {
         apart.then_some(*best)
     }
 
-    /// What fits alone says how the clocks stand.
+    /// What fits says how the clocks stand.
     fn learn(&mut self, line: Line<'_>, at: usize) {
         if let Some(told) = self.told.get(at) {
             self.ahead_ns = Some(told.time_ns as i64 - line.time_us as i64 * 1000);
+            self.learnt_us = line.time_us;
         }
     }
 
-    fn by_order(&mut self, line: Line<'_>) -> Option<Printer> {
-        let Some(expected) = self.at(line) else {
-            // The first that fits and that nothing else is like says how the clocks stand.
-            let mut fits = (0..self.told.len())
-                .filter(|at| made_from(line.text, &self.told[*at]) && is_plain(&self.told[*at]));
-            let (only, other) = (fits.next()?, fits.next());
-            if other.is_some() {
-                return None;
-            }
-            self.learn(line, only);
-            let printer = Printer::of(&self.told[only]);
-            self.told.drain(..=only);
-            return Some(printer);
+    /// The same where a text is formatted between the two times: the line for which that took least says most. What was learnt
+    /// counts for less as the clocks come apart.
+    fn learn_least(&mut self, line: Line<'_>, at: usize) {
+        let (Some(before), Some(told)) = (self.ahead_ns, self.told.get(at)) else {
+            return self.learn(line, at);
         };
-        let mut found = None;
-        for (at, told) in self.told.iter().enumerate() {
-            let early = told.time_ns as i64 - expected;
-            if early > SOON_NS {
-                break;
-            }
-            if early >= -SOON_NS && told.flags & PRINTED_ON == 0 && made_from(line.text, told) {
-                found = Some(at);
-                break;
-            }
+        let now = told.time_ns as i64 - line.time_us as i64 * 1000;
+        let passed = line.time_us.saturating_sub(self.learnt_us) as i64 * 1000;
+        self.ahead_ns = Some(now.max(before - passed / APART_BY));
+        self.learnt_us = line.time_us;
+    }
+
+    /// On 5.10 a record has its time from within the call that was told of, and the calls come one after the other: the last
+    /// that was told of before that time is the one.
+    fn by_order(&mut self, line: Line<'_>) -> Option<Printer> {
+        if let Some((tgid, _)) = self.mark.take_if(|(_, text)| text == line.text) {
+            let at = self.told.iter().rposition(|told| told.tgid == tgid)?;
+            let printer = Printer::of(self.told.get(at)?);
+            self.learn(line, at);
+            self.told.drain(..=at);
+            return Some(printer);
         }
-        let at = found?;
-        let printer = Printer::of(&self.told[at]);
-        self.learn(line, at);
+        let Some(expected) = self.at(line) else {
+            return self.alone(line, i64::MAX);
+        };
+        let before = |told: &Printed| told.time_ns as i64 <= expected + SLACK_NS;
+        let next = self.told.iter().position(|told| !before(told));
+        let at = next.unwrap_or(self.told.len()).checked_sub(1);
+        let told = at.and_then(|at| self.told.get(at));
+        let (Some(at), Some(told)) = (at, told) else {
+            return self.alone(line, ALONE_NS);
+        };
+        if expected - told.time_ns as i64 > SOON_NS || !made_from(line.text, told) {
+            return self.alone(line, ALONE_NS);
+        }
+        let printer = Printer::of(told);
+        // Were the clocks a little further apart than we think, it would be the next one's.
+        let doubtful = next
+            .and_then(|next| self.told.get(next))
+            .is_some_and(|next| {
+                Printer::of(next) != printer
+                    && next.time_ns as i64 - expected < DOUBT_NS
+                    && made_from(line.text, next)
+            });
+        if doubtful {
+            return None;
+        }
+        self.learn_least(line, at);
         self.told.drain(..=at);
+        Some(printer)
+    }
+
+    /// The only one that was told of for a while, if the line can be its: that says how the clocks stand.
+    fn alone(&mut self, line: Line<'_>, within: i64) -> Option<Printer> {
+        let expected = self.at(line).unwrap_or_default();
+        let mut near = (0..self.told.len()).filter(|at| {
+            (self.told[*at].time_ns as i64).abs_diff(expected) <= within.unsigned_abs()
+        });
+        let (only, None) = (near.next()?, near.next()) else {
+            return None;
+        };
+        let told = &self.told[only];
+        if !made_from(line.text, told) || !is_plain(told) {
+            return None;
+        }
+        let printer = Printer::of(told);
+        self.learn(line, only);
+        self.told.drain(..=only);
         Some(printer)
     }
 }
@@ -400,35 +457,66 @@ mod tests {
         }
     }
 
-    #[test]
-    fn formats_are_matched_in_order_and_those_without_a_record_are_passed_over() {
+    const FAULT: &str = "%s%s[%d]: segfault at %lx ip %px";
+
+    fn begun() -> Naming {
         let mut naming = Naming::default();
         naming.told(format(
             0,
             3,
             "\u{1}6bulkhead keeps the kernel log from %s on\n",
         ));
+        let text = "bulkhead keeps the kernel log from 12 on";
+        assert_eq!(pid(naming.name(line(1, text))), 3);
+        naming
+    }
+
+    #[test]
+    fn of_formats_the_last_one_before_the_record_is_its() {
+        let mut naming = begun();
+        naming.told(format(500, 4, FAULT));
+        naming.told(format(520, 4, "%s%s[%lx+%lx]"));
+        naming.told(format(600, 5, FAULT));
+        naming.told(format(700, 6, "%s"));
+        assert_eq!(pid(naming.name(line(504, "a[9]: segfault at 0 ip 0"))), 4);
+        assert_eq!(pid(naming.name(line(606, "b[8]: segfault at 0 ip 0"))), 5);
+        assert_eq!(pid(naming.name(line(702, "anything"))), 6);
+        assert_eq!(naming.name(line(800, "anything")), Printer::Unknown);
+    }
+
+    #[test]
+    fn a_record_that_another_could_have_made_at_that_moment_is_nobodys() {
+        let mut naming = begun();
+        naming.told(format(500, 4, FAULT));
+        naming.told(format(520, 5, FAULT));
         assert_eq!(
-            pid(naming.name(line(2, "bulkhead keeps the kernel log from 12 on"))),
-            3
-        );
-        naming.told(format(50, 4, "\u{1}6%s%s[%d]: segfault at %lx ip %px\n"));
-        naming.told(format(60, 5, "\u{1}c on\n"));
-        naming.told(format(70, 6, "%s"));
-        assert_eq!(
-            pid(naming.name(line(52, "bad[99]: segfault at 0 ip 0x1"))),
-            4
-        );
-        naming.told[0].flags |= PRINTED_ON;
-        assert_eq!(pid(naming.name(line(71, "anything"))), 6);
-        naming.told(format(100, 7, "%s"));
-        assert_eq!(naming.name(line(500_000, "much later")), Printer::Unknown);
-        naming.told(format(600_000, 8, "EXT4-fs (%s): %s\n"));
-        assert_eq!(
-            naming.name(line(600_001, "XFS (sda): no")),
+            naming.name(line(508, "a[9]: segfault at 0 ip 0")),
             Printer::Unknown
         );
-        assert_eq!(pid(naming.name(line(600_002, "EXT4-fs (sda): error"))), 8);
+        naming.told(format(900, 6, FAULT));
+        assert_eq!(
+            naming.name(line(905, "EXT4-fs (sda): no")),
+            Printer::Unknown
+        );
+        assert_eq!(
+            naming.name(line(50_000, "a[9]: segfault at 0 ip 0")),
+            Printer::Unknown
+        );
+    }
+
+    #[test]
+    fn who_prints_alone_says_how_the_clocks_stand_and_several_at_first_say_nothing() {
+        let mut naming = Naming::default();
+        naming.told(format(1, 4, FAULT));
+        naming.told(format(2, 5, FAULT));
+        let text = "a[9]: segfault at 0 ip 0";
+        assert_eq!(naming.name(line(3, text)), Printer::Unknown);
+        let mut naming = begun();
+        // The clocks have come apart by 20 ms meanwhile.
+        naming.told(format(3_000_000, 7, FAULT));
+        assert_eq!(pid(naming.name(line(3_020_000, text))), 7);
+        naming.told(format(3_000_500, 8, FAULT));
+        assert_eq!(pid(naming.name(line(3_020_510, text))), 8);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use guard_common::{
     config::Field,
     host::Host,
     kernel_log::{
-        PRINTED_BY_KERNEL, PRINTED_FORMAT, PRINTED_ON, PRINTED_TEXT, PRINTED_UNTOLD, Printed, STACK_BYTES,
+        PRINTED_BY_KERNEL, PRINTED_FORMAT, PRINTED_ON, PRINTED_TEXT, PRINTED_UNTOLD, Printed,
+        STACK_BYTES,
     },
 };
 
@@ -30,7 +31,7 @@ pub fn kernel_log_printed(ctx: RawTracePointContext) -> i32 {
     if let Some(host) = subject::host() {
         printed(
             host,
-            ctx.as_ptr() as u32,
+            ctx.as_ptr() as u64,
             ctx.arg::<u64>(0),
             ctx.arg::<u64>(1) as u32,
             0,
@@ -47,20 +48,27 @@ pub fn kernel_log_stored(ctx: FEntryContext) -> i32 {
         let format: u64 = ctx.arg(3);
         let on = kernel::read_at::<[u8; 2]>(format) == Some(KERN_CONT);
         let flags = PRINTED_FORMAT | if on { PRINTED_ON } else { 0 };
-        printed(host, ctx.as_ptr() as u32, format, 0, flags);
+        printed(host, ctx.as_ptr() as u64, format, 0, flags);
     }
     0
 }
 
-/// `stack`: the last bits of an address on the stack that we stand on.
+/// `stack`: an address on the stack that we stand on.
 #[inline(always)]
-fn printed(host: *mut Host, stack: u32, text: u64, length: u32, flags: u32) {
+fn printed(host: *mut Host, stack: u64, text: u64, length: u32, flags: u32) {
     let Some(mut entry) = PRINTED.reserve::<Printed>(0) else {
         // SAFETY: a live map value; the counter is only added to.
         unsafe { add(&raw mut (*host).printed_lost, 1) };
         return;
     };
     let told = entry.as_mut_ptr();
+    // By way of memory: the verifier takes it for a pointer, and forbids to reckon with it.
+    // SAFETY: the entry is ours until it is submitted.
+    let stack = unsafe {
+        let scratch = &raw mut (*told).time_ns;
+        scratch.write_volatile(stack);
+        scratch.read_volatile()
+    };
     let pid_tgid = bpf_get_current_pid_tgid();
     let (mut flags, mut container, mut cgroup) = (flags, 0, 0);
     if !is_task(stack) || kernel::is_kernel_thread() {
@@ -105,7 +113,7 @@ fn printed(host: *mut Host, stack: u32, text: u64, length: u32, flags: u32) {
 /// Whether the running task itself brought us here: interrupts, soft and hard, have stacks of their own on x86-64 since
 /// long before 5.10.
 #[inline(always)]
-fn is_task(stack: u32) -> bool {
+fn is_task(stack: u64) -> bool {
     kernel::read::<u64>(kernel::current(), Field::TaskStack)
-        .is_some_and(|own| stack.wrapping_sub(own as u32) < STACK_BYTES)
+        .is_some_and(|own| stack.wrapping_sub(own) < u64::from(STACK_BYTES))
 }

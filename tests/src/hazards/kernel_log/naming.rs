@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, process::Stdio, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::keeping::Copy;
@@ -80,11 +80,25 @@ fn a_thousand_faults_are_named_and_none_wrongly() -> Result<()> {
     }
     let all = groups.len() * TIMES;
     let faults = |lines: &[Value]| lines.iter().filter(|line| fault(line).is_some()).count();
-    wait_for("the copy", Duration::from_secs(60), || {
-        Ok(faults(&lines(&copy)?) == all)
-    })
-    .with_context(|| format!("{:?} of {all}", lines(&copy).map(|lines| faults(&lines))))?;
+    let mut before = 0;
+    wait_for("the end of the copy", Duration::from_secs(60), || {
+        std::thread::sleep(Duration::from_secs(2));
+        let now = lines(&copy)?.len();
+        Ok(std::mem::replace(&mut before, now) == now)
+    })?;
     let lines = lines(&copy)?;
+    let told = faults(&lines);
+    // On 5.10 pieces of lines that two processors print at once end up in one another's records.
+    let least = if release() >= (6, 1) {
+        all
+    } else {
+        all * 8 / 10
+    };
+    if told < least {
+        let odd = |line: &&Value| fault(line).is_none() && !is_code(line);
+        let odd: Vec<_> = lines.iter().filter(odd).rev().take(10).collect();
+        bail!("{told} of {all} faults are told of; {odd:?}");
+    }
     let (mut score, mut codes) = (Score::default(), Score::default());
     let mut died: HashMap<u64, usize> = HashMap::new();
     for (line, (group, pid)) in lines.iter().filter_map(|line| Some((line, fault(line)?))) {
@@ -100,7 +114,7 @@ fn a_thousand_faults_are_named_and_none_wrongly() -> Result<()> {
         }
     }
     println!(
-        "    {all} faults in {CONTAINERS} containers and on the host at once: {} named rightly, {} unknown, {} wrongly; \
+        "    {told} of {all} faults in {CONTAINERS} containers and on the host at once: {} named rightly, {} unknown, {} wrongly; \
          {} lines of the same words: {} rightly, {} unknown, {} wrongly",
         score.right,
         score.unknown,
@@ -117,17 +131,16 @@ fn a_thousand_faults_are_named_and_none_wrongly() -> Result<()> {
         codes.wrong
     );
     if release() >= (6, 1) {
-        ensure!(score.right * 100 >= all * 99, "{score:?}");
+        ensure!(score.right * 100 >= told * 99, "{score:?}");
     } else {
-        ensure!(score.right * 2 >= all, "{score:?}");
+        ensure!(score.right * 2 >= told, "{score:?}");
     }
-    let short: String = ids[0].chars().take(16).collect();
     let said = bulkhead(&[
         "kernel-log",
         "--file",
         &copy.file.display().to_string(),
         "--container",
-        &short,
+        &ids[0],
     ])?;
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     ensure!(said.contains("w0-0[") && !said.contains("w1-0["), "{said}");
