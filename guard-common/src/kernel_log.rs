@@ -46,21 +46,17 @@ pub struct Printed {
     pub comm: [u8; 16],
     /// `PRINTED_*` bits.
     pub flags: u32,
-    /// Bytes of the whole text; 0 for a format.
+    /// Bytes of the whole text.
     pub length: u32,
-    /// The beginning of the text, or of the format that it is made from ([`PRINTED_FORMAT`]), and zeros.
+    /// The beginning of the text, and zeros.
     pub text: [u8; PRINTED_TEXT],
 }
 const _: () = assert!(size_of::<Printed>() == 56 + PRINTED_TEXT);
 
 /// A kernel thread printed it, or an interrupt: the running task had no part in it.
 pub const PRINTED_BY_KERNEL: u32 = 1;
-/// It goes on the line before, and makes no record of its own where that is still open.
-pub const PRINTED_ON: u32 = 2;
 /// Whose it was could not be read.
-pub const PRINTED_UNTOLD: u32 = 4;
-/// `text` is printf's format, with the level before it (`KERN_SOH`): on 5.10 the text is not there yet.
-pub const PRINTED_FORMAT: u32 = 8;
+pub const PRINTED_UNTOLD: u32 = 2;
 
 /// Bytes of the ring `PRINTED`.
 pub const PRINTED_BYTES: u32 = 1 << 19;

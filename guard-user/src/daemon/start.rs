@@ -21,7 +21,7 @@ use crate::{
     kernel::{
         btf::Btf,
         hooks,
-        load::{FUNCTIONS, Kernel, PINS, Sizes, tells_formats},
+        load::{FUNCTIONS, Kernel, PINS, Sizes, tells_printed},
         prove,
         rungs::{self, Rung},
     },
@@ -124,7 +124,7 @@ impl Daemon {
                 ),
             );
         }
-        if plan.kernel_log.is_some() {
+        if plan.kernel_log.is_some() && tells_printed() {
             match kernel.attach_printed(&btf) {
                 Ok(link) => links.push(link),
                 Err(error) => {
@@ -173,11 +173,7 @@ impl Daemon {
         kernel.unpin_others();
         let directory = Directory::default();
         let ring = kernel.printed.take();
-        let names = Arc::new(Mutex::new(Names::new(
-            ring,
-            directory.clone(),
-            tells_formats(),
-        )));
+        let names = Arc::new(Mutex::new(Names::new(ring, directory.clone())));
 
         let mut daemon = Self {
             _lock: lock,

@@ -41,14 +41,13 @@ pub const PINS: &str = "/sys/fs/bpf/bulkhead/v3";
 pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
 
 /// Functions of the kernel that programs attach to.
-pub const FUNCTIONS: [&str; 13] = [
+pub const FUNCTIONS: [&str; 12] = [
     "bpf_lsm_task_alloc",
     "security_task_alloc",
     "cgroup_attach_task",
     "btf_trace_task_newtask",
     "perf_event_free_task",
     "security_task_free",
-    "vprintk_store",
     "bpf_lsm_syslog",
     "security_syslog",
     "bpf_lsm_file_permission",
@@ -388,16 +387,12 @@ impl Kernel {
         )
     }
 
-    /// Loads and attaches the program that tells who prints into the kernel log: at the tracepoint where the kernel passes it in
-    /// the printer's context (6.1), else where a line is stored.
+    /// Loads and attaches the program that tells who prints into the kernel log; see [`tells_printed`].
     ///
     /// # Errors
     /// [`LoadError`].
     pub fn attach_printed(&self, btf: &Btf) -> Result<Link, LoadError> {
-        if !tells_formats() {
-            return self.attach(btf, "kernel_log_printed", How::RawTracepoint(c"console"));
-        }
-        self.attach(btf, "kernel_log_stored", How::Entry("vprintk_store"))
+        self.attach(btf, "kernel_log_printed", How::RawTracepoint(c"console"))
     }
 
     fn attach(&self, btf: &Btf, program: &'static str, how: How) -> Result<Link, LoadError> {
@@ -554,10 +549,11 @@ impl Kernel {
     }
 }
 
-/// Whether [`Kernel::attach_printed`] tells the format of a line, and not its text.
+/// Whether this kernel passes the tracepoint `console` in the context of the task that prints (6.1). Before, whoever holds the
+/// console passes it, later and for others.
 #[must_use]
-pub fn tells_formats() -> bool {
-    release() < (6, 1)
+pub fn tells_printed() -> bool {
+    release() >= (6, 1)
 }
 
 /// Version and patch level of the running kernel; (0, 0) if it says neither.

@@ -273,7 +273,6 @@ impl Thread {
                 return;
             }
         };
-        self.copy.begin_naming();
         self.copy.shared.rest(|rest| rest.reading = None);
         loop {
             let stop = match self.copy.go_on(&mut reader) {
@@ -374,12 +373,6 @@ impl Kept {
                 .shared
                 .rest(|rest| rest.blind = Some(format!("no line raises an alarm: {error}"))),
         }
-    }
-
-    /// That nobody can be named is no trouble of the copy's: its lines say so.
-    fn begin_naming(&self) {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = names.begin();
     }
 
     /// Who printed a record; of what was lost nobody is asked.

@@ -2,8 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fs::OpenOptions,
-    io::{self, Write},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -14,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     naming::{self, Naming, Printer},
-    reader::DEVICE,
     record::Record,
 };
 use crate::{identity::runtime, record::Text};
@@ -88,8 +85,6 @@ pub struct Names {
     ring: Option<RingBuf<MapData>>,
     naming: Naming,
     directory: Directory,
-    /// The kernel side tells formats: a line of our own is to say how the clocks stand.
-    by_format: bool,
     /// Records were lost before the next one.
     lost: bool,
 }
@@ -106,30 +101,13 @@ impl std::fmt::Debug for Names {
 impl Names {
     /// `ring`: `PRINTED`; none where no program tells anything.
     #[must_use]
-    pub fn new(ring: Option<RingBuf<MapData>>, directory: Directory, by_format: bool) -> Self {
+    pub fn new(ring: Option<RingBuf<MapData>>, directory: Directory) -> Self {
         Self {
             ring,
             naming: Naming::default(),
             directory,
-            by_format,
             lost: false,
         }
-    }
-
-    /// Writes a line of our own into the log, where one is needed.
-    ///
-    /// # Errors
-    /// What the system said.
-    pub fn begin(&mut self) -> io::Result<()> {
-        if !self.by_format || self.ring.is_none() {
-            return Ok(());
-        }
-        let process = std::process::id();
-        let text = format!("bulkhead[{process}]: names who prints here from now on");
-        self.naming.mark(process, text.as_bytes());
-        let mut log = OpenOptions::new().write(true).open(DEVICE)?;
-        // The level of a notice, by a daemon (syslog(3)).
-        log.write_all(format!("<29>{text}\n").as_bytes())
     }
 
     /// Records were lost.
@@ -231,7 +209,7 @@ mod tests {
         let directory = Directory::default();
         let id = "ab".repeat(32);
         directory.add(3, Path::new(&format!("/system.slice/docker-{id}.scope")));
-        let mut names = Names::new(None, directory.clone(), false);
+        let mut names = Names::new(None, directory.clone());
         let record = Record::parse(b"6,1,0,-;text\n").unwrap();
         names.naming.told(printed(3, "text"));
         let by = names.of(&record);

@@ -3,16 +3,13 @@
 use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated},
-    macros::{fentry, raw_tracepoint},
-    programs::{FEntryContext, RawTracePointContext},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
 };
 use guard_common::{
     config::Field,
     host::Host,
-    kernel_log::{
-        PRINTED_BY_KERNEL, PRINTED_FORMAT, PRINTED_ON, PRINTED_TEXT, PRINTED_UNTOLD, Printed,
-        STACK_BYTES,
-    },
+    kernel_log::{PRINTED_BY_KERNEL, PRINTED_TEXT, PRINTED_UNTOLD, Printed, STACK_BYTES},
 };
 
 use crate::{
@@ -20,9 +17,6 @@ use crate::{
     maps::PRINTED,
     subject,
 };
-
-/// `KERN_SOH` and the letter of `KERN_CONT` (include/linux/kern_levels.h).
-const KERN_CONT: [u8; 2] = [1, b'c'];
 
 // TRACE_EVENT(console, TP_PROTO(const char *text, size_t len))   6.1 to 7.3
 // In `printk_sprint`, for each piece of a record, before anybody can read it. In any context, interrupts off.
@@ -34,28 +28,14 @@ pub fn kernel_log_printed(ctx: RawTracePointContext) -> i32 {
             ctx.as_ptr() as u64,
             ctx.arg::<u64>(0),
             ctx.arg::<u64>(1) as u32,
-            0,
         );
-    }
-    0
-}
-
-// int vprintk_store(int facility, int level, const struct dev_printk_info *dev_info, const char *fmt, va_list args)   5.10
-// Under `logbuf_lock`, which later kernels have not: the order of the calls is the order of the records.
-#[fentry(function = "vprintk_store")]
-pub fn kernel_log_stored(ctx: FEntryContext) -> i32 {
-    if let Some(host) = subject::host() {
-        let format: u64 = ctx.arg(3);
-        let on = kernel::read_at::<[u8; 2]>(format) == Some(KERN_CONT);
-        let flags = PRINTED_FORMAT | if on { PRINTED_ON } else { 0 };
-        printed(host, ctx.as_ptr() as u64, format, 0, flags);
     }
     0
 }
 
 /// `stack`: an address on the stack that we stand on.
 #[inline(always)]
-fn printed(host: *mut Host, stack: u64, text: u64, length: u32, flags: u32) {
+fn printed(host: *mut Host, stack: u64, text: u64, length: u32) {
     let Some(mut entry) = PRINTED.reserve::<Printed>(0) else {
         // SAFETY: a live map value; the counter is only added to.
         unsafe { add(&raw mut (*host).printed_lost, 1) };
@@ -70,7 +50,7 @@ fn printed(host: *mut Host, stack: u64, text: u64, length: u32, flags: u32) {
         scratch.read_volatile()
     };
     let pid_tgid = bpf_get_current_pid_tgid();
-    let (mut flags, mut container, mut cgroup) = (flags, 0, 0);
+    let (mut flags, mut container, mut cgroup) = (0, 0, 0);
     if !is_task(stack) || kernel::is_kernel_thread() {
         flags |= PRINTED_BY_KERNEL;
     } else {
@@ -96,9 +76,7 @@ fn printed(host: *mut Host, stack: u64, text: u64, length: u32, flags: u32) {
         for word in 0..PRINTED_TEXT / 8 {
             to.add(word).write_volatile(0);
         }
-        if flags & PRINTED_FORMAT != 0 {
-            generated::bpf_probe_read_kernel_str(to.cast(), PRINTED_TEXT as u32, text as *const _);
-        } else if length > 0 {
+        if length > 0 {
             let bytes = if length > PRINTED_TEXT as u32 {
                 PRINTED_TEXT as u32
             } else {

@@ -45,7 +45,7 @@ impl Drop for Scratch {
 
 /// Names where nobody tells who prints.
 fn nobody() -> Arc<Mutex<Names>> {
-    Arc::new(Mutex::new(Names::new(None, Default::default(), false)))
+    Arc::new(Mutex::new(Names::new(None, Default::default())))
 }
 
 fn copy(settings: &Settings, from: Option<Position>) -> Kept {
