@@ -241,8 +241,8 @@ mod tests {
         assert_eq!(
             shown(&path, |_| {}),
             [
-                "2026-11-25T10:00:01.000000Z  kern      info     up",
-                r"2026-11-25T10:00:02.000000Z  user     *warning  \x1b[2Jforged",
+                "2026-11-25T10:00:01.000000Z  kern      info     ?               up",
+                r"2026-11-25T10:00:02.000000Z  user     *warning  ?               \x1b[2Jforged",
                 "2026-11-25T10:00:05.000000Z  LOST 3 lines, overwritten",
             ]
         );
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn json_is_the_line_as_it_stands_also_what_a_later_version_says() {
-        let path = file("json", &[(1, r#""text":"x","from":{"later":[1]}"#)]);
+        let path = file("json", &[(1, r#""text":"x","beyond":{"later":[1]}"#)]);
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(shown(&path, |view| view.json = true), [text.trim_end()]);
         fs::remove_file(path).unwrap();
