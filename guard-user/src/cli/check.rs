@@ -70,7 +70,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     for file in &arguments.file {
         let files = vec![file.display().to_string()];
-        all.push(checked(files, load::load(std::slice::from_ref(file))));
+        all.push(checked(
+            files,
+            load::load_also_pipes(std::slice::from_ref(file)),
+        ));
     }
     let valid = all.iter().all(|checked| checked.valid);
     to_stdout(|out| {

@@ -20,7 +20,7 @@ use guard_user::{
     daemon::{Plan, SUMMARY, is_running, keep_off, off_until, words_of},
     identity::{runtime, tree::Hierarchy},
     kernel::pinned::Pinned,
-    record::{Kind, Record, Severity, Writer},
+    record::{Kind, Record, Settings, Severity, Text, Writer},
 };
 
 /// What the last daemon left behind, if it did not release.
@@ -89,7 +89,7 @@ pub fn status() -> Result<Option<Status>> {
     Ok(Some(status))
 }
 
-/// Throws the switch in the kernel, and undoes what the journal says.
+/// Throws the switch in the kernel, and undoes what the journal says. It is for the caller to [`record`] it.
 pub fn off(seconds: Option<u64>) -> Result<Option<Switched>> {
     let Some(pinned) = open()? else {
         return Ok(None);
@@ -120,7 +120,6 @@ pub fn off(seconds: Option<u64>) -> Result<Option<Switched>> {
     } else {
         done.extend(undo(directory)?);
     }
-    record(Kind::SwitchOff, &done);
     Ok(Some(Switched::from(done)))
 }
 
@@ -135,7 +134,7 @@ fn undo(directory: &Path) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Switches on again.
+/// Switches on again. It is for the caller to [`record`] it.
 pub fn on() -> Result<Option<Switched>> {
     let Some(pinned) = open()? else {
         return Ok(None);
@@ -143,7 +142,6 @@ pub fn on() -> Result<Option<Switched>> {
     pinned.switch(0);
     keep_off(0);
     let done = vec!["no daemon answers; on the switch in the kernel: enforcing again".to_owned()];
-    record(Kind::SwitchOn, &done);
     Ok(Some(Switched::from(done)))
 }
 
@@ -154,11 +152,20 @@ fn open() -> Result<Option<Pinned>> {
     Pinned::open().context("cannot read the pinned kernel tables")
 }
 
-fn record(kind: Kind, done: &[String]) {
-    let mut settings = Plan::audit_settings();
-    if let Some(last) = summary().filter(|last| !last.audit.is_empty()) {
-        settings.file = last.audit.into();
-    }
+/// Puts on record what was switched here. It may wait for a disk, so it comes last.
+pub fn record(kind: Kind, switched: &Switched) {
+    // The policy is read only where nobody left word of the log: it need not be one that can be read. How the log is
+    // rotated is then not known: one more record rotates nothing.
+    let settings = match summary().filter(|last| !last.audit.is_empty()) {
+        Some(last) => Settings {
+            file: last.audit.into(),
+            rotate_bytes: u64::MAX,
+            rotate_age: Duration::MAX,
+            ..Settings::default()
+        },
+        None => Plan::audit_settings(),
+    };
+    let done: Vec<&str> = switched.done.iter().map(Text::as_str).collect();
     match Writer::start(settings, None) {
         Ok(writer) => {
             writer.write(

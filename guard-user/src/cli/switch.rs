@@ -4,10 +4,13 @@ use std::{path::Path, process::ExitCode};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use guard_user::control::{
-    SOCKET,
-    client::{self, ClientError},
-    server::Switched,
+use guard_user::{
+    control::{
+        SOCKET,
+        client::{self, ClientError},
+        server::Switched,
+    },
+    record::Kind,
 };
 
 use super::pins;
@@ -37,27 +40,39 @@ pub struct On {
 /// Runs `off`.
 pub fn off(arguments: &Off) -> Result<ExitCode> {
     let done = match client::off(Path::new(SOCKET), arguments.time) {
-        Err(ClientError::NoDaemon | ClientError::Broken(_)) => pins::off(arguments.time)?,
-        answer => Some(answer?),
+        Err(ClientError::NoDaemon | ClientError::Broken(_)) => {
+            let done = pins::off(arguments.time)?;
+            return tell_and_record(done, arguments.json, Kind::SwitchOff);
+        }
+        answer => answer?,
     };
-    tell(done, arguments.json)
+    tell(&done, arguments.json)
 }
 
 /// Runs `on`.
 pub fn on(arguments: &On) -> Result<ExitCode> {
     let done = match client::on(Path::new(SOCKET)) {
-        Err(ClientError::NoDaemon | ClientError::Broken(_)) => pins::on()?,
-        answer => Some(answer?),
+        Err(ClientError::NoDaemon | ClientError::Broken(_)) => {
+            return tell_and_record(pins::on()?, arguments.json, Kind::SwitchOn);
+        }
+        answer => answer?,
     };
-    tell(done, arguments.json)
+    tell(&done, arguments.json)
 }
 
-fn tell(done: Option<Switched>, json: bool) -> Result<ExitCode> {
+/// What the verb did itself, since no daemon answers. Whoever waits for it sees it before it is on record.
+fn tell_and_record(done: Option<Switched>, json: bool, kind: Kind) -> Result<ExitCode> {
     let Some(done) = done else {
         bail!("not running, and nothing of it is in the kernel: there is nothing to switch");
     };
+    let told = tell(&done, json);
+    pins::record(kind, &done);
+    told
+}
+
+fn tell(done: &Switched, json: bool) -> Result<ExitCode> {
     if json {
-        super::print(&format!("{}\n", serde_json::to_string_pretty(&done)?))?;
+        super::print(&format!("{}\n", serde_json::to_string_pretty(done)?))?;
     } else {
         for line in &done.done {
             super::print(&format!("{line}\n"))?;

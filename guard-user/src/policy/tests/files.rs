@@ -139,6 +139,29 @@ fn a_file_that_is_too_large_or_no_text_or_not_there_is_refused() {
 }
 
 #[test]
+fn a_pipe_is_not_waited_for_unless_it_was_named() {
+    let folder = std::env::temp_dir().join(format!("bulkhead-pipe-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let pipe = folder.join("policy.yaml");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let said = |file: &PathBuf| {
+        load::load(std::slice::from_ref(file))
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(said(&pipe).contains("this is not a regular file"));
+    assert!(said(&folder).contains("this is a directory"));
+
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::write(pipe, load::EMBEDDED)
+    });
+    assert!(load::load_also_pipes(std::slice::from_ref(&pipe)).is_ok());
+    writer.join().unwrap().unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn each_whole_policy_of_the_docs_is_valid() {
     let docs = include_str!("../../../../docs/policy.md");
     let blocks: Vec<&str> = (docs.split("```yaml\n").skip(1))
