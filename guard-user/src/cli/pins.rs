@@ -9,7 +9,9 @@ use std::{
 use anyhow::{Context, Result};
 use guard_user::{
     act::{
+        cgroup::Cgroup,
         journal::{self, Journal},
+        pids,
         restore::restore_all,
     },
     control::{
@@ -18,6 +20,7 @@ use guard_user::{
         status::{ContainerStatus, Status},
     },
     daemon::{Plan, SUMMARY, is_running, keep_off, off_until, words_of},
+    decide::settings::Max,
     identity::{runtime, tree::Hierarchy},
     kernel::pinned::Pinned,
     record::{Kind, Record, Settings, Severity, Text, Writer},
@@ -62,14 +65,11 @@ pub fn status() -> Result<Option<Status>> {
     status.containers = pinned
         .containers()
         .map(|state| {
-            let path = hierarchy
-                .as_ref()
-                .and_then(|hierarchy| {
-                    use std::os::fd::AsFd;
-                    let cgroup = hierarchy.open(state.id).ok()?;
-                    hierarchy.path_of(cgroup.as_fd())
-                })
-                .unwrap_or_default();
+            let cgroup = hierarchy.as_ref().and_then(|hierarchy| {
+                let cgroup = Cgroup::open(hierarchy, state.id).ok()??;
+                Some((cgroup.path(hierarchy)?, pids::read(&cgroup).ok()?))
+            });
+            let (path, pids) = cgroup.unwrap_or_default();
             let text = path.to_string_lossy();
             let (runtime, id) = runtime::parse(&text);
             ContainerStatus {
@@ -80,6 +80,12 @@ pub fn status() -> Result<Option<Status>> {
                 refused: state.refused.into(),
                 audited: state.audited.into(),
                 unread: state.unread,
+                refused_by_controller: pids.map_or(0, |pids| pids.refused),
+                pids: pids.map(|pids| pids.current),
+                pids_max: pids.and_then(|pids| match pids.max {
+                    Max::Number(number) => Some(number),
+                    Max::Unlimited => None,
+                }),
                 frozen: "no".to_owned(),
                 cgroup: path.as_path().into(),
                 ..ContainerStatus::default()
