@@ -152,7 +152,7 @@ words! {
         StartMs = "start.ms", "How long the daemon took to enforce, in milliseconds.";
         Containers = "containers", "Containers that are known.";
         Rules = "rules", "Rules of the policy.";
-        Killed = "killed", "Tasks that were killed.";
+        Killed = "killed", "Processes that were killed one by one. Absent where the kernel killed all at once and does not count (`cgroup.kill`).";
     }
 }
 
