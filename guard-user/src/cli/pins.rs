@@ -19,7 +19,7 @@ use guard_user::{
         server::Switched,
         status::{ContainerStatus, Status},
     },
-    daemon::{Plan, SUMMARY, is_running, keep_off, off_until, words_of},
+    daemon::{ON_ALREADY, Plan, SUMMARY, is_running, keep_off, off_until, on_again, words_of},
     decide::settings::Max,
     identity::{runtime, tree::Hierarchy},
     kernel::pinned::Pinned,
@@ -140,15 +140,24 @@ fn undo(directory: &Path) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Switches on again. It is for the caller to [`record`] it.
-pub fn on() -> Result<Option<Switched>> {
+/// Switches on again, and whether it was off. It is for the caller to [`record`] it then.
+pub fn on() -> Result<Option<(Switched, bool)>> {
     let Some(pinned) = open()? else {
         return Ok(None);
     };
+    let was_off = pinned.off_for().is_some();
     pinned.switch(0);
     keep_off(0);
-    let done = vec!["no daemon answers; on the switch in the kernel: enforcing again".to_owned()];
-    Ok(Some(Switched::from(done)))
+    let rules = summary().unwrap_or_default().rules;
+    let words = if was_off {
+        on_again(rules.iter().map(|rule| rule.mode.as_str()))
+    } else {
+        ON_ALREADY
+    };
+    let done = vec![format!(
+        "no daemon answers; on the switch in the kernel: {words}"
+    )];
+    Ok(Some((Switched::from(done), was_off)))
 }
 
 fn open() -> Result<Option<Pinned>> {

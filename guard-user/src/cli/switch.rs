@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use guard_user::{
     control::{
@@ -41,8 +41,11 @@ pub struct On {
 pub fn off(arguments: &Off) -> Result<ExitCode> {
     let done = match client::off(Path::new(SOCKET), arguments.time) {
         Err(ClientError::NoDaemon | ClientError::Broken(_)) => {
-            let done = pins::off(arguments.time)?;
-            return tell_and_record(done, arguments.json, Kind::SwitchOff);
+            let done = pins::off(arguments.time)?.context(NOTHING)?;
+            let told = tell(&done, arguments.json);
+            // Whoever waits for it sees it before it is on record.
+            pins::record(Kind::SwitchOff, &done);
+            return told;
         }
         answer => answer?,
     };
@@ -53,22 +56,19 @@ pub fn off(arguments: &Off) -> Result<ExitCode> {
 pub fn on(arguments: &On) -> Result<ExitCode> {
     let done = match client::on(Path::new(SOCKET)) {
         Err(ClientError::NoDaemon | ClientError::Broken(_)) => {
-            return tell_and_record(pins::on()?, arguments.json, Kind::SwitchOn);
+            let (done, was_off) = pins::on()?.context(NOTHING)?;
+            let told = tell(&done, arguments.json);
+            if was_off {
+                pins::record(Kind::SwitchOn, &done);
+            }
+            return told;
         }
         answer => answer?,
     };
     tell(&done, arguments.json)
 }
 
-/// What the verb did itself, since no daemon answers. Whoever waits for it sees it before it is on record.
-fn tell_and_record(done: Option<Switched>, json: bool, kind: Kind) -> Result<ExitCode> {
-    let Some(done) = done else {
-        bail!("not running, and nothing of it is in the kernel: there is nothing to switch");
-    };
-    let told = tell(&done, json);
-    pins::record(kind, &done);
-    told
-}
+const NOTHING: &str = "not running, and nothing of it is in the kernel: there is nothing to switch";
 
 fn tell(done: &Switched, json: bool) -> Result<ExitCode> {
     if json {

@@ -29,7 +29,7 @@ use tokio::{
 pub use plan::{Plan, PlanError};
 pub use start::is_running;
 pub use status::SUMMARY;
-pub use switch::{keep_off, off_until, words_of};
+pub use switch::{ON_ALREADY, keep_off, off_until, on_again, words_of};
 
 use crate::{
     act::{journal::Journal, kill::Kill},
