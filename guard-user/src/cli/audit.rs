@@ -20,12 +20,14 @@ use guard_user::record::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::host;
+
 /// How often a followed file is looked at.
 const LOOK: u16 = 200;
 
 /// Show the audit log: what was refused, done and changed on this host, by whom, and why.
 ///
-/// Exit code 0: shown; 1: there is no audit log, or it cannot be read.
+/// Exit code 0: shown; 1: there is no audit log, or it cannot be read; 3: only root may read it.
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -167,6 +169,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Ok(()) => Ok(ExitCode::SUCCESS),
         // Whoever read it has seen enough.
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        Err(error) if which.file.is_none() && !host::is_root() && error.is::<ReadError>() => {
+            say(&format!(
+                "{error:#}: the audit log is root's: run it with sudo"
+            ));
+            Ok(ExitCode::from(3))
+        }
         Err(error) => match error.downcast_ref::<ReadError>() {
             Some(ReadError::None { .. }) => {
                 say(&format!(

@@ -18,12 +18,12 @@ use guard_user::{
     policy::model::RESERVE,
 };
 
-use super::pins;
+use super::{host, pins};
 
 /// Show what is in force: rules, rung, containers, counters, losses.
 ///
 /// Exit code 0: the daemon runs, its hooks were seen to work and the existing containers are found. 1: not so; when no
-/// daemon answers, what is pinned in the kernel is shown, which goes on being enforced without one.
+/// daemon answers, what is pinned in the kernel is shown, which goes on being enforced without one. 3: not root.
 #[derive(Args)]
 pub struct Arguments {
     /// Print JSON.
@@ -36,6 +36,9 @@ pub struct Arguments {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(code) = host::not_root() {
+        return Ok(code);
+    }
     let (status, daemon) = match client::status(Path::new(SOCKET)) {
         Ok(status) => (status, true),
         Err(error @ ClientError::NotAllowed) => return Err(error.into()),

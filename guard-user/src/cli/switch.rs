@@ -13,7 +13,7 @@ use guard_user::{
     record::Kind,
 };
 
-use super::pins;
+use super::{host, pins};
 
 /// Allow everything at once: refuse nothing, thaw what was frozen, set changed settings back.
 ///
@@ -39,6 +39,9 @@ pub struct On {
 
 /// Runs `off`.
 pub fn off(arguments: &Off) -> Result<ExitCode> {
+    if let Some(code) = host::not_root() {
+        return Ok(code);
+    }
     let done = match client::off(Path::new(SOCKET), arguments.time) {
         Err(ClientError::NoDaemon | ClientError::Broken(_)) => {
             let done = pins::off(arguments.time)?.context(NOTHING)?;
@@ -54,6 +57,9 @@ pub fn off(arguments: &Off) -> Result<ExitCode> {
 
 /// Runs `on`.
 pub fn on(arguments: &On) -> Result<ExitCode> {
+    if let Some(code) = host::not_root() {
+        return Ok(code);
+    }
     let done = match client::on(Path::new(SOCKET)) {
         Err(ClientError::NoDaemon | ClientError::Broken(_)) => {
             let (done, was_off) = pins::on()?.context(NOTHING)?;
