@@ -1,6 +1,7 @@
 //! The daemon: one loop that senses, decides, acts and records, and owns everything that does.
 
 mod actions;
+mod manager;
 mod notes;
 mod plan;
 mod say;
@@ -214,7 +215,8 @@ impl Daemon {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let mut manager = manager::Manager::of_this_service();
+        manager.ready(self);
         loop {
             tokio::select! {
                 biased;
@@ -225,7 +227,10 @@ impl Daemon {
                     self.drain();
                     ready?.clear_ready();
                 }
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => {
+                    self.tick();
+                    manager.alive(self);
+                }
                 () = tokio::time::sleep(KILLING), if !self.kills.is_empty() => self.go_on_killing(),
                 Some(request) = asked.recv() => self.answer(request),
                 ended = &mut serving => {

@@ -82,7 +82,7 @@ impl Daemon {
         }
     }
 
-    fn summary(&self) -> Status {
+    pub(super) fn summary(&self) -> Status {
         let state = if self.is_off() {
             "OFF"
         } else {

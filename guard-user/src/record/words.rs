@@ -183,6 +183,34 @@ impl Kind {
             | Self::Degraded => true,
         }
     }
+
+    /// Whether the service's journal has it as well: that the daemon itself does not do what was asked of it. What
+    /// containers do, and may do a thousand times, is in the audit log alone.
+    #[must_use]
+    pub const fn is_trouble(self) -> bool {
+        match self {
+            Self::PolicyRefused | Self::Degraded => true,
+            Self::ContainerMade
+            | Self::ContainerGone
+            | Self::DaemonStart
+            | Self::DaemonStop
+            | Self::DaemonGap
+            | Self::PolicyLoaded
+            | Self::RungChosen
+            | Self::BreachBegan
+            | Self::Refusals
+            | Self::BreachEnded
+            | Self::Step
+            | Self::SettingChanged
+            | Self::SettingRestored
+            | Self::SettingContested
+            | Self::LeakAlarm
+            | Self::MovedOut
+            | Self::SwitchOff
+            | Self::SwitchOn
+            | Self::Lost => false,
+        }
+    }
 }
 
 #[cfg(test)]
