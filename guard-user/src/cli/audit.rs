@@ -14,7 +14,7 @@ use super::log::{self, Moment, Printer, View, last, show, wait};
 
 /// Show the audit log: what was refused, done and changed on this host, by whom, and why.
 ///
-/// Exit code 0: shown; 1: there is no audit log, or it cannot be read.
+/// Exit code 0: shown; 1: there is no audit log, or it cannot be read; 3: only root may read it.
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]

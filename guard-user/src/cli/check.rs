@@ -69,6 +69,7 @@ struct Effect {
     subjects: usize,
     patterns: usize,
     rules: Vec<Line>,
+    exempt: Vec<String>,
     notes: Vec<String>,
 }
 
@@ -88,7 +89,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     for file in &arguments.file {
         let files = vec![file.display().to_string()];
-        all.push(checked(files, load::load(std::slice::from_ref(file))));
+        all.push(checked(
+            files,
+            load::load_also_pipes(std::slice::from_ref(file)),
+        ));
     }
     let valid = all.iter().all(|checked| checked.valid);
     to_stdout(|out| {
@@ -160,6 +164,7 @@ fn checked(files: Vec<String>, policy: Result<Policy, Problems>) -> Checked {
             patterns: compiled.patterns,
             rules: describe::rules(&policy, None),
             notes: describe::notes(&policy, &compiled),
+            exempt: policy.exempt,
         }),
         files: policy.files,
     }
@@ -175,11 +180,12 @@ fn print(out: &mut dyn Write, checked: &Checked) -> io::Result<()> {
     };
     writeln!(
         out,
-        "{files}: valid; mode {}, {} patterns of {} subject{}",
+        "{files}: valid; mode {}, {} pattern{} of {} subject{}",
         effect.mode,
         effect.patterns,
+        plural(effect.patterns),
         effect.subjects,
-        if effect.subjects == 1 { "" } else { "s" }
+        plural(effect.subjects)
     )?;
     if effect.embedded {
         writeln!(
@@ -201,10 +207,25 @@ fn print(out: &mut dyn Write, checked: &Checked) -> io::Result<()> {
             line.rule, line.mode, line.says
         )?;
     }
+    if let Some((first, more)) = effect.exempt.split_first() {
+        let more = match more.len() {
+            0 => String::new(),
+            count => format!(" and {count} more"),
+        };
+        writeln!(
+            out,
+            "  {:<width$}  {:<8} {first}{more}: refused nothing, never frozen or killed",
+            "exempt", "off"
+        )?;
+    }
     for note in &effect.notes {
         writeln!(out, "  note: {note}")?;
     }
     Ok(())
+}
+
+const fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }
 
 /// Prints. Whoever stops reading, as `head` does, has read enough.
@@ -213,5 +234,37 @@ pub fn to_stdout(print: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Re
     match print(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exemption_has_a_line_and_one_pattern_is_no_patterns() {
+        let text = |policy: &str| {
+            let checked = checked(
+                vec!["x".to_owned()],
+                load::from_bytes("x", policy.as_bytes()),
+            );
+            let mut out = Vec::new();
+            print(&mut out, &checked).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let plain = "version: 1\nsubjects: {all: {cgroups: [\"/docker/*\"]}}\n";
+        let said = text(plain);
+        assert!(
+            said.starts_with("x: valid; mode audit, 1 pattern of 1 subject\n"),
+            "{said}"
+        );
+        assert!(!said.contains("exempt"), "{said}");
+        let said = text(&format!(
+            "{plain}exempt: {{cgroups: [/docker/a, /docker/b]}}\n"
+        ));
+        assert!(
+            said.contains("off      /docker/a and 1 more: refused nothing"),
+            "{said}"
+        );
     }
 }

@@ -46,8 +46,10 @@ struct Report {
     rung: String,
     /// cgroup version and mount point.
     cgroups: String,
-    identity: String,
-    moves: String,
+    /// Whether new containers are recognised; the daemon tells only what does not work, in `degraded`.
+    identity: Option<String>,
+    /// Whether tasks that leave a container are seen; as `identity`.
+    moves: Option<String>,
     missing: Vec<&'static str>,
     tried: Vec<Tried>,
     /// Hooks that judge actions.
@@ -82,7 +84,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let config = prove::config(&btf, &hierarchy);
     let mut kernel = Kernel::open(config, None, &Sizes::default())?;
     let said = |result: Result<(), String>| {
-        result.map_or_else(|reason| reason, |()| "attached".to_owned())
+        Some(result.map_or_else(|reason| reason, |()| "attached".to_owned()))
     };
     let identity = kernel.attach_identity(&btf);
     let moves = kernel.attach_moves(&btf);
@@ -100,6 +102,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     {
         degraded.push(format!("forks under way are not counted: {reason}").into());
     }
+    let tried: Vec<Tried> = (proved.tried.into_iter())
+        .map(|tried| Tried {
+            rung: tried.rung.to_string(),
+            works: tried.works,
+            reason: tried.reason,
+        })
+        .collect();
+    if refuses_trampolines(&tried) {
+        degraded.push(
+            "this kernel refuses BPF trampolines, to root as well: no fork can be refused beforehand".into(),
+        );
+    }
     let report = Report {
         state: proved.rung.state().to_owned(),
         rung: proved.rung.to_string(),
@@ -115,15 +129,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         } else {
             Vec::new()
         },
-        tried: proved
-            .tried
-            .into_iter()
-            .map(|tried| Tried {
-                rung: tried.rung.to_string(),
-                works: tried.works,
-                reason: tried.reason,
-            })
-            .collect(),
+        tried,
         hooks: hooks.iter().map(HookStatus::from).collect(),
         daemon: None,
         degraded,
@@ -137,8 +143,8 @@ fn of_daemon(status: &Status, json: bool) -> Result<ExitCode> {
         state: status.state.clone(),
         rung: status.rung.clone(),
         cgroups: status.cgroups.clone(),
-        identity: "attached".to_owned(),
-        moves: "see below where it is not attached".to_owned(),
+        identity: None,
+        moves: None,
         missing: Vec::new(),
         tried: status.tried.clone(),
         hooks: status.hooks.clone(),
@@ -148,7 +154,7 @@ fn of_daemon(status: &Status, json: bool) -> Result<ExitCode> {
     print(&report, json)
 }
 
-fn print(report: &Report, json: bool) -> Result<ExitCode> {
+fn words(report: &Report, json: bool) -> Result<String> {
     let mut text = String::new();
     if json {
         writeln!(text, "{}", serde_json::to_string_pretty(report)?)?;
@@ -173,12 +179,14 @@ fn print(report: &Report, json: bool) -> Result<ExitCode> {
             )?;
             writeln!(text, "  {:<10} {:<8} {}", hook.rung, "", hook.reason)?;
         }
-        writeln!(
-            text,
-            "identity        cgroup {}: {}",
-            report.cgroups, report.identity
-        )?;
-        writeln!(text, "moves out       {}", report.moves)?;
+        write!(text, "identity        cgroup {}", report.cgroups)?;
+        if let Some(identity) = &report.identity {
+            write!(text, ": {identity}")?;
+        }
+        text.push('\n');
+        if let Some(moves) = &report.moves {
+            writeln!(text, "moves out       {moves}")?;
+        }
         for field in &report.missing {
             writeln!(
                 text,
@@ -188,11 +196,77 @@ fn print(report: &Report, json: bool) -> Result<ExitCode> {
         for words in &report.degraded {
             writeln!(text, "DEGRADED        {words}")?;
         }
+        if report.daemon.is_some() && report.degraded.is_empty() {
+            writeln!(text, "the daemon has nothing to say of what does not work")?;
+        }
     }
-    super::print(&text)?;
+    Ok(text)
+}
+
+/// Whether what needs a trampoline was refused to root, and not for the program's sake.
+fn refuses_trampolines(tried: &[Tried]) -> bool {
+    let of = |rung: Rung| tried.iter().find(|tried| tried.rung == rung.name());
+    let not_permitted = |tried: &Tried| !tried.works && tried.reason.contains("(os error 1)");
+    of(Rung::FmodRet).is_some_and(not_permitted)
+        // Where bpf is no security module this one is not tried at all.
+        && of(Rung::Lsm).is_none_or(|tried| !tried.works)
+}
+
+fn print(report: &Report, json: bool) -> Result<ExitCode> {
+    super::print(&words(report, json)?)?;
     Ok(if report.state == "ENFORCING" {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(1)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_daemon_it_says_only_what_the_daemon_said() {
+        let of = |degraded: Vec<Text>| {
+            words(
+                &Report {
+                    state: "ENFORCING".to_owned(),
+                    rung: "lsm".to_owned(),
+                    cgroups: "v2 at /sys/fs/cgroup".to_owned(),
+                    identity: None,
+                    moves: None,
+                    missing: Vec::new(),
+                    hooks: Vec::new(),
+                    tried: Vec::new(),
+                    daemon: Some(7),
+                    degraded,
+                },
+                false,
+            )
+            .unwrap()
+        };
+        let well = of(Vec::new());
+        assert!(!well.contains("attached"), "{well}");
+        assert!(
+            well.ends_with("nothing to say of what does not work\n"),
+            "{well}"
+        );
+        assert!(of(vec!["moves".into()]).ends_with("DEGRADED        moves\n"));
+    }
+
+    #[test]
+    fn trampolines_are_refused_only_where_root_may_not_use_them() {
+        let tried = |rung: &str, works, reason: &str| Tried {
+            rung: rung.to_owned(),
+            works,
+            reason: reason.to_owned(),
+        };
+        let not_permitted = "the kernel refused it: Operation not permitted (os error 1)";
+        let refused = tried("fmod_ret", false, not_permitted);
+        let lsm = tried("lsm", false, "bpf is not an active security module");
+        assert!(refuses_trampolines(&[lsm, refused.clone()]));
+        assert!(!refuses_trampolines(&[tried("lsm", true, ""), refused]));
+        let other = tried("fmod_ret", false, "Invalid argument (os error 22)");
+        assert!(!refuses_trampolines(&[other]));
+    }
 }

@@ -4,11 +4,25 @@ use std::{fmt::Display, process::ExitCode};
 
 use guard_user::kernel::rungs;
 
+const NEEDS_ROOT: &str = "needs root: run it with sudo";
+
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Where we are not root: the line that says so, and the exit code. What the socket and the pins hold is root's alone.
+pub fn not_root() -> Option<ExitCode> {
+    (!is_root()).then(|| {
+        eprintln!("bulkhead: {NEEDS_ROOT}");
+        ExitCode::from(3)
+    })
+}
+
 /// Whether Bulkhead can run here at all; mounts bpffs and securityfs where they are missing, and tells which.
 pub fn usable() -> Result<Vec<(&'static str, &'static str)>, String> {
     let mut mounted = Vec::new();
-    if !nix::unistd::geteuid().is_root() {
-        return Err("needs root: run it with sudo".to_owned());
+    if !is_root() {
+        return Err(NEEDS_ROOT.to_owned());
     }
     for (kind, at, magic, options) in [
         // As systemd does; without it anyone may make directories there, and pin what he likes.

@@ -15,6 +15,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use guard_user::record::read::{self, Entry, Line, ReadError, Source};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::host;
+
 /// How often a followed file is looked at.
 const LOOK: u16 = 200;
 
@@ -81,6 +83,10 @@ impl<W: Write, V: View> Printer<W, V> {
             Ok(()) => Ok(ExitCode::SUCCESS),
             // Whoever read it has seen enough.
             Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+            Err(error) if !host::is_root() && error.is::<ReadError>() => {
+                say(&format!("{error:#}: this log is root's: run it with sudo"));
+                Ok(ExitCode::from(3))
+            }
             Err(error) => match error.downcast_ref::<ReadError>() {
                 Some(ReadError::None { .. }) => {
                     say(&format!("{error}: {none}"));

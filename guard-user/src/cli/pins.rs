@@ -9,7 +9,9 @@ use std::{
 use anyhow::{Context, Result};
 use guard_user::{
     act::{
+        cgroup::Cgroup,
         journal::{self, Journal},
+        pids,
         restore::restore_all,
     },
     control::{
@@ -17,11 +19,12 @@ use guard_user::{
         server::Switched,
         status::{ContainerStatus, Status, actions},
     },
-    daemon::{Plan, SUMMARY, is_running, keep_off, off_until, words_of},
+    daemon::{ON_ALREADY, Plan, SUMMARY, is_running, keep_off, off_until, on_again, words_of},
+    decide::settings::Max,
     identity::{runtime, tree::Hierarchy},
     kernel::pinned::Pinned,
     klog::keep::DEFAULT_FILE,
-    record::{Kind, Record, Severity, Writer},
+    record::{Kind, Record, Settings, Severity, Text, Writer},
 };
 
 /// What the last daemon left behind, if it did not release.
@@ -77,14 +80,11 @@ pub fn status() -> Result<Option<Status>> {
     status.containers = pinned
         .containers()
         .map(|state| {
-            let path = hierarchy
-                .as_ref()
-                .and_then(|hierarchy| {
-                    use std::os::fd::AsFd;
-                    let cgroup = hierarchy.open(state.id).ok()?;
-                    hierarchy.path_of(cgroup.as_fd())
-                })
-                .unwrap_or_default();
+            let cgroup = hierarchy.as_ref().and_then(|hierarchy| {
+                let cgroup = Cgroup::open(hierarchy, state.id).ok()??;
+                Some((cgroup.path(hierarchy)?, pids::read(&cgroup).ok()?))
+            });
+            let (path, pids) = cgroup.unwrap_or_default();
             let text = path.to_string_lossy();
             let (runtime, id) = runtime::parse(&text);
             ContainerStatus {
@@ -96,6 +96,12 @@ pub fn status() -> Result<Option<Status>> {
                 audited: state.audited.into(),
                 actions: actions(&state.actions),
                 unread: state.unread,
+                refused_by_controller: pids.map_or(0, |pids| pids.refused),
+                pids: pids.map(|pids| pids.current),
+                pids_max: pids.and_then(|pids| match pids.max {
+                    Max::Number(number) => Some(number),
+                    Max::Unlimited => None,
+                }),
                 frozen: "no".to_owned(),
                 cgroup: path.as_path().into(),
                 ..ContainerStatus::default()
@@ -105,7 +111,7 @@ pub fn status() -> Result<Option<Status>> {
     Ok(Some(status))
 }
 
-/// Throws the switch in the kernel, and undoes what the journal says.
+/// Throws the switch in the kernel, and undoes what the journal says. It is for the caller to [`record`] it.
 pub fn off(seconds: Option<u64>) -> Result<Option<Switched>> {
     let Some(pinned) = open()? else {
         return Ok(None);
@@ -136,7 +142,6 @@ pub fn off(seconds: Option<u64>) -> Result<Option<Switched>> {
     } else {
         done.extend(undo(directory)?);
     }
-    record(Kind::SwitchOff, &done);
     Ok(Some(Switched::from(done)))
 }
 
@@ -151,30 +156,44 @@ fn undo(directory: &Path) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Switches on again.
-pub fn on() -> Result<Option<Switched>> {
+/// Switches on again, and whether it was off. It is for the caller to [`record`] it then.
+pub fn on() -> Result<Option<(Switched, bool)>> {
     let Some(pinned) = open()? else {
         return Ok(None);
     };
+    let was_off = pinned.off_for().is_some();
     pinned.switch(0);
     keep_off(0);
-    let done = vec!["no daemon answers; on the switch in the kernel: enforcing again".to_owned()];
-    record(Kind::SwitchOn, &done);
-    Ok(Some(Switched::from(done)))
+    let rules = summary().unwrap_or_default().rules;
+    let words = if was_off {
+        on_again(rules.iter().map(|rule| rule.mode.as_str()))
+    } else {
+        ON_ALREADY
+    };
+    let done = vec![format!(
+        "no daemon answers; on the switch in the kernel: {words}"
+    )];
+    Ok(Some((Switched::from(done), was_off)))
 }
 
 fn open() -> Result<Option<Pinned>> {
-    if !nix::unistd::geteuid().is_root() {
-        anyhow::bail!("needs root: run it with sudo");
-    }
     Pinned::open().context("cannot read the pinned kernel tables")
 }
 
-fn record(kind: Kind, done: &[String]) {
-    let mut settings = Plan::audit_settings();
-    if let Some(last) = summary().filter(|last| !last.audit.is_empty()) {
-        settings.file = last.audit.into();
-    }
+/// Puts on record what was switched here. It may wait for a disk, so it comes last.
+pub fn record(kind: Kind, switched: &Switched) {
+    // The policy is read only where nobody left word of the log: it need not be one that can be read. How the log is
+    // rotated is then not known: one more record rotates nothing.
+    let settings = match summary().filter(|last| !last.audit.is_empty()) {
+        Some(last) => Settings {
+            file: last.audit.into(),
+            rotate_bytes: u64::MAX,
+            rotate_age: Duration::MAX,
+            ..Settings::default()
+        },
+        None => Plan::audit_settings(),
+    };
+    let done: Vec<&str> = switched.done.iter().map(Text::as_str).collect();
     match Writer::start(settings, None) {
         Ok(writer) => {
             writer.write(

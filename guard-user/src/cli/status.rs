@@ -8,18 +8,22 @@ use std::{
 
 use anyhow::Result;
 use clap::Args;
-use guard_user::control::{
-    SOCKET,
-    client::{self, ClientError},
-    status::{ContainerStatus, Status},
+use guard_user::{
+    control::{
+        SOCKET,
+        client::{self, ClientError},
+        status::{ContainerStatus, HostPids, Status},
+    },
+    kernel::rungs::Rung,
+    policy::model::RESERVE,
 };
 
-use super::pins;
+use super::{host, pins};
 
 /// Show what is in force: rules, rung, containers, counters, losses.
 ///
 /// Exit code 0: the daemon runs, its hooks were seen to work and the existing containers are found. 1: not so; when no
-/// daemon answers, what is pinned in the kernel is shown, which goes on being enforced without one.
+/// daemon answers, what is pinned in the kernel is shown, which goes on being enforced without one. 3: not root.
 #[derive(Args)]
 pub struct Arguments {
     /// Print JSON.
@@ -32,6 +36,9 @@ pub struct Arguments {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(code) = host::not_root() {
+        return Ok(code);
+    }
     let (status, daemon) = match client::status(Path::new(SOCKET)) {
         Ok(status) => (status, true),
         Err(error @ ClientError::NotAllowed) => return Err(error.into()),
@@ -90,8 +97,10 @@ fn print(out: &mut impl Write, status: &Status, daemon: bool, all: bool) -> io::
     if host.limit != 0 {
         writeln!(
             out,
-            "host            {} of {} pids in use; {} reserved, containers are refused at {}",
-            host.tasks, host.limit, host.reserve, host.ceiling
+            "host            {} of {} pids in use; {}",
+            host.tasks,
+            host.limit,
+            reserve(status)
         )?;
     }
     if !status.policy.is_empty() {
@@ -179,6 +188,25 @@ fn print(out: &mut impl Write, status: &Status, daemon: bool, all: bool) -> io::
     Ok(())
 }
 
+/// What is kept for the host, and whether that holds.
+fn reserve(status: &Status) -> String {
+    let HostPids {
+        reserve, ceiling, ..
+    } = status.host;
+    if ceiling == 0 {
+        return "no reserve".to_owned();
+    }
+    let holds = match status.rung.parse() {
+        Ok(Rung::Observe | Rung::Setting) => "not held on this rung".to_owned(),
+        // As a rule says it, the reserve among them.
+        _ if (status.rules.iter()).any(|rule| rule.name == RESERVE && rule.mode == "audit") => {
+            format!("containers would be refused at {ceiling} (audit)")
+        }
+        Ok(Rung::Lsm | Rung::FmodRet) | Err(_) => format!("containers are refused at {ceiling}"),
+    };
+    format!("{reserve} reserved, {holds}")
+}
+
 fn is_news(container: &ContainerStatus) -> bool {
     let sum = |by: guard_user::control::status::ByReason| by.rate + by.pids_cap + by.host_reserve;
     container.breach
@@ -196,14 +224,17 @@ fn print_container(out: &mut impl Write, container: &ContainerStatus) -> io::Res
     let pids = container
         .pids
         .map_or("?".to_owned(), |pids| pids.to_string());
-    let max = container
-        .pids_max
-        .map_or("max".to_owned(), |max| max.to_string());
+    let max = match (container.pids_max, container.pids) {
+        (Some(max), _) => max.to_string(),
+        (None, Some(_)) => "max".to_owned(),
+        (None, None) => "?".to_owned(),
+    };
     writeln!(
         out,
-        "  {short:<12} {:<8} pids {pids}/{max}  allowed {}{}{}",
+        "  {short:<12} {:<8} pids {pids}/{max}  allowed {}{}{}{}",
         container.runtime,
         container.allowed,
+        if container.exempt { "  EXEMPT" } else { "" },
         if container.breach { "  BREACH" } else { "" },
         match container.frozen.as_str() {
             "ours" => "  FROZEN by bulkhead",
@@ -249,7 +280,60 @@ fn print_container(out: &mut impl Write, container: &ContainerStatus) -> io::Res
 
 #[cfg(test)]
 mod tests {
+    use guard_user::control::status::RuleStatus;
+
     use super::*;
+
+    fn shown(status: &Status) -> String {
+        let mut text = Vec::new();
+        print(&mut text, status, true, true).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn the_reserve_is_said_to_be_held_only_where_it_is() {
+        let status = |rung: &str, mode: &str, ceiling| Status {
+            rung: rung.to_owned(),
+            rules: vec![RuleStatus {
+                name: RESERVE.to_owned(),
+                mode: mode.to_owned(),
+                ..RuleStatus::default()
+            }],
+            host: HostPids {
+                limit: 100,
+                tasks: 5,
+                reserve: 10,
+                ceiling,
+            },
+            ..Status::default()
+        };
+        for (status, says) in [
+            (status("lsm", "enforce", 90), "are refused at 90\n"),
+            (status("lsm", "audit", 90), "would be refused at 90 (audit)"),
+            (status("observe", "enforce", 90), "not held on this rung"),
+            (status("setting", "audit", 90), "not held on this rung"),
+            (status("lsm", "enforce", 0), "no reserve"),
+        ] {
+            let text = shown(&status);
+            assert!(text.contains(says), "{says}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_container_is_not_said_to_be_unlimited() {
+        let container = |pids, pids_max| Status {
+            containers: vec![ContainerStatus {
+                pids,
+                pids_max,
+                exempt: pids_max.is_some(),
+                ..ContainerStatus::default()
+            }],
+            ..Status::default()
+        };
+        assert!(shown(&container(None, None)).contains("pids ?/?  allowed 0\n"));
+        assert!(shown(&container(Some(3), None)).contains("pids 3/max "));
+        assert!(shown(&container(Some(3), Some(40))).contains("pids 3/40  allowed 0  EXEMPT"));
+    }
 
     #[test]
     fn no_container_writes_to_the_terminal() {

@@ -2,15 +2,18 @@
 
 use std::{path::Path, process::ExitCode};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
-use guard_user::control::{
-    SOCKET,
-    client::{self, ClientError},
-    server::Switched,
+use guard_user::{
+    control::{
+        SOCKET,
+        client::{self, ClientError},
+        server::Switched,
+    },
+    record::Kind,
 };
 
-use super::pins;
+use super::{host, pins};
 
 /// Allow everything at once: refuse nothing, thaw what was frozen, set changed settings back.
 ///
@@ -36,28 +39,46 @@ pub struct On {
 
 /// Runs `off`.
 pub fn off(arguments: &Off) -> Result<ExitCode> {
+    if let Some(code) = host::not_root() {
+        return Ok(code);
+    }
     let done = match client::off(Path::new(SOCKET), arguments.time) {
-        Err(ClientError::NoDaemon | ClientError::Broken(_)) => pins::off(arguments.time)?,
-        answer => Some(answer?),
+        Err(ClientError::NoDaemon | ClientError::Broken(_)) => {
+            let done = pins::off(arguments.time)?.context(NOTHING)?;
+            let told = tell(&done, arguments.json);
+            // Whoever waits for it sees it before it is on record.
+            pins::record(Kind::SwitchOff, &done);
+            return told;
+        }
+        answer => answer?,
     };
-    tell(done, arguments.json)
+    tell(&done, arguments.json)
 }
 
 /// Runs `on`.
 pub fn on(arguments: &On) -> Result<ExitCode> {
+    if let Some(code) = host::not_root() {
+        return Ok(code);
+    }
     let done = match client::on(Path::new(SOCKET)) {
-        Err(ClientError::NoDaemon | ClientError::Broken(_)) => pins::on()?,
-        answer => Some(answer?),
+        Err(ClientError::NoDaemon | ClientError::Broken(_)) => {
+            let (done, was_off) = pins::on()?.context(NOTHING)?;
+            let told = tell(&done, arguments.json);
+            if was_off {
+                pins::record(Kind::SwitchOn, &done);
+            }
+            return told;
+        }
+        answer => answer?,
     };
-    tell(done, arguments.json)
+    tell(&done, arguments.json)
 }
 
-fn tell(done: Option<Switched>, json: bool) -> Result<ExitCode> {
-    let Some(done) = done else {
-        bail!("not running, and nothing of it is in the kernel: there is nothing to switch");
-    };
+const NOTHING: &str = "not running, and nothing of it is in the kernel: there is nothing to switch";
+
+fn tell(done: &Switched, json: bool) -> Result<ExitCode> {
     if json {
-        super::print(&format!("{}\n", serde_json::to_string_pretty(&done)?))?;
+        super::print(&format!("{}\n", serde_json::to_string_pretty(done)?))?;
     } else {
         for line in &done.done {
             super::print(&format!("{line}\n"))?;

@@ -79,7 +79,7 @@ pub struct HostPids {
     pub tasks: u64,
     /// Pids that only the host may use; 0: no reserve.
     pub reserve: u64,
-    /// Containers are refused at this many; 0: no reserve.
+    /// Containers are refused at this many, if the rule `host.reserve` is enforced on a rung that refuses; 0: no reserve.
     pub ceiling: u64,
 }
 
@@ -96,6 +96,8 @@ pub struct ContainerStatus {
     pub id: Text,
     /// Subjects of the policy that it is one of.
     pub subjects: Vec<String>,
+    /// Whether the policy exempts it: it is refused nothing. Not known without a daemon, and then `false`.
+    pub exempt: bool,
     /// Forks allowed.
     pub allowed: u64,
     /// Forks refused by the kernel side.
@@ -110,7 +112,7 @@ pub struct ContainerStatus {
     pub refused_by_controller: u64,
     /// Pids that it has; absent where they cannot be counted.
     pub pids: Option<u64>,
-    /// `pids.max` as it stands.
+    /// `pids.max` as it stands; absent where it is `max`, and where `pids` is absent.
     pub pids_max: Option<u64>,
     /// `no`, `ours` or `others`.
     pub frozen: String,

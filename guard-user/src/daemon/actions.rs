@@ -119,7 +119,7 @@ impl Daemon {
         if applied != Applied::Done {
             self.engine.pids_max_not_done(seen.id, next);
         }
-        self.say_cap(seen.id, next, applied);
+        self.say_cap(seen.id, present, next, applied);
     }
 
     /// Whether a container is so new that its runtime may still be about to write its own `pids.max`.

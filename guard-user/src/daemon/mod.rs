@@ -3,6 +3,7 @@
 mod actions;
 mod hooks;
 mod kernel_log;
+mod manager;
 mod notes;
 mod plan;
 mod say;
@@ -33,7 +34,7 @@ use tokio::{
 pub use plan::{Plan, PlanError};
 pub use start::is_running;
 pub use status::SUMMARY;
-pub use switch::{keep_off, off_until, words_of};
+pub use switch::{ON_ALREADY, keep_off, off_until, on_again, words_of};
 
 use crate::{
     act::{journal::Journal, kill::Kill},
@@ -235,7 +236,8 @@ impl Daemon {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let mut manager = manager::Manager::of_this_service();
+        manager.ready(self);
         loop {
             tokio::select! {
                 biased;
@@ -246,7 +248,10 @@ impl Daemon {
                     self.drain();
                     ready?.clear_ready();
                 }
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => {
+                    self.tick();
+                    manager.alive(self);
+                }
                 () = tokio::time::sleep(KILLING), if !self.kills.is_empty() => self.go_on_killing(),
                 Some(request) = asked.recv() => self.answer(request),
                 ended = &mut serving => {

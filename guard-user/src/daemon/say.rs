@@ -16,7 +16,10 @@ use crate::{
         pids::Applied,
         restore::{Restored, Undone},
     },
-    decide::{settings::Next, telling},
+    decide::{
+        settings::{Max, Next},
+        telling,
+    },
     identity::roster::Entered,
     kernel::rungs::Rung,
     record::{Kind, Measure, Record, Severity, Verdict},
@@ -316,7 +319,7 @@ impl Daemon {
         );
     }
 
-    pub(super) fn say_cap(&mut self, id: u64, next: Next, applied: Applied) {
+    pub(super) fn say_cap(&mut self, id: u64, present: Max, next: Next, applied: Applied) {
         if !Self::cap_is_news(next, applied) {
             return;
         }
@@ -334,7 +337,7 @@ impl Daemon {
             Next::Restore { old } => self
                 .of(Kind::SettingRestored, id)
                 .severity(Severity::Info)
-                .setting("pids.max", "", old.to_string())
+                .setting("pids.max", present.to_string(), old.to_string())
                 .outcome("no rule wants the cap any more"),
             Next::Contested { present } => self
                 .of(Kind::SettingContested, id)
@@ -357,10 +360,16 @@ impl Daemon {
                     How::Frozen => "frozen, killed one by one, thawed",
                     How::Running => "killed one by one while it ran: it could not be frozen",
                 };
+                let counted = match killed.how {
+                    How::CgroupKill => None,
+                    How::Frozen | How::Running => Some(killed.signalled),
+                };
                 let left = if killed.left { "; some are left" } else { "" };
-                record
-                    .outcome(format!("{how}{left}"))
-                    .measured(Measure::Killed, killed.signalled)
+                let record = record.outcome(format!("{how}{left}"));
+                match counted {
+                    Some(count) => record.measured(Measure::Killed, count),
+                    None => record,
+                }
             }
             Err(error) => record.outcome(format!("failed: {error}")),
         };

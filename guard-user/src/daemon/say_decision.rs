@@ -144,6 +144,8 @@ impl Daemon {
             .looked
             .get(&decision.container)
             .and_then(|looked| looked.pids)
+            // Who was refused a fork had a pid: it has ended since, and the count tells nothing of the breach.
+            .filter(|pids| *pids > 0)
         {
             record = record.measured(Measure::Pids, pids);
         }

@@ -376,13 +376,18 @@ pub(super) fn write_state(engine: &Engine) -> std::io::Result<()> {
     fs::rename(partial, path)
 }
 
-/// The writer of the record; on a terminal its incidents are shown as well.
+/// The writer of the record; on a terminal its incidents are shown as well, in a journal what the daemon cannot do.
 pub(super) fn start_audit(
     settings: &record::Settings,
 ) -> Result<record::Writer, record::AuditError> {
     let stderr = std::io::stderr();
-    let terminal = stderr
-        .is_terminal()
-        .then(|| Box::new(stderr) as Box<dyn Write + Send>);
-    record::Writer::start(settings.clone(), terminal)
+    let shown = record::Shown {
+        which: if stderr.is_terminal() {
+            record::Kind::shown
+        } else {
+            record::Kind::is_trouble
+        },
+        to: Box::new(stderr),
+    };
+    record::Writer::start(settings.clone(), Some(shown))
 }

@@ -36,15 +36,17 @@ impl Daemon {
             .map(|known| {
                 let state = self.kernel.containers.get(known.slot as usize);
                 let looked = self.looked.get(&known.id).copied().unwrap_or_default();
+                let treatment = number_of(state.profile)
+                    .and_then(|number| self.plan.treatments.get(number as usize));
                 ContainerStatus {
                     cgroup: known.path.as_path().into(),
                     cgroup_id: known.id,
                     runtime: known.runtime.to_owned(),
                     id: known.name.as_str().into(),
-                    subjects: number_of(state.profile)
-                        .and_then(|number| self.plan.treatments.get(number as usize))
+                    subjects: treatment
                         .map(|treatment| treatment.subjects.clone())
                         .unwrap_or_default(),
+                    exempt: treatment.is_some_and(|treatment| treatment.exempt),
                     allowed: state.allowed,
                     refused: state.refused.into(),
                     audited: state.audited.into(),
@@ -81,7 +83,7 @@ impl Daemon {
         }
     }
 
-    fn summary(&self) -> Status {
+    pub(super) fn summary(&self) -> Status {
         let state = if self.is_off() {
             "OFF"
         } else if self.hooks_refuse() {

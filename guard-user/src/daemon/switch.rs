@@ -21,6 +21,7 @@ use crate::{
         server::{Reloaded, Switched},
     },
     kernel::load::{Kernel, PINS, remove_pins},
+    policy::model::Mode,
 };
 
 /// Until when everything is allowed, for a daemon that starts without the pins of the last one.
@@ -157,17 +158,21 @@ impl Daemon {
 
     /// Enforces again.
     pub(super) fn on(&mut self) -> Switched {
-        let was_off = self.is_off();
+        // Also if its time is over and that is not on record yet.
+        let was_off = self.is_off() || self.off_seen;
         self.set_off(0);
         keep_off(0);
-        let done = vec![if was_off {
-            "enforcing again".to_owned()
-        } else {
-            "it was on already".to_owned()
-        }];
+        if !was_off {
+            return Switched::from(vec![ON_ALREADY.to_owned()]);
+        }
+        let done = vec![self.on_again().to_owned()];
         self.say_switched(true, &done);
         self.look_at_all();
         Switched::from(done)
+    }
+
+    fn on_again(&self) -> &'static str {
+        on_again((self.plan.rules.iter()).map(|(_, mode, _)| mode.as_str()))
     }
 
     fn set_off(&mut self, until: u64) {
@@ -182,10 +187,8 @@ impl Daemon {
     pub(super) fn note_off_over(&mut self) {
         if self.off_seen && !self.is_off() {
             self.set_off(0);
-            self.say_switched(
-                true,
-                &["the time of `off` is over: enforcing again".to_owned()],
-            );
+            let words = format!("the time of `off` is over: {}", self.on_again());
+            self.say_switched(true, &[words]);
             self.look_at_all();
         }
         // Thrown on the pinned switch itself, by a caller that we did not answer in time.
@@ -263,6 +266,19 @@ pub fn words_of(one: &Restored, path: Option<&PathBuf>) -> String {
     }
 }
 
+/// What `on` says where nothing was off.
+pub const ON_ALREADY: &str = "it was on already";
+
+/// What is in force when the switch is on again, by the modes of the rules, the reserve among them.
+#[must_use]
+pub fn on_again<'a>(mut modes: impl Iterator<Item = &'a str>) -> &'static str {
+    if modes.any(|mode| mode == Mode::Enforce.name()) {
+        "enforcing again"
+    } else {
+        "on again; no rule enforces: what would be refused is counted"
+    }
+}
+
 /// The value of the kernel's switch.
 #[must_use]
 pub fn off_until(seconds: Option<u64>) -> u64 {
@@ -300,6 +316,17 @@ pub(super) fn resume_kept(kernel: &Kernel) {
 mod tests {
     use super::*;
     use crate::act::{journal::Change, restore::Undone};
+
+    #[test]
+    fn on_speaks_of_enforcing_only_if_a_rule_does() {
+        assert_eq!(
+            on_again(["audit", "enforce"].into_iter()),
+            "enforcing again"
+        );
+        for audited in [&["audit"][..], &[]] {
+            assert!(on_again(audited.iter().copied()).starts_with("on again; no rule enforces"));
+        }
+    }
 
     #[test]
     fn what_off_tells_of_a_container_is_text() {

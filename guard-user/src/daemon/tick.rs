@@ -394,7 +394,7 @@ impl Daemon {
         }
         if let Some(first) = self.uncapped.first().and_then(|id| self.roster.get(*id)) {
             let words = format!(
-                "the pids cap is not held in {} containers, of them {}: the pids controller is not enabled there",
+                "the pids cap is not held where the pids controller is not enabled: containers: {}, one is {}",
                 self.uncapped.len(),
                 first.path.display()
             );
@@ -404,7 +404,7 @@ impl Daemon {
             self.note(
                 "unrecognised",
                 format!(
-                    "{} containers could not be entered, since a kernel table was full: they are not governed",
+                    "containers that could not be entered, since a kernel table was full, and are not governed: {}",
                     host.unrecognised
                 ),
             );

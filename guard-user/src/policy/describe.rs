@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{
     compile::{Compiled, ModeOverride, effective},
     model::{Act, Mode, Policy, RESERVE, Rule},
-    units::write_duration,
+    units::{Pids, write_duration},
 };
 
 /// What a rule, or the reserve, would do.
@@ -18,6 +18,11 @@ pub struct Line {
     /// The rest of the sentence.
     pub says: String,
 }
+
+/// Fewer pids than this are no reserve: to log in takes some dozens.
+const FEW_PIDS: u32 = 100;
+/// What other languages of patterns use, and no runtime has in a cgroup's name.
+const NO_WILDCARDS: [char; 3] = ['[', '?', '{'];
 
 /// What each rule would do, the reserve last.
 #[must_use]
@@ -46,8 +51,12 @@ pub fn rules(policy: &Policy, call: Option<ModeOverride>) -> Vec<Line> {
                 rule: RESERVE.to_owned(),
                 mode: mode.name(),
                 says: format!(
-                    "{does} any container's fork into the last {} of the host's pids",
-                    reserve.pids
+                    "{does} any container's fork into {}",
+                    match reserve.pids {
+                        Pids::Absolute(pids) => format!("the last {pids} pids of the host"),
+                        Pids::Share { .. } =>
+                            format!("the last {} of the host's pids", reserve.pids),
+                    }
                 ),
             }
         }
@@ -163,6 +172,29 @@ pub fn notes(policy: &Policy, compiled: &Compiled) -> Vec<String> {
                     rule.name
                 ));
             }
+        }
+    }
+    if let Some(Pids::Absolute(pids)) = policy.reserve.map(|reserve| reserve.pids)
+        && pids < FEW_PIDS
+    {
+        let meant = if pids <= 90 {
+            format!(": did you mean `{pids}%`?")
+        } else {
+            String::new()
+        };
+        notes.push(format!(
+            "a reserve of {pids} pids is too small to log in and to act with{meant}"
+        ));
+    }
+    let patterns = (policy.subjects.iter())
+        .flat_map(|subject| subject.cgroups.iter().chain(&subject.except))
+        .chain(&policy.exempt);
+    for pattern in patterns {
+        if let Some(letter) = pattern.chars().find(|letter| NO_WILDCARDS.contains(letter)) {
+            notes.push(format!(
+                "pattern `{pattern}`: `{letter}` stands for itself, so it matches no cgroup that a runtime makes; write `*` \
+                 or `**`"
+            ));
         }
     }
     for subject in &policy.subjects {

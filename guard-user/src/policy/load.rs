@@ -3,8 +3,11 @@
 use std::{
     fs,
     io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
+
+use nix::fcntl::OFlag;
 
 use super::{
     merge,
@@ -59,15 +62,30 @@ pub fn default_sources() -> io::Result<Vec<PathBuf>> {
     sources_in(Path::new(DIRECTORY))
 }
 
-/// Reads the policy that these files make up together.
+/// Reads the policy that these files make up together, each of them a regular file.
 ///
 /// # Errors
 /// All that is wrong with them, a file that cannot be read among it.
 pub fn load(files: &[PathBuf]) -> Result<Policy, Problems> {
+    load_by(files, open_regular)
+}
+
+/// As [`load`], and waits for what comes through a pipe: for whoever has named it and can interrupt.
+///
+/// # Errors
+/// As those of [`load`].
+pub fn load_also_pipes(files: &[PathBuf]) -> Result<Policy, Problems> {
+    load_by(files, |path| fs::File::open(path))
+}
+
+fn load_by(
+    files: &[PathBuf],
+    open: impl Fn(&Path) -> io::Result<fs::File>,
+) -> Result<Policy, Problems> {
     let mut sources = Vec::new();
     let mut problems = Vec::new();
     for path in files {
-        match read(path) {
+        match read(path, &open) {
             Ok(source) => sources.push(source),
             Err(problem) => problems.push(*problem),
         }
@@ -138,19 +156,44 @@ pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Policy, Problems> {
     merge::policy(vec![source])
 }
 
-fn read(path: &Path) -> Result<Source, Box<Problem>> {
+/// Opens what can be read to its end at once. To wait for the other end of a pipe would hold the daemon for ever, and the
+/// panic switch with it.
+fn open_regular(path: &Path) -> io::Result<fs::File> {
+    let file = fs::File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)?;
+    let data = file.metadata()?;
+    if data.is_file() {
+        Ok(file)
+    } else if data.is_dir() {
+        Err(io::ErrorKind::IsADirectory.into())
+    } else {
+        Err(io::Error::other("this is not a regular file"))
+    }
+}
+
+fn read(path: &Path, open: impl Fn(&Path) -> io::Result<fs::File>) -> Result<Source, Box<Problem>> {
     let name = path.display().to_string();
     let mut bytes = Vec::new();
     // One byte more than is allowed, so that too much is seen, and a device or a pipe does not fill the memory.
-    let taken = fs::File::open(path)
-        .and_then(|file| file.take(FILE_BYTES as u64 + 1).read_to_end(&mut bytes));
+    let taken =
+        open(path).and_then(|file| file.take(FILE_BYTES as u64 + 1).read_to_end(&mut bytes));
     match taken {
         Ok(_) => text(&name, &bytes),
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            Err(Box::new(Problem::of_file(
+                &name,
+                "this is a directory".to_owned(),
+                "a policy file",
+                "name the file in it; without one, `bulkhead check` reads /etc/bulkhead",
+            )))
+        }
         Err(error) => Err(Box::new(Problem::of_file(
             &name,
             format!("cannot read the file: {error}"),
             "a policy file",
-            "check the path and its permissions",
+            "check that it is a regular file, its path and its permissions",
         ))),
     }
 }

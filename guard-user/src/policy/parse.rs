@@ -160,9 +160,11 @@ fn subjects(desk: &mut Desk, given: Given<'_>) -> Vec<DraftSubject> {
 fn patterns(desk: &mut Desk, given: Given<'_>, lifts: bool) -> Vec<(String, At)> {
     let texts = given.texts(desk).unwrap_or_default();
     if texts.len() > PATTERNS {
-        given.wrong(
-            desk,
-            format!("{} patterns; at most {PATTERNS}", texts.len()),
+        desk.tell(
+            given.node.at,
+            format!("{} patterns in one list; at most {PATTERNS}", texts.len()),
+            "a list of at most 512 patterns, and 1024 in the whole policy",
+            "let `*` and `**` stand for many; what is left over goes into another subject, which the same rules may be about",
         );
     }
     let mut patterns: Vec<(String, At)> = Vec::new();

@@ -11,6 +11,9 @@ pub const PROBLEMS: usize = 100;
 /// Characters of a source line that are shown.
 const WIDTH: usize = 160;
 
+/// What a tab is shown as.
+pub(super) const TAB: char = '→';
+
 /// The text of a policy file.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -109,7 +112,11 @@ impl Problem {
             // A control character must not reach the terminal, and each must keep its column.
             source: line
                 .chars()
-                .map(|letter| if letter.is_control() { ' ' } else { letter })
+                .map(|letter| match letter {
+                    '\t' => TAB,
+                    letter if letter.is_control() => ' ',
+                    letter => letter,
+                })
                 .collect(),
             expected: expected.to_owned(),
             advice: advice.to_owned(),

@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_yaml::{DuplicateKeyPolicy, MergeKeyPolicy, Spanned};
 
-use super::problem::{At, Problem, Source};
+use super::problem::{At, Problem, Source, TAB};
 
 /// Bytes of a file.
 pub const FILE_BYTES: usize = 1 << 20;
@@ -55,11 +55,11 @@ pub fn read(source: &Source, number: usize) -> Result<Node, Box<Problem>> {
         length: 1,
     };
     if source.text.len() > FILE_BYTES {
-        let message = format!("the file has {} bytes", source.text.len());
+        // No more of it was read.
         return Err(told(
             source,
             start,
-            message,
+            "the file has more than 1 MiB".to_owned(),
             "at most 1 MiB",
             "split it up into policy.d/*.yaml",
         ));
@@ -114,14 +114,37 @@ pub fn read(source: &Source, number: usize) -> Result<Node, Box<Problem>> {
             // Where it is stands before the message already.
             let message = message.lines().next().unwrap_or_default();
             let message = message.split(" at line ").next().unwrap_or_default();
+            let (at, advice) = match message.contains("tab").then(|| tab_from(source, at)) {
+                Some(at) => (
+                    at,
+                    format!("replace the tab by blanks; it is shown as {TAB} here"),
+                ),
+                None => (at, "correct the line, or the one above it".to_owned()),
+            };
             Err(told(
                 source,
                 at,
                 format!("this is not YAML that can be read: {message}"),
                 "YAML 1.2: blanks for indentation, `key: value`, `- item`",
-                "correct the line, or the one above it",
+                &advice,
             ))
         }
+    }
+}
+
+/// The first line with a tab from a place on: what runs on over several lines is told of where it begins.
+fn tab_from(source: &Source, at: At) -> At {
+    let mut lines = (1..)
+        .zip(source.text.lines())
+        .skip(at.line.saturating_sub(1));
+    let column = |line: &str| line.chars().position(|letter| letter == '\t');
+    match lines.find_map(|(number, line)| Some((number, column(line)?))) {
+        Some((line, before)) if line > at.line => At {
+            line,
+            column: before + 1,
+            ..at
+        },
+        _ => at,
     }
 }
 

@@ -117,6 +117,14 @@ pub struct Health {
     pub trouble: Option<String>,
 }
 
+/// A terminal or a journal that gets lines as well, from a thread of its own: it may be as slow as it likes.
+pub struct Shown {
+    /// What the lines are written to.
+    pub to: Box<dyn Write + Send>,
+    /// Records of which kinds.
+    pub which: fn(Kind) -> bool,
+}
+
 /// A handle to the one writer. Clones write to the same file.
 #[derive(Clone, Debug)]
 pub struct Writer {
@@ -152,15 +160,12 @@ impl Shared {
 }
 
 impl Writer {
-    /// Starts the thread that writes. `terminal`, if there is one, gets a readable line of each record as well.
+    /// Starts the thread that writes. `shown`, if there is one, gets a readable line of records as well.
     ///
     /// # Errors
     /// Settings that no file can have, or no thread to be had.
-    pub fn start(
-        settings: Settings,
-        terminal: Option<Box<dyn Write + Send>>,
-    ) -> Result<Self, AuditError> {
-        let (writer, thread, messages) = Self::prepare(settings, terminal, QUEUE)?;
+    pub fn start(settings: Settings, shown: Option<Shown>) -> Result<Self, AuditError> {
+        let (writer, thread, messages) = Self::prepare(settings, shown, QUEUE)?;
         thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || thread.run(&messages))
@@ -170,7 +175,7 @@ impl Writer {
 
     fn prepare(
         settings: Settings,
-        terminal: Option<Box<dyn Write + Send>>,
+        shown: Option<Shown>,
         room: usize,
     ) -> Result<(Self, Thread, Receiver<Message>), AuditError> {
         let settings = settings.checked()?;
@@ -187,7 +192,13 @@ impl Writer {
             seq: None,
             boot_id: boot_id(),
             shared: Arc::clone(&shared),
-            terminal: terminal.map(start_terminal).transpose()?,
+            shown: match shown {
+                Some(shown) => Some(Showing {
+                    lines: start_showing(shown.to)?,
+                    which: shown.which,
+                }),
+                None => None,
+            },
             unsynced: false,
         };
         Ok((Self { queue, shared }, thread, messages))
@@ -254,13 +265,18 @@ impl Writer {
     }
 }
 
+struct Showing {
+    lines: SyncSender<String>,
+    which: fn(Kind) -> bool,
+}
+
 struct Thread {
     log: LogFile,
     /// Number of the last record; `None` until a file could be looked into.
     seq: Option<u64>,
     boot_id: Text,
     shared: Arc<Shared>,
-    terminal: Option<SyncSender<String>>,
+    shown: Option<Showing>,
     unsynced: bool,
 }
 
@@ -335,11 +351,11 @@ impl Thread {
                 self.shared.set_trouble(Some(&error));
             }
         }
-        if let Some(terminal) = &self.terminal
-            && record.kind.shown()
+        if let Some(Showing { lines, which }) = &self.shown
+            && which(record.kind)
         {
             // A terminal that is too slow misses a line; the file has it.
-            let _ = terminal.try_send(readable(&record));
+            let _ = lines.try_send(readable(&record));
         }
     }
 
@@ -352,17 +368,14 @@ impl Thread {
     }
 }
 
-fn start_terminal(mut terminal: Box<dyn Write + Send>) -> Result<SyncSender<String>, AuditError> {
+fn start_showing(mut to: Box<dyn Write + Send>) -> Result<SyncSender<String>, AuditError> {
     let (lines, waiting) = sync_channel::<String>(TERMINAL_QUEUE);
     thread::Builder::new()
-        .name("audit-terminal".to_owned())
+        .name("audit-shown".to_owned())
         .spawn(move || {
             for line in waiting {
                 // A terminal that is gone is gone; the file has it all.
-                if writeln!(terminal, "{line}")
-                    .and_then(|()| terminal.flush())
-                    .is_err()
-                {
+                if writeln!(to, "{line}").and_then(|()| to.flush()).is_err() {
                     break;
                 }
             }

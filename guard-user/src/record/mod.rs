@@ -10,7 +10,7 @@ mod readable;
 pub mod text;
 pub mod words;
 
-pub use audit::{AuditError, Health, Settings, Writer};
+pub use audit::{AuditError, Health, Settings, Shown, Writer};
 pub use fields::Record;
 pub use readable::readable;
 pub use text::{LongText, Text};

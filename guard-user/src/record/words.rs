@@ -154,7 +154,7 @@ words! {
         StartMs = "start.ms", "How long the daemon took to enforce, in milliseconds.";
         Containers = "containers", "Containers that are known.";
         Rules = "rules", "Rules of the policy.";
-        Killed = "killed", "Tasks that were killed.";
+        Killed = "killed", "Processes that were killed one by one. Absent where the kernel killed all at once and does not count (`cgroup.kill`).";
     }
 }
 
@@ -185,6 +185,36 @@ impl Kind {
             | Self::Alarm
             | Self::Lost
             | Self::Degraded => true,
+        }
+    }
+
+    /// Whether the service's journal has it as well: that the daemon itself does not do what was asked of it. What
+    /// containers do, and may do a thousand times, is in the audit log alone.
+    #[must_use]
+    pub const fn is_trouble(self) -> bool {
+        match self {
+            Self::PolicyRefused | Self::Degraded => true,
+            Self::ContainerMade
+            | Self::ContainerGone
+            | Self::DaemonStart
+            | Self::DaemonStop
+            | Self::DaemonGap
+            | Self::PolicyLoaded
+            | Self::RungChosen
+            | Self::BreachBegan
+            | Self::Refusals
+            | Self::BreachEnded
+            | Self::Action
+            | Self::Step
+            | Self::SettingChanged
+            | Self::SettingRestored
+            | Self::SettingContested
+            | Self::LeakAlarm
+            | Self::MovedOut
+            | Self::SwitchOff
+            | Self::SwitchOn
+            | Self::Alarm
+            | Self::Lost => false,
         }
     }
 }

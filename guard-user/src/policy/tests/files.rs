@@ -121,7 +121,7 @@ fn a_file_that_is_too_large_or_no_text_or_not_there_is_refused() {
         load::from_bytes("x", &large)
             .unwrap_err()
             .to_string()
-            .starts_with("x:1:1: the file has 1048577 bytes")
+            .starts_with("x:1:1: the file has more than 1 MiB")
     );
     assert!(
         load::from_bytes("x", b"version: 1\n# \xff")
@@ -136,6 +136,79 @@ fn a_file_that_is_too_large_or_no_text_or_not_there_is_refused() {
             .to_string()
             .starts_with("/nonexistent/policy.yaml:1:1: cannot read")
     );
+}
+
+#[test]
+fn what_is_valid_and_hardly_meant_has_a_note() {
+    let notes = |more: &str| {
+        let text = format!(
+            "version: 1\nsubjects: {{all: {{cgroups: [\"/docker/*\", {more}]}}}}\nrules: [{{name: cap, subjects: [all], pids: {{max: 5}}}}]\nhost: {{reserve: {{pids: 10}}}}\n"
+        );
+        let policy = load::from_bytes("x", text.as_bytes()).unwrap();
+        let reserve = describe::rules(&policy, None).pop().unwrap();
+        assert!(
+            reserve.says.ends_with("the last 10 pids of the host"),
+            "{}",
+            reserve.says
+        );
+        describe::notes(&policy, &compile(&policy, None).unwrap())
+    };
+    assert_eq!(
+        notes("\"/lxc/*\""),
+        ["a reserve of 10 pids is too small to log in and to act with: did you mean `10%`?"]
+    );
+    for pattern in ["/lxc/[ab]*", "/lxc/a?", "/{lxc,lxd}/*"] {
+        let notes = notes(&format!("\"{pattern}\""));
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert!(notes[1].starts_with(&format!("pattern `{pattern}`: ")));
+    }
+}
+
+#[test]
+fn a_tab_is_seen_and_a_list_that_is_too_long_says_what_to_do() {
+    let said = |text: &str| {
+        load::from_bytes("x", text.as_bytes())
+            .unwrap_err()
+            .to_string()
+    };
+    let tab = said("version: 1\nsubjects:\n\tall: {}\n");
+    assert!(tab.contains("3 | →all: {}\n"), "{tab}");
+    assert!(tab.contains("replace the tab by blanks"), "{tab}");
+    let below = said("version: 1\n\tmode: audit\n");
+    assert!(below.starts_with("x:2:1: "), "{below}");
+    let list: Vec<String> = (0..513).map(|n| format!("/docker/{n}")).collect();
+    let long = said(&format!(
+        "version: 1\nsubjects: {{all: {{cgroups: [{}]}}}}\n",
+        list.join(", ")
+    ));
+    assert!(
+        long.contains("513 patterns in one list; at most 512"),
+        "{long}"
+    );
+    assert!(long.contains("into another subject"), "{long}");
+}
+
+#[test]
+fn a_pipe_is_not_waited_for_unless_it_was_named() {
+    let folder = std::env::temp_dir().join(format!("bulkhead-pipe-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let pipe = folder.join("policy.yaml");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let said = |file: &PathBuf| {
+        load::load(std::slice::from_ref(file))
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(said(&pipe).contains("this is not a regular file"));
+    assert!(said(&folder).contains("this is a directory"));
+
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::write(pipe, load::EMBEDDED)
+    });
+    assert!(load::load_also_pipes(std::slice::from_ref(&pipe)).is_ok());
+    writer.join().unwrap().unwrap();
+    fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]

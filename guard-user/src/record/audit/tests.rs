@@ -348,7 +348,14 @@ fn a_terminal_gets_a_line_of_an_incident_and_none_of_a_container_that_comes_or_g
     }
     let scratch = Scratch::new("terminal");
     let (bytes, shown) = sync_channel(100);
-    let writer = Writer::start(scratch.settings(), Some(Box::new(Terminal(bytes)))).unwrap();
+    let writer = Writer::start(
+        scratch.settings(),
+        Some(Shown {
+            to: Box::new(Terminal(bytes)),
+            which: Kind::shown,
+        }),
+    )
+    .unwrap();
     writer.write(Record::new(Kind::ContainerMade).container(b"/docker/abc"));
     writer.write(
         Record::new(Kind::MovedOut)
