@@ -19,18 +19,28 @@ pub struct Machine {
     pub poor: Option<String>,
     /// This boot has the time for what takes minutes.
     pub patient: bool,
+    /// The kernel was told nothing that makes it another.
+    pub ordinary: bool,
 }
 
 impl Machine {
     /// This machine.
     #[must_use]
     pub fn this() -> Self {
+        let told = fs::read_to_string("/proc/cmdline").unwrap_or_default();
         Self {
             v2: cgroup::is_v2(),
             release: host::release(),
             poor: daemon::poor_rung(),
-            patient: fs::read_to_string("/proc/cmdline")
-                .is_ok_and(|text| text.contains("bulkhead.tests=patient")),
+            patient: told.contains("bulkhead.tests=patient"),
+            ordinary: ![
+                "lsm=",
+                "lockdown=",
+                "bulkhead.rung=",
+                "systemd.unified_cgroup_hierarchy=",
+            ]
+            .into_iter()
+            .any(|word| told.contains(word)),
         }
     }
 }
@@ -46,6 +56,8 @@ pub enum Needs {
     RefusingOnV2,
     /// A host on which forks can only be watched, or not even that.
     Poor,
+    /// A kernel as Debian boots it: what has nothing to do with rungs and cgroups need not be shown on its variants.
+    Ordinary,
     /// Minutes: `bulkhead.tests=patient` on the kernel's command line.
     Patience,
 }
@@ -69,10 +81,14 @@ impl Needs {
             Self::Refusing | Self::RefusingOnV2 if poor => Some("the rung refuses nothing"),
             Self::RefusingOnV2 if !machine.v2 => Some("cgroup v1"),
             Self::Poor if !poor => Some("the rung refuses"),
+            Self::Ordinary if !machine.ordinary => Some("the kernel's plain boot shows it"),
             Self::Patience if !machine.patient => Some("it takes minutes, and one kernel shows it"),
-            Self::Nothing | Self::Refusing | Self::RefusingOnV2 | Self::Poor | Self::Patience => {
-                None
-            }
+            Self::Nothing
+            | Self::Refusing
+            | Self::RefusingOnV2
+            | Self::Poor
+            | Self::Ordinary
+            | Self::Patience => None,
         }
     }
 }

@@ -27,32 +27,32 @@ use crate::{
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "kernel_log::ten_thousand_lines_are_in_the_copy_once_and_in_order",
-        needs: Needs::Nothing,
+        needs: Needs::Ordinary,
         run: ten_thousand_lines_are_in_the_copy_once_and_in_order,
     },
     Scenario {
         name: "kernel_log::a_flood_is_kept_or_counted_as_lost",
-        needs: Needs::Nothing,
+        needs: Needs::Ordinary,
         run: a_flood_is_kept_or_counted_as_lost,
     },
     Scenario {
         name: "kernel_log::a_daemon_that_is_killed_resumes_without_a_gap_or_a_line_twice",
-        needs: Needs::Nothing,
+        needs: Needs::Ordinary,
         run: a_daemon_that_is_killed_resumes_without_a_gap_or_a_line_twice,
     },
     Scenario {
         name: "kernel_log::what_is_overwritten_while_the_daemon_stands_still_is_counted",
-        needs: Needs::Nothing,
+        needs: Needs::Ordinary,
         run: what_is_overwritten_while_the_daemon_stands_still_is_counted,
     },
     Scenario {
         name: "kernel_log::the_largest_record_and_any_byte_in_it_survive",
-        needs: Needs::Nothing,
+        needs: Needs::Ordinary,
         run: the_largest_record_and_any_byte_in_it_survive,
     },
     Scenario {
         name: "kernel_log::the_copy_moves_with_the_policy_and_ends_with_it",
-        needs: Needs::Nothing,
+        needs: Needs::Ordinary,
         run: the_copy_moves_with_the_policy_and_ends_with_it,
     },
 ];
