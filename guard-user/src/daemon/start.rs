@@ -220,7 +220,6 @@ impl Daemon {
         daemon.note_hooks();
         daemon.say_started(gap, &entered, now().saturating_sub(began));
         daemon.say_mounted();
-        daemon.renew_kernel_log();
         daemon.write_summary();
         if daemon.plan.audited_altogether {
             let why = if daemon.plan.embedded {

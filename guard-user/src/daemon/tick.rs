@@ -90,6 +90,10 @@ impl Daemon {
         }
         self.reload_what_changed();
         self.note_audit_log();
+        if self.ticks == 1 {
+            // First what is enforced: the log waits in the kernel's own buffer.
+            self.renew_kernel_log();
+        }
         self.note_kernel_log();
         self.note_losses();
         self.look_for_containers();
