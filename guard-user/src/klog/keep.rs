@@ -100,6 +100,8 @@ pub struct Raised {
     pub injected: bool,
 }
 
+/// So many records wait to be watched while the thread begins: more than any kernel's buffer holds.
+const UNWATCHED: usize = 1 << 13;
 /// So many alarms wait for whoever tells them; what comes on top is lost, which only a stopped daemon can bring about.
 const WAITING: usize = 4096;
 
@@ -258,8 +260,6 @@ struct Thread {
 
 impl Thread {
     fn run(mut self) {
-        // Here, since it takes its time: nothing waits for it but the lines.
-        self.copy.watch_for(self.chosen.in_force());
         let mut reader = loop {
             let error = match self.copy.open() {
                 Ok(next) => match Reader::open(next) {
@@ -275,8 +275,14 @@ impl Thread {
         };
         self.copy.shared.rest(|rest| rest.reading = None);
         loop {
-            let stop = match self.copy.go_on(&mut reader) {
+            let went = self.copy.go_on(&mut reader);
+            let stop = match went {
                 Went::More => self.wait(None, Some(Duration::ZERO)),
+                Went::End | Went::More if self.copy.is_to_watch(went) => {
+                    // Here, since it takes its time, and no line waits in the kernel's buffer.
+                    self.copy.watch_for(self.chosen.in_force());
+                    self.wait(None, Some(Duration::ZERO))
+                }
                 Went::End => self.wait(Some(reader.device()), self.copy.sync_in()),
                 Went::Failed => self.wait(None, Some(AGAIN)),
             };
@@ -327,6 +333,8 @@ struct Kept {
     shared: Arc<Shared>,
     names: Arc<Mutex<Names>>,
     watch: Option<Watch>,
+    /// Records that were read before there was anything to hold them against; `None`: there is now, or never will be.
+    unwatched: Option<Vec<(Record, By)>>,
     /// Lines that are not in the file yet.
     batch: Batch,
     /// When the first line was written that the disk was not yet asked for.
@@ -358,16 +366,27 @@ impl Kept {
             shared,
             names,
             watch: None,
+            unwatched: Some(Vec::new()),
             batch: Batch::default(),
             unsynced: None,
         }
     }
 
+    /// Whether it is time to look at what was read so far.
+    fn is_to_watch(&self, went: Went) -> bool {
+        (self.unwatched.as_ref())
+            .is_some_and(|waiting| went == Went::End || waiting.len() >= UNWATCHED)
+    }
+
     fn watch_for(&mut self, patterns: Vec<Pattern>) {
+        let unwatched = self.unwatched.take().unwrap_or_default();
         match Watch::new(&patterns) {
             Ok(watch) => {
                 self.watch = Some(watch);
                 self.shared.rest(|rest| rest.patterns = patterns);
+                for (record, by) in &unwatched {
+                    self.look(record, by);
+                }
             }
             Err(error) => self
                 .shared
@@ -431,7 +450,12 @@ impl Kept {
                 Ok(Some(heard)) => {
                     let by = self.named(&heard);
                     if let Heard::Record(record) = &heard {
-                        self.look(record, &by);
+                        match &mut self.unwatched {
+                            Some(unwatched) if unwatched.len() < UNWATCHED => {
+                                unwatched.push((record.clone(), by.clone()));
+                            }
+                            _ => self.look(record, &by),
+                        }
                     }
                     self.batch.add(&heard, by, &self.boot);
                 }

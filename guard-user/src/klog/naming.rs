@@ -11,6 +11,9 @@ use guard_common::kernel_log::{PRINTED_BY_KERNEL, PRINTED_TEXT, PRINTED_UNTOLD, 
 const FORGOTTEN_NS: i64 = 10_000_000_000;
 /// So many are remembered at most.
 const REMEMBERED: usize = 16_384;
+/// The two clocks both began with the boot: while nothing better is known, they are no further apart than this. What was
+/// printed before anybody told of it has words that may come again.
+const COARSELY_NS: i64 = 5_000_000_000;
 /// Of two that fit, one must be so much nearer in time. A text is formatted in less.
 const APART_NS: i64 = 200_000;
 /// A line of the log, as far as its name is concerned.
@@ -85,12 +88,11 @@ impl Naming {
 
     /// Records were lost: what was told of them would be taken for what was told of others.
     pub fn lost(&mut self, next: Line<'_>) {
-        let Some(at) = self.at(next) else {
-            self.told.clear();
-            return;
+        let from = match self.at(next) {
+            Some(at) => at - APART_NS,
+            None => next.time_us as i64 * 1000 - COARSELY_NS,
         };
-        self.told
-            .retain(|told| told.time_ns as i64 >= at - APART_NS);
+        self.told.retain(|told| told.time_ns as i64 >= from);
     }
 
     /// Who printed the line that was read next. Everything that was told by then must have been passed to [`Naming::told`].
@@ -111,6 +113,7 @@ impl Naming {
 
     fn by_text(&mut self, line: Line<'_>) -> Option<Printer> {
         let fits: Vec<(usize, usize)> = (0..self.told.len())
+            .filter(|at| self.can_be(line, *at))
             .filter_map(|at| Some((at, self.pieces(at, line.text)?)))
             .collect();
         let (at, pieces) = match fits.as_slice() {
@@ -135,6 +138,12 @@ impl Naming {
             }
         }
         Some(printer)
+    }
+
+    /// Whether what was told is of the line's time at all.
+    fn can_be(&self, line: Line<'_>, at: usize) -> bool {
+        let expected = (self.at(line)).unwrap_or(line.time_us as i64 * 1000);
+        (self.told[at].time_ns as i64).abs_diff(expected) <= COARSELY_NS.unsigned_abs()
     }
 
     /// How many pieces, from this one on, make up the text; `None`: they do not.
@@ -202,8 +211,8 @@ mod tests {
         let known = text.len().min(PRINTED_TEXT);
         bytes[..known].copy_from_slice(&text.as_bytes()[..known]);
         Printed {
-            // The log's clock began five seconds later.
-            time_ns: ((time_us + 5_000_000) * 1000) as u64,
+            // The log's clock began a second later.
+            time_ns: ((time_us + 1_000_000) * 1000) as u64,
             container,
             cgroup: container + 1,
             pid,
@@ -301,6 +310,19 @@ mod tests {
             };
             assert_eq!(naming.name(line(1, "text")), expected);
         }
+    }
+
+    #[test]
+    fn what_was_printed_before_anybody_told_of_it_is_nobodys() {
+        let mut naming = Naming::default();
+        naming.told(told(60_000_000, 7, 1, "same"));
+        assert_eq!(naming.name(line(40_000_000, "same")), Printer::Unknown);
+        assert_eq!(pid(naming.name(line(60_000_000, "same"))), 7);
+        // Nothing is known of the clocks, and records were lost.
+        let mut naming = Naming::default();
+        naming.told(told(60_000_000, 7, 1, "same"));
+        naming.lost(line(58_000_000, "other"));
+        assert_eq!(pid(naming.name(line(60_000_000, "same"))), 7);
     }
 
     #[test]
