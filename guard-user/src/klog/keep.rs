@@ -277,12 +277,12 @@ impl Thread {
         loop {
             let went = self.copy.go_on(&mut reader);
             let stop = match went {
-                Went::More => self.wait(None, Some(Duration::ZERO)),
                 Went::End | Went::More if self.copy.is_to_watch(went) => {
                     // Here, since it takes its time, and no line waits in the kernel's buffer.
                     self.copy.watch_for(self.chosen.in_force());
                     self.wait(None, Some(Duration::ZERO))
                 }
+                Went::More => self.wait(None, Some(Duration::ZERO)),
                 Went::End => self.wait(Some(reader.device()), self.copy.sync_in()),
                 Went::Failed => self.wait(None, Some(AGAIN)),
             };
