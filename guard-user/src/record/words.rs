@@ -192,30 +192,7 @@ impl Kind {
     /// containers do, and may do a thousand times, is in the audit log alone.
     #[must_use]
     pub const fn is_trouble(self) -> bool {
-        match self {
-            Self::PolicyRefused | Self::Degraded => true,
-            Self::ContainerMade
-            | Self::ContainerGone
-            | Self::DaemonStart
-            | Self::DaemonStop
-            | Self::DaemonGap
-            | Self::PolicyLoaded
-            | Self::RungChosen
-            | Self::BreachBegan
-            | Self::Refusals
-            | Self::BreachEnded
-            | Self::Action
-            | Self::Step
-            | Self::SettingChanged
-            | Self::SettingRestored
-            | Self::SettingContested
-            | Self::LeakAlarm
-            | Self::MovedOut
-            | Self::SwitchOff
-            | Self::SwitchOn
-            | Self::Alarm
-            | Self::Lost => false,
-        }
+        matches!(self, Self::PolicyRefused | Self::Degraded)
     }
 }
 

@@ -60,29 +60,40 @@ pub fn read_received() -> io::Result<()> {
 /// Room for one descriptor in a control message.
 const CONTROL: usize = 64;
 
-fn receive(socket: RawFd) -> io::Result<OwnedFd> {
-    let mut byte = [0_u8; 1];
+/// A message of one byte with room for one descriptor, and what is done with it.
+///
+/// # Safety
+/// `act` uses the message while it runs, and not afterwards.
+unsafe fn with_message<T>(act: impl FnOnce(&mut libc::msghdr) -> io::Result<T>) -> io::Result<T> {
+    let mut byte = [1_u8; 1];
     let mut part = libc::iovec {
         iov_base: byte.as_mut_ptr().cast(),
         iov_len: 1,
     };
     let mut control = [0_u64; CONTROL / 8];
-    // SAFETY: plain data; the pointers in it outlive the call, and the control message is the kernel's own.
+    // SAFETY: plain data, of which zeros are a value.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL as _;
+    act(&mut message)
+}
+
+fn receive(socket: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the pointers in the message are valid while it is used, and the control message is the kernel's own.
     unsafe {
-        let mut message: libc::msghdr = zeroed();
-        message.msg_iov = &raw mut part;
-        message.msg_iovlen = 1;
-        message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = CONTROL as _;
-        if libc::recvmsg(socket, &raw mut message, 0) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let header = libc::CMSG_FIRSTHDR(&raw const message);
-        if header.is_null() || (*header).cmsg_type != libc::SCM_RIGHTS {
-            return Err(io::Error::other("no descriptor came"));
-        }
-        let descriptor = ptr::read_unaligned(libc::CMSG_DATA(header).cast::<RawFd>());
-        Ok(OwnedFd::from_raw_fd(descriptor))
+        with_message(|message| {
+            if libc::recvmsg(socket, message, 0) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let header = libc::CMSG_FIRSTHDR(message);
+            if header.is_null() || (*header).cmsg_type != libc::SCM_RIGHTS {
+                return Err(io::Error::other("no descriptor came"));
+            }
+            let descriptor = ptr::read_unaligned(libc::CMSG_DATA(header).cast::<RawFd>());
+            Ok(OwnedFd::from_raw_fd(descriptor))
+        })
     }
 }
 
@@ -91,27 +102,19 @@ fn receive(socket: RawFd) -> io::Result<OwnedFd> {
 /// # Errors
 /// What the kernel said.
 pub fn send(socket: RawFd, file: RawFd) -> io::Result<()> {
-    let mut byte = [1_u8; 1];
-    let mut part = libc::iovec {
-        iov_base: byte.as_mut_ptr().cast(),
-        iov_len: 1,
-    };
-    let mut control = [0_u64; CONTROL / 8];
-    // SAFETY: plain data; the pointers in it outlive the call, and the control message fits its buffer.
+    // SAFETY: the pointers in the message are valid while it is used, and the control message fits its buffer.
     unsafe {
-        let mut message: libc::msghdr = zeroed();
-        message.msg_iov = &raw mut part;
-        message.msg_iovlen = 1;
-        message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
-        let header = libc::CMSG_FIRSTHDR(&raw const message);
-        (*header).cmsg_level = libc::SOL_SOCKET;
-        (*header).cmsg_type = libc::SCM_RIGHTS;
-        (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
-        ptr::write_unaligned(libc::CMSG_DATA(header).cast::<RawFd>(), file);
-        if libc::sendmsg(socket, &raw const message, 0) < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        with_message(|message| {
+            message.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
+            let header = libc::CMSG_FIRSTHDR(message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
+            ptr::write_unaligned(libc::CMSG_DATA(header).cast::<RawFd>(), file);
+            if libc::sendmsg(socket, message, 0) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        })
     }
-    Ok(())
 }
