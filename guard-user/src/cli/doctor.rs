@@ -11,9 +11,10 @@ use guard_user::{
     },
     identity::tree::Hierarchy,
     kernel::{
+        attach::FUNCTIONS,
         btf::Btf,
         hooks,
-        load::{FUNCTIONS, Kernel, Sizes},
+        load::{Kernel, Sizes},
         prove,
         rungs::{self, Rung},
     },

@@ -2,9 +2,9 @@
 
 use super::{Daemon, Plan};
 use crate::kernel::{
+    attach::FUNCTIONS,
     btf::Btf,
     hooks::{self, Hook, Proved},
-    load::FUNCTIONS,
 };
 
 /// The hooks that a policy has rules for.

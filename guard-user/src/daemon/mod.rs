@@ -45,9 +45,10 @@ use crate::{
         tree::{Hierarchy, TreeError},
     },
     kernel::{
+        attach::Link,
         hooks::Proved,
         install::Bank,
-        load::{Kernel, Link, LoadError},
+        load::{Kernel, LoadError},
         prove::{ProveError, Tried},
         rungs::Rung,
         self_test::SelfTestError,

@@ -19,9 +19,10 @@ use crate::{
     decide::engine::{Engine, Rests},
     identity::{roster::Roster, tree::Hierarchy},
     kernel::{
+        attach::{FUNCTIONS, tells_printed},
         btf::Btf,
         hooks,
-        load::{FUNCTIONS, Kernel, PINS, Sizes, tells_printed},
+        load::{Kernel, PINS, Sizes},
         prove,
         rungs::{self, Rung},
     },

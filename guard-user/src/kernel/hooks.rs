@@ -12,8 +12,9 @@ use guard_common::action::Action;
 use nix::{errno::Errno, libc};
 
 use super::{
+    attach::Link,
     btf::Btf,
-    load::{Kernel, Link},
+    load::Kernel,
     rungs::{self, Rung},
     self_test::{self, Outcome, SelfTestError, Trial},
 };

@@ -1,19 +1,15 @@
-//! Loads the kernel side, takes over the tables of an earlier daemon, and keeps programs attached after our death.
+//! Opens the kernel side, takes over the tables of an earlier daemon, and keeps programs attached after our death.
 
 use std::{
-    ffi::CStr,
     fs, io,
     mem::offset_of,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
 };
 
 use aya::maps::{Array, HashMap as Table, MapData, Queue, RingBuf};
-use aya_obj::{
-    Object,
-    generated::{bpf_attach_type, bpf_prog_type},
-};
+use aya_obj::Object;
 use guard_common::{
     Container, SLOTS, Subject,
     config::{FIELDS, Field},
@@ -24,37 +20,14 @@ use guard_common::{
 use thiserror::Error;
 
 use super::{
-    btf::Btf,
-    hooks::Hook,
+    attach::{GOVERNOR, Link},
     object::{self, Tables},
-    pins,
-    rungs::Rung,
-    sys,
+    pins, sys,
     tables::{Mapped, Plain},
-    under_way::{self, Counting},
 };
 
 /// Where everything that outlives the daemon stands; the last name is the version of the tables' layout.
 pub const PINS: &str = "/sys/fs/bpf/bulkhead/v3";
-
-/// The program that refuses forks.
-pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
-
-/// Functions of the kernel that programs attach to.
-pub const FUNCTIONS: [&str; 12] = [
-    "bpf_lsm_task_alloc",
-    "security_task_alloc",
-    "cgroup_attach_task",
-    "btf_trace_task_newtask",
-    "perf_event_free_task",
-    "security_task_free",
-    "bpf_lsm_syslog",
-    "security_syslog",
-    "bpf_lsm_file_permission",
-    "security_file_permission",
-    "bpf_lsm_sb_kern_mount",
-    "security_sb_kern_mount",
-];
 
 /// Why the kernel side is not loaded.
 #[derive(Debug, Error)]
@@ -141,7 +114,7 @@ pub struct Sizes {
 pub struct Kernel {
     /// Keeps the tables that nobody took out of it.
     _tables: Tables,
-    object: Object,
+    pub(super) object: Object,
     /// Number of this load.
     pub generation: u32,
     /// Nested cgroups that may stand in `subjects`.
@@ -165,35 +138,6 @@ pub struct Kernel {
     pub events: RingBuf<MapData>,
     /// Who printed which line of the kernel log; taken by its reader.
     pub printed: Option<RingBuf<MapData>>,
-}
-
-/// A program that is attached; dropped, it is so no longer, unless it is pinned.
-pub struct Link {
-    pub(super) name: &'static str,
-    fd: OwnedFd,
-    pub(super) program: OwnedFd,
-}
-
-/// How a program is attached.
-#[derive(Clone, Copy)]
-enum How {
-    Lsm(&'static str),
-    ModifyReturn(&'static str),
-    Entry(&'static str),
-    Tracepoint(&'static str),
-    RawTracepoint(&'static CStr),
-}
-
-impl How {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Lsm(_) => "lsm",
-            Self::ModifyReturn(_) => "fmod_ret",
-            Self::Entry(_) => "fentry",
-            Self::Tracepoint(_) => "tp_btf",
-            Self::RawTracepoint(_) => "raw tracepoint",
-        }
-    }
 }
 
 impl Kernel {
@@ -300,161 +244,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// Loads and attaches the programs of the fork governor on one rung; none for [`Rung::Setting`].
-    ///
-    /// # Errors
-    /// [`LoadError`].
-    pub fn attach_governor(&self, btf: &Btf, rung: Rung) -> Result<Vec<Link>, LoadError> {
-        let (program, how) = match rung {
-            Rung::Lsm => (GOVERNOR, How::Lsm("bpf_lsm_task_alloc")),
-            Rung::FmodRet => (GOVERNOR, How::ModifyReturn("security_task_alloc")),
-            Rung::Observe => (
-                "fork_storm_process_fork",
-                How::RawTracepoint(c"sched_process_fork"),
-            ),
-            Rung::Setting => return Ok(Vec::new()),
-        };
-        Ok(vec![self.attach(btf, program, how)?])
-    }
-
-    /// Loads and attaches the programs that see forks end, done or failed, and how forks under way are counted with them.
-    ///
-    /// # Errors
-    /// [`LoadError`].
-    pub fn attach_ends(&self, btf: &Btf, rung: Rung) -> Result<(Vec<Link>, Counting), LoadError> {
-        let landed = self.attach(
-            btf,
-            under_way::LANDED,
-            How::Tracepoint("btf_trace_task_newtask"),
-        )?;
-        let failed = How::Entry("perf_event_free_task");
-        let (failed, refusal_ends) = match self.attach(btf, under_way::FAILED, failed) {
-            Err(LoadError::NoFunction(_)) => {
-                let freed = How::Entry("security_task_free");
-                // Its caller is the function that fmod_ret passes over.
-                let passed_over = rung == Rung::FmodRet;
-                (self.attach(btf, under_way::FREED, freed)?, passed_over)
-            }
-            failed => (failed?, false),
-        };
-        let counting = Counting {
-            counts: true,
-            refusal_ends,
-        };
-        Ok((vec![landed, failed], counting))
-    }
-
-    /// Loads and attaches the program of a hook.
-    ///
-    /// # Errors
-    /// [`LoadError`].
-    pub fn attach_hook(&self, btf: &Btf, hook: &Hook, rung: Rung) -> Result<Link, LoadError> {
-        let how = match rung {
-            Rung::Lsm => How::Lsm(hook.lsm),
-            Rung::FmodRet | Rung::Observe | Rung::Setting => How::ModifyReturn(hook.security),
-        };
-        self.attach(btf, hook.program, how)
-    }
-
-    /// Loads and attaches the programs that recognise containers.
-    ///
-    /// # Errors
-    /// [`LoadError`].
-    pub fn attach_identity(&self, btf: &Btf) -> Result<Vec<Link>, LoadError> {
-        Ok(vec![
-            self.attach(
-                btf,
-                "identity_cgroup_mkdir",
-                How::RawTracepoint(c"cgroup_mkdir"),
-            )?,
-            self.attach(
-                btf,
-                "identity_cgroup_rmdir",
-                How::RawTracepoint(c"cgroup_rmdir"),
-            )?,
-        ])
-    }
-
-    /// Loads and attaches the program that records moves out of a container; needs a trampoline.
-    ///
-    /// # Errors
-    /// [`LoadError`].
-    pub fn attach_moves(&self, btf: &Btf) -> Result<Link, LoadError> {
-        self.attach(
-            btf,
-            "identity_attach_task",
-            How::Entry("cgroup_attach_task"),
-        )
-    }
-
-    /// Loads and attaches the program that tells who prints into the kernel log; see [`tells_printed`].
-    ///
-    /// # Errors
-    /// [`LoadError`].
-    pub fn attach_printed(&self, btf: &Btf) -> Result<Link, LoadError> {
-        self.attach(btf, "kernel_log_printed", How::RawTracepoint(c"console"))
-    }
-
-    fn attach(&self, btf: &Btf, program: &'static str, how: How) -> Result<Link, LoadError> {
-        let broken = || LoadError::Object(format!("no program {program}"));
-        let found = self.object.programs.get(program).ok_or_else(broken)?;
-        let code = self
-            .object
-            .functions
-            .get(&found.function_key())
-            .ok_or_else(broken)?;
-        let function = |name| btf.function(name).ok_or(LoadError::NoFunction(name));
-        let (kind, attach, id) = match how {
-            How::Lsm(name) => (
-                bpf_prog_type::BPF_PROG_TYPE_LSM,
-                bpf_attach_type::BPF_LSM_MAC as u32,
-                function(name)?,
-            ),
-            How::ModifyReturn(name) => (
-                bpf_prog_type::BPF_PROG_TYPE_TRACING,
-                bpf_attach_type::BPF_MODIFY_RETURN as u32,
-                function(name)?,
-            ),
-            How::Entry(name) => (
-                bpf_prog_type::BPF_PROG_TYPE_TRACING,
-                bpf_attach_type::BPF_TRACE_FENTRY as u32,
-                function(name)?,
-            ),
-            How::Tracepoint(name) => (
-                bpf_prog_type::BPF_PROG_TYPE_TRACING,
-                bpf_attach_type::BPF_TRACE_RAW_TP as u32,
-                function(name)?,
-            ),
-            How::RawTracepoint(_) => (bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0),
-        };
-        let refused = |source, log| LoadError::Program {
-            program,
-            how: how.name(),
-            source,
-            log,
-        };
-        let loaded = sys::load(&sys::Load {
-            kind: kind as u32,
-            attach,
-            function: id,
-            code: &code.instructions,
-            license: &found.license,
-            name: program,
-        })
-        .map_err(|(source, log)| refused(source, log))?;
-        let name = match how {
-            How::RawTracepoint(name) => Some(name),
-            How::Lsm(_) | How::ModifyReturn(_) | How::Entry(_) | How::Tracepoint(_) => None,
-        };
-        let fd =
-            sys::attach(loaded.as_fd(), name).map_err(|source| refused(source, String::new()))?;
-        Ok(Link {
-            name: program,
-            fd,
-            program: loaded,
-        })
-    }
-
     /// From now on these programs act, and those of earlier loads do not.
     pub fn act(&self) {
         self.act_as(self.generation);
@@ -517,7 +306,7 @@ impl Kernel {
         pins::make_below(&directory)?;
         for link in links {
             let path = directory.join(link.name);
-            sys::pin(link.fd.as_fd(), &path).map_err(error(&path))?;
+            sys::pin(link.as_fd(), &path).map_err(error(&path))?;
         }
         Ok(())
     }
@@ -549,28 +338,6 @@ impl Kernel {
     }
 }
 
-/// Whether this kernel passes the tracepoint `console` in the context of the task that prints (6.1). Before, whoever holds the
-/// console passes it, later and for others.
-#[must_use]
-pub fn tells_printed() -> bool {
-    release() >= (6, 1)
-}
-
-/// Version and patch level of the running kernel; (0, 0) if it says neither.
-fn release() -> (u32, u32) {
-    let Ok(names) = nix::sys::utsname::uname() else {
-        return (0, 0);
-    };
-    let text = names.release().to_string_lossy();
-    let mut numbers = text
-        .split(|byte: char| !byte.is_ascii_digit())
-        .map_while(|number| number.parse().ok());
-    (
-        numbers.next().unwrap_or_default(),
-        numbers.next().unwrap_or_default(),
-    )
-}
-
 /// Takes away a directory of pins, whatever it holds.
 ///
 /// # Errors
@@ -585,11 +352,4 @@ pub fn remove_pins(directory: &Path) -> io::Result<()> {
         }
     }
     fs::remove_dir(directory)
-}
-
-/// The raw descriptor of a link, for those who ask the kernel about it.
-impl AsFd for Link {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
 }

@@ -1,5 +1,6 @@
 //! What this kernel offers, and the way into it: BTF, rungs, tables, programs, pins.
 
+pub mod attach;
 pub mod btf;
 pub mod hooks;
 pub mod install;

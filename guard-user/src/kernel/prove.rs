@@ -6,8 +6,9 @@ use thiserror::Error;
 use nix::{errno::Errno, libc};
 
 use super::{
+    attach::Link,
     btf::Btf,
-    load::{Kernel, Link, PINS},
+    load::{Kernel, PINS},
     rungs::{self, Rung},
     self_test::{self, DONE, FORK, Outcome, SelfTestError},
     under_way::Counting,

@@ -9,7 +9,8 @@ use std::{
 use guard_common::host::Host;
 
 use super::{
-    load::{GOVERNOR, Kernel, Link},
+    attach::{GOVERNOR, Link},
+    load::Kernel,
     sys,
 };
 

@@ -1,0 +1,251 @@
+//! Programs into the kernel: each loaded for the way on which it is attached, from the one object.
+
+use std::{
+    ffi::CStr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
+
+use super::{
+    btf::Btf,
+    hooks::Hook,
+    load::{Kernel, LoadError},
+    rungs::Rung,
+    sys,
+    under_way::{self, Counting},
+};
+
+/// The program that refuses forks.
+pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
+
+/// Functions of the kernel that programs attach to.
+pub const FUNCTIONS: [&str; 12] = [
+    "bpf_lsm_task_alloc",
+    "security_task_alloc",
+    "cgroup_attach_task",
+    "btf_trace_task_newtask",
+    "perf_event_free_task",
+    "security_task_free",
+    "bpf_lsm_syslog",
+    "security_syslog",
+    "bpf_lsm_file_permission",
+    "security_file_permission",
+    "bpf_lsm_sb_kern_mount",
+    "security_sb_kern_mount",
+];
+
+/// A program that is attached; dropped, it is so no longer, unless it is pinned.
+pub struct Link {
+    pub(super) name: &'static str,
+    fd: OwnedFd,
+    pub(super) program: OwnedFd,
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy)]
+enum How {
+    Lsm(&'static str),
+    ModifyReturn(&'static str),
+    Entry(&'static str),
+    Tracepoint(&'static str),
+    RawTracepoint(&'static CStr),
+}
+
+impl How {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Lsm(_) => "lsm",
+            Self::ModifyReturn(_) => "fmod_ret",
+            Self::Entry(_) => "fentry",
+            Self::Tracepoint(_) => "tp_btf",
+            Self::RawTracepoint(_) => "raw tracepoint",
+        }
+    }
+}
+
+impl Kernel {
+    /// Loads and attaches the programs of the fork governor on one rung; none for [`Rung::Setting`].
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_governor(&self, btf: &Btf, rung: Rung) -> Result<Vec<Link>, LoadError> {
+        let (program, how) = match rung {
+            Rung::Lsm => (GOVERNOR, How::Lsm("bpf_lsm_task_alloc")),
+            Rung::FmodRet => (GOVERNOR, How::ModifyReturn("security_task_alloc")),
+            Rung::Observe => (
+                "fork_storm_process_fork",
+                How::RawTracepoint(c"sched_process_fork"),
+            ),
+            Rung::Setting => return Ok(Vec::new()),
+        };
+        Ok(vec![self.attach(btf, program, how)?])
+    }
+
+    /// Loads and attaches the programs that see forks end, done or failed, and how forks under way are counted with them.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_ends(&self, btf: &Btf, rung: Rung) -> Result<(Vec<Link>, Counting), LoadError> {
+        let landed = self.attach(
+            btf,
+            under_way::LANDED,
+            How::Tracepoint("btf_trace_task_newtask"),
+        )?;
+        let failed = How::Entry("perf_event_free_task");
+        let (failed, refusal_ends) = match self.attach(btf, under_way::FAILED, failed) {
+            Err(LoadError::NoFunction(_)) => {
+                let freed = How::Entry("security_task_free");
+                // Its caller is the function that fmod_ret passes over.
+                let passed_over = rung == Rung::FmodRet;
+                (self.attach(btf, under_way::FREED, freed)?, passed_over)
+            }
+            failed => (failed?, false),
+        };
+        let counting = Counting {
+            counts: true,
+            refusal_ends,
+        };
+        Ok((vec![landed, failed], counting))
+    }
+
+    /// Loads and attaches the program of a hook.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_hook(&self, btf: &Btf, hook: &Hook, rung: Rung) -> Result<Link, LoadError> {
+        let how = match rung {
+            Rung::Lsm => How::Lsm(hook.lsm),
+            Rung::FmodRet | Rung::Observe | Rung::Setting => How::ModifyReturn(hook.security),
+        };
+        self.attach(btf, hook.program, how)
+    }
+
+    /// Loads and attaches the programs that recognise containers.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_identity(&self, btf: &Btf) -> Result<Vec<Link>, LoadError> {
+        Ok(vec![
+            self.attach(
+                btf,
+                "identity_cgroup_mkdir",
+                How::RawTracepoint(c"cgroup_mkdir"),
+            )?,
+            self.attach(
+                btf,
+                "identity_cgroup_rmdir",
+                How::RawTracepoint(c"cgroup_rmdir"),
+            )?,
+        ])
+    }
+
+    /// Loads and attaches the program that records moves out of a container; needs a trampoline.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_moves(&self, btf: &Btf) -> Result<Link, LoadError> {
+        self.attach(
+            btf,
+            "identity_attach_task",
+            How::Entry("cgroup_attach_task"),
+        )
+    }
+
+    /// Loads and attaches the program that tells who prints into the kernel log; see [`tells_printed`].
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_printed(&self, btf: &Btf) -> Result<Link, LoadError> {
+        self.attach(btf, "kernel_log_printed", How::RawTracepoint(c"console"))
+    }
+
+    fn attach(&self, btf: &Btf, program: &'static str, how: How) -> Result<Link, LoadError> {
+        let broken = || LoadError::Object(format!("no program {program}"));
+        let found = self.object.programs.get(program).ok_or_else(broken)?;
+        let code = self
+            .object
+            .functions
+            .get(&found.function_key())
+            .ok_or_else(broken)?;
+        let function = |name| btf.function(name).ok_or(LoadError::NoFunction(name));
+        let (kind, attach, id) = match how {
+            How::Lsm(name) => (
+                bpf_prog_type::BPF_PROG_TYPE_LSM,
+                bpf_attach_type::BPF_LSM_MAC as u32,
+                function(name)?,
+            ),
+            How::ModifyReturn(name) => (
+                bpf_prog_type::BPF_PROG_TYPE_TRACING,
+                bpf_attach_type::BPF_MODIFY_RETURN as u32,
+                function(name)?,
+            ),
+            How::Entry(name) => (
+                bpf_prog_type::BPF_PROG_TYPE_TRACING,
+                bpf_attach_type::BPF_TRACE_FENTRY as u32,
+                function(name)?,
+            ),
+            How::Tracepoint(name) => (
+                bpf_prog_type::BPF_PROG_TYPE_TRACING,
+                bpf_attach_type::BPF_TRACE_RAW_TP as u32,
+                function(name)?,
+            ),
+            How::RawTracepoint(_) => (bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0),
+        };
+        let refused = |source, log| LoadError::Program {
+            program,
+            how: how.name(),
+            source,
+            log,
+        };
+        let loaded = sys::load(&sys::Load {
+            kind: kind as u32,
+            attach,
+            function: id,
+            code: &code.instructions,
+            license: &found.license,
+            name: program,
+        })
+        .map_err(|(source, log)| refused(source, log))?;
+        let name = match how {
+            How::RawTracepoint(name) => Some(name),
+            How::Lsm(_) | How::ModifyReturn(_) | How::Entry(_) | How::Tracepoint(_) => None,
+        };
+        let fd =
+            sys::attach(loaded.as_fd(), name).map_err(|source| refused(source, String::new()))?;
+        Ok(Link {
+            name: program,
+            fd,
+            program: loaded,
+        })
+    }
+}
+
+/// Whether this kernel passes the tracepoint `console` in the context of the task that prints (6.1). Before, whoever holds the
+/// console passes it, later and for others.
+#[must_use]
+pub fn tells_printed() -> bool {
+    release() >= (6, 1)
+}
+
+/// Version and patch level of the running kernel; (0, 0) if it says neither.
+fn release() -> (u32, u32) {
+    let Ok(names) = nix::sys::utsname::uname() else {
+        return (0, 0);
+    };
+    let text = names.release().to_string_lossy();
+    let mut numbers = text
+        .split(|byte: char| !byte.is_ascii_digit())
+        .map_while(|number| number.parse().ok());
+    (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    )
+}
+
+/// The raw descriptor of a link, for those who ask the kernel about it.
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
