@@ -304,6 +304,8 @@ pub fn processes(folder: &Path) -> Vec<i32> {
         .unwrap_or_default()
         .lines()
         .filter_map(|line| line.parse().ok())
+        // A task that is just leaving has no number any more, and kill(0) is for one's own group.
+        .filter(|pid| *pid > 0)
         .collect();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
