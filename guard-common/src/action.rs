@@ -26,18 +26,30 @@ actions! {
     KernelLogRead = 0, "kernel_log.read";
     /// Clears it for those who read it by syslog(2).
     KernelLogClear = 1, "kernel_log.clear";
-    /// Writes a line into it, or changes what of it the console shows.
+    /// Writes a line into it.
     KernelLogWrite = 2, "kernel_log.write";
+    /// Changes how much of it the console shows.
+    KernelLogConsole = 3, "kernel_log.console";
 }
 
 /// How many there are.
-pub const ACTIONS: usize = 3;
+pub const ACTIONS: usize = 4;
 
 impl Action {
     /// Its bit in a profile's sets.
     #[must_use]
     pub const fn bit(self) -> u64 {
         1 << self as u32
+    }
+
+    /// Whether who refuses this refuses `other` too: a forged line is no worse than a console that shows none.
+    #[must_use]
+    pub const fn includes(self, other: Self) -> bool {
+        self as u32 == other as u32
+            || matches!(
+                (self, other),
+                (Self::KernelLogWrite, Self::KernelLogConsole)
+            )
     }
 
     /// The action with this number.
@@ -63,6 +75,17 @@ const _: () = assert!(size_of::<Asked>() == 24);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_action_includes_itself_and_writing_the_console() {
+        for one in Action::ALL {
+            for other in Action::ALL {
+                let both = (one.name(), other.name());
+                let expected = one == other || both == ("kernel_log.write", "kernel_log.console");
+                assert_eq!(one.includes(other), expected, "{both:?}");
+            }
+        }
+    }
 
     #[test]
     fn numbers_bits_and_names_are_each_ones_own() {

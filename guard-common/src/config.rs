@@ -99,6 +99,12 @@ fields! {
     InodeMode = "inode.i_mode",
     /// What kind a file system is.
     SuperBlockMagic = "super_block.s_magic",
+    /// The file system that an inode is of.
+    InodeSuperBlock = "inode.i_sb",
+    /// The directory entry by which a file was opened.
+    FileEntry = "file.f_path.dentry",
+    /// The name in a directory entry.
+    EntryName = "dentry.d_name.name",
     /// The pids controller's number.
     PidsController = "cgroup_subsys_id:pids_cgrp_id",
 }

@@ -8,6 +8,22 @@ pub const KMSG_DEVICE: u32 = 1 << 20 | 11;
 /// `PSTOREFS_MAGIC` (include/uapi/linux/magic.h): what the last kernel said before it died.
 pub const PSTOREFS_MAGIC: u64 = 0x6165_676c;
 
+/// `TRACEFS_MAGIC` (include/uapi/linux/magic.h): the trace, of which the kernel log can be made a part.
+pub const TRACEFS_MAGIC: u64 = 0x7472_6163;
+
+/// Whether a file of tracefs, by the first eight bytes of its name, holds the trace itself (kernel/trace/trace.c): `trace`,
+/// `trace_pipe`, `trace_pipe_raw`, `snapshot`, `snapshot_raw`; of the whole host, of a processor or of an instance.
+#[must_use]
+#[inline(always)]
+pub const fn is_trace(name: [u8; 8]) -> bool {
+    let [_, _, _, _, _, end, ..] = name;
+    match &name {
+        b"trace_pi" | b"snapshot" => true,
+        [b't', b'r', b'a', b'c', b'e', ..] => end == 0,
+        _ => false,
+    }
+}
+
 /// What a type of syslog(2) asks for (include/linux/syslog.h); a second one where it does two things at once. `None`: closing
 /// refuses nobody anything, and an unknown type is the kernel's to refuse.
 #[must_use]
@@ -20,7 +36,7 @@ pub const fn actions_of_syslog(kind: u32) -> (Option<Action>, Option<Action>) {
         4 => (Some(Action::KernelLogRead), Some(Action::KernelLogClear)),
         5 => (Some(Action::KernelLogClear), None),
         // Console off, on, and its level.
-        6..=8 => (Some(Action::KernelLogWrite), None),
+        6..=8 => (Some(Action::KernelLogConsole), None),
         _ => (None, None),
     }
 }
@@ -68,8 +84,44 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_trace_is_told_by_its_name() {
+        let begins = |name: &str| {
+            let mut bytes = [0; 8];
+            for (to, from) in bytes.iter_mut().zip(name.bytes()) {
+                *to = from;
+            }
+            is_trace(bytes)
+        };
+        for name in [
+            "trace",
+            "trace_pipe",
+            "trace_pipe_raw",
+            "snapshot",
+            "snapshot_raw",
+        ] {
+            assert!(begins(name), "{name}");
+        }
+        // All that stands beside it, on 7.3.
+        for name in [
+            "trace_marker",
+            "trace_options",
+            "trace_clock",
+            "trace_stat",
+            "tracing_on",
+            "set_event",
+            "kprobe_events",
+            "README",
+            "",
+            "trac",
+            "tracex",
+        ] {
+            assert!(!begins(name), "{name}");
+        }
+    }
+
+    #[test]
     fn each_type_of_syslog_asks_for_what_it_does() {
-        use Action::{KernelLogClear as Clear, KernelLogRead as Read, KernelLogWrite as Write};
+        use Action::{KernelLogClear as Clear, KernelLogConsole as Console, KernelLogRead as Read};
         let expected = [
             None,
             Some(Read),
@@ -77,9 +129,9 @@ mod tests {
             Some(Read),
             Some(Read),
             Some(Clear),
-            Some(Write),
-            Some(Write),
-            Some(Write),
+            Some(Console),
+            Some(Console),
+            Some(Console),
             Some(Read),
             Some(Read),
             None,

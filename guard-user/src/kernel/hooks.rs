@@ -58,7 +58,7 @@ pub static KERNEL_LOG: [Hook; 3] = [
         actions: &[
             Action::KernelLogRead,
             Action::KernelLogClear,
-            Action::KernelLogWrite,
+            Action::KernelLogConsole,
         ],
         trial: ask_the_size,
     },
@@ -68,7 +68,7 @@ pub static KERNEL_LOG: [Hook; 3] = [
         program: "kernel_log_file_permission",
         lsm: "bpf_lsm_file_permission",
         security: "security_file_permission",
-        what: "reading and writing /dev/kmsg, by whatever name or descriptor",
+        what: "reading and writing /dev/kmsg and reading the trace, by whatever name or descriptor",
         actions: &[Action::KernelLogRead, Action::KernelLogWrite],
         trial: read_inherited,
     },

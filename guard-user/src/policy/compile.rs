@@ -216,8 +216,9 @@ fn treat(
     let denied = |mode: Mode| -> Vec<Applied<Action>> {
         (Action::ALL.into_iter())
             .filter_map(|action| {
-                let (rule, _) =
-                    (rules.iter()).find(|(rule, of)| *of == mode && rule.deny.contains(&action))?;
+                let (rule, _) = (rules.iter()).find(|(rule, of)| {
+                    *of == mode && rule.deny.iter().any(|one| one.includes(action))
+                })?;
                 applied(rule, action)
             })
             .collect()

@@ -115,7 +115,7 @@ pub const FIELDS: &[Field] = fields! {
     "rules[].pids.leak", "a duration, or off", "30m", "leak: 30m",
     "Alarm when a container's pids rise so steadily that less than this is left until its cap or the host's reserve is reached. Refuses nothing.";
     "rules[].deny", "list of actions", "[]", "deny: [kernel_log.read, kernel_log.clear, kernel_log.write]",
-    "What is refused with EPERM, whatever capabilities the container has: kernel_log.read, kernel_log.clear, kernel_log.write.";
+    "What is refused with EPERM, whatever capabilities the container has: kernel_log.read, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console.";
     "rules[].except", "list of subjects' names", "[]", "except: [monitors]",
     "Containers that are these subjects' as well are left out of the rule, and of no other.";
     "rules[].severity", "low | medium | high | critical", "high", "severity: high",

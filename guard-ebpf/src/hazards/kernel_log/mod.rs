@@ -4,7 +4,7 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use guard_common::{
     action::Action,
     config::{Field, MISSING},
-    kernel_log::{KMSG_DEVICE, PSTOREFS_MAGIC, actions_of_syslog},
+    kernel_log::{KMSG_DEVICE, PSTOREFS_MAGIC, TRACEFS_MAGIC, actions_of_syslog, is_trace},
 };
 
 use crate::{
@@ -37,13 +37,19 @@ pub fn kernel_log_syslog(ctx: LsmContext) -> i32 {
 }
 
 // int security_file_permission(struct file *file, int mask)   5.10 to 7.3
-// At each read and write: /dev/kmsg asks nobody again once it is open, and a descriptor may have come from anywhere.
+// At each read and write: /dev/kmsg asks nobody again once it is open, and a descriptor may have come from anywhere. So may one
+// of the trace, into which whoever has tracefs can have the kernel put its log (events/printk).
 #[lsm(hook = "file_permission")]
 pub fn kernel_log_file_permission(ctx: LsmContext) -> i32 {
-    if !is_kmsg(ctx.arg(0)) {
-        return ALLOW;
+    let file: u64 = ctx.arg(0);
+    let mut mask: u32 = ctx.arg(1);
+    match kind_of(file) {
+        Kind::Other => return ALLOW,
+        Kind::Kmsg => {}
+        // To write there clears the trace, not the log.
+        Kind::Tracefs if holds_trace(file) => mask &= MAY_READ,
+        Kind::Tracefs => return ALLOW,
     }
-    let mask: u32 = ctx.arg(1);
     if mask & MAY_READ != 0 && refused(Some(Action::KernelLogRead)) {
         return kernel::apart(-EPERM);
     }
@@ -69,23 +75,57 @@ fn refused(action: Option<Action>) -> bool {
     action.and_then(gate::ask) == Some(Verdict::Deny)
 }
 
-/// Whether a file is the kernel log's device. This is asked at every read and write of the whole host.
+/// What a file is to the kernel log.
+enum Kind {
+    Kmsg,
+    Tracefs,
+    Other,
+}
+
+/// This is asked at every read and write of the whole host.
 #[inline(always)]
-fn is_kmsg(file: u64) -> bool {
+fn kind_of(file: u64) -> Kind {
     if config_is_missing() {
-        return false;
+        return Kind::Other;
     }
     // SAFETY: `file` is the hook's argument, and the fields are those of its type and of what it points to.
     unsafe {
         let inode: u64 = kernel::typed(file, Field::FileInode);
         let device: u32 = kernel::typed(inode, Field::InodeDevice);
-        device == KMSG_DEVICE && kernel::typed::<u16>(inode, Field::InodeMode) & S_IFMT == S_IFCHR
+        if device == KMSG_DEVICE {
+            let mode: u16 = kernel::typed(inode, Field::InodeMode);
+            return if mode & S_IFMT == S_IFCHR {
+                Kind::Kmsg
+            } else {
+                Kind::Other
+            };
+        }
+        let file_system: u64 = kernel::typed(inode, Field::InodeSuperBlock);
+        if kernel::typed::<u64>(file_system, Field::SuperBlockMagic) == TRACEFS_MAGIC {
+            return Kind::Tracefs;
+        }
     }
+    Kind::Other
+}
+
+/// Whether a file of tracefs holds the trace, and not a setting of it. One whose name cannot be read does not.
+#[inline(always)]
+fn holds_trace(file: u64) -> bool {
+    kernel::read::<u64>(file, Field::FileEntry)
+        .and_then(|entry| kernel::read::<u64>(entry, Field::EntryName))
+        .and_then(kernel::read_at::<[u8; 8]>)
+        .is_some_and(is_trace)
 }
 
 #[inline(always)]
 fn config_is_missing() -> bool {
-    [Field::FileInode, Field::InodeDevice, Field::InodeMode]
-        .into_iter()
-        .any(|field| kernel::config(field) == MISSING)
+    [
+        Field::FileInode,
+        Field::InodeDevice,
+        Field::InodeMode,
+        Field::InodeSuperBlock,
+        Field::SuperBlockMagic,
+    ]
+    .into_iter()
+    .any(|field| kernel::config(field) == MISSING)
 }

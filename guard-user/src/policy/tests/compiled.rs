@@ -200,11 +200,13 @@ rules:
     )
     .unwrap();
     let compiled = compile(&policy, None).unwrap();
-    let (read, clear, write) = (
+    let (read, clear, console) = (
         Action::KernelLogRead.bit(),
         Action::KernelLogClear.bit(),
-        Action::KernelLogWrite.bit(),
+        Action::KernelLogConsole.bit(),
     );
+    // Who may not write may not set the console's level either.
+    let write = Action::KernelLogWrite.bit() | console;
     let judged = |path| {
         let limits = &treatment(&compiled, path).limits;
         (limits.refused_actions, limits.audited_actions)

@@ -28,6 +28,14 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
+/// Every action of the kernel log.
+const ACTIONS: [&str; 4] = [
+    "kernel_log.read",
+    "kernel_log.clear",
+    "kernel_log.write",
+    "kernel_log.console",
+];
+
 /// The ways that work on this machine without Bulkhead.
 fn open_ways(container: &Cgroup, opened: &Opened) -> Result<Vec<&'static Way>> {
     let mut open = Vec::new();
@@ -111,7 +119,7 @@ audit: {{file: {}}}
             >= 2,
         "{hooks:?}"
     );
-    for action in ["kernel_log.read", "kernel_log.clear", "kernel_log.write"] {
+    for action in ACTIONS {
         ensure!(count(&seen, &container, action, "refused")? > 0, "{action}");
         ensure!(
             count(&seen, &container, action, "audited")? == 0,
@@ -155,6 +163,7 @@ fn in_audit_mode_every_way_is_open_and_counted() -> Result<()> {
                 Asks::Read => "kernel_log.read",
                 Asks::Clear => "kernel_log.clear",
                 Asks::Write => "kernel_log.write",
+                Asks::Console => "kernel_log.console",
             };
             ensure!(
                 count(&after, &container, action, "audited")?
@@ -214,15 +223,13 @@ fn count(status: &Value, container: &Cgroup, action: &str, which: &str) -> Resul
 fn told(policy: &Policy, container: &Cgroup, outcome: &str) -> Result<()> {
     crate::host::wait_for("the records", std::time::Duration::from_secs(10), || {
         let records = policy.records()?;
-        Ok(["kernel_log.read", "kernel_log.clear", "kernel_log.write"]
-            .into_iter()
-            .all(|action| {
-                records.iter().any(|record| {
-                    record["kind"] == "action"
-                        && record["action"] == action
-                        && record["cgroup"].as_str() == Some(&container.path)
-                })
-            }))
+        Ok(ACTIONS.into_iter().all(|action| {
+            records.iter().any(|record| {
+                record["kind"] == "action"
+                    && record["action"] == action
+                    && record["cgroup"].as_str() == Some(&container.path)
+            })
+        }))
     })
     .with_context(|| format!("{outcome}: {:?}", policy.records()))
 }

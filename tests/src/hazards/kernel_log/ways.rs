@@ -20,6 +20,7 @@ pub enum Asks {
     Read,
     Clear,
     Write,
+    Console,
 }
 
 /// What came of it.
@@ -91,9 +92,9 @@ pub const WAYS: &[Way] = &[
         ..way(Asks::Read, "dmesg --read-clear > /dev/null")
     },
     way(Asks::Clear, "dmesg --clear"),
-    way(Asks::Write, "dmesg --console-level 4"),
-    way(Asks::Write, "dmesg --console-off"),
-    way(Asks::Write, "dmesg --console-on"),
+    way(Asks::Console, "dmesg --console-level 4"),
+    way(Asks::Console, "dmesg --console-off"),
+    way(Asks::Console, "dmesg --console-on"),
     way(
         Asks::Read,
         "timeout 5 dd if=/dev/kmsg bs=8192 count=1 of=/dev/null status=none",
@@ -120,9 +121,9 @@ pub const WAYS: &[Way] = &[
         ..way(Asks::Read, "bulkhead-probe syslog --type 4")
     },
     way(Asks::Clear, "bulkhead-probe syslog --type 5"),
-    way(Asks::Write, "bulkhead-probe syslog --type 6"),
-    way(Asks::Write, "bulkhead-probe syslog --type 7"),
-    way(Asks::Write, "bulkhead-probe syslog --type 8 --level 4"),
+    way(Asks::Console, "bulkhead-probe syslog --type 6"),
+    way(Asks::Console, "bulkhead-probe syslog --type 7"),
+    way(Asks::Console, "bulkhead-probe syslog --type 8 --level 4"),
     way(Asks::Read, "bulkhead-probe syslog --type 9"),
     way(Asks::Read, "bulkhead-probe syslog --type 10"),
     given(
@@ -152,6 +153,18 @@ pub const WAYS: &[Way] = &[
     way(
         Asks::Read,
         "mkdir -p /tmp/pstore; unshare --mount mount -t pstore none /tmp/pstore",
+    ),
+    way(
+        Asks::Read,
+        "mkdir -p /tmp/trace; unshare --mount sh -c 'mount -t tracefs none /tmp/trace && echo seen > /tmp/trace/trace_marker && timeout 5 head -c 1 /tmp/trace/trace > /dev/null'",
+    ),
+    way(
+        Asks::Read,
+        "mkdir -p /tmp/trace; unshare --mount sh -c 'mount -t debugfs none /tmp/trace && echo seen > /tmp/trace/tracing/trace_marker && timeout 5 head -c 1 /tmp/trace/tracing/trace_pipe > /dev/null'",
+    ),
+    way(
+        Asks::Read,
+        "mkdir -p /tmp/trace; unshare --mount sh -c 'mount -t tracefs none /tmp/trace && echo seen > /tmp/trace/trace_marker && timeout 5 cat /tmp/trace/per_cpu/cpu*/snapshot /tmp/trace/per_cpu/cpu*/trace > /dev/null'",
     ),
 ];
 
