@@ -2,11 +2,12 @@
 
 use std::{future::Future, io, path::Path, time::Duration};
 
+use futures_util::stream::{Stream, StreamExt as _};
 use thiserror::Error;
 
 use super::{
     server::{ControlError, Reloaded, Switched},
-    status::Status,
+    status::{Status, Told},
 };
 
 /// How long a daemon may take to answer before it counts as dead.
@@ -31,7 +32,10 @@ pub enum ClientError {
 
 #[zlink::proxy("io.bulkhead.Control")]
 trait ControlProxy {
-    async fn status(&mut self) -> zlink::Result<Result<Status, ControlError>>;
+    #[zlink(more)]
+    async fn status(
+        &mut self,
+    ) -> zlink::Result<impl Stream<Item = zlink::Result<Result<Told, ControlError>>>>;
     async fn off(&mut self, seconds: Option<u64>) -> zlink::Result<Result<Switched, ControlError>>;
     async fn on(&mut self) -> zlink::Result<Result<Switched, ControlError>>;
     async fn reload(&mut self) -> zlink::Result<Result<Reloaded, ControlError>>;
@@ -42,7 +46,17 @@ trait ControlProxy {
 /// # Errors
 /// [`ClientError`].
 pub fn status(socket: &Path) -> Result<Status, ClientError> {
-    call(socket, async |connection| connection.status().await)
+    call(socket, async |connection| {
+        let mut replies = std::pin::pin!(connection.status().await?);
+        let mut status = Status::default();
+        while let Some(reply) = replies.next().await {
+            match reply? {
+                Ok(told) => status.hear(told),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(Ok(status))
+    })
 }
 
 /// Everything is allowed, for so many seconds or until it is switched on.

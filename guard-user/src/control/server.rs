@@ -6,13 +6,14 @@
 
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
 
+use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
-use zlink::{ReplyError, introspect};
+use zlink::{Reply, ReplyError, introspect};
 
 use super::status::{
     ActionStatus, ByReason, ContainerStatus, HookStatus, HostPids, KernelLogStatus, Losses,
-    RuleStatus, Status, Tried,
+    RuleStatus, Status, Told, Tried,
 };
 use crate::record::Text;
 
@@ -91,13 +92,31 @@ impl Control {
 
 #[zlink::service(
     interface = "io.bulkhead.Control",
-    types = [ActionStatus, ByReason, ContainerStatus, HookStatus, HostPids, KernelLogStatus, Losses, RuleStatus, Tried],
+    types = [ActionStatus, ByReason, ContainerStatus, HookStatus, HostPids, KernelLogStatus, Losses, RuleStatus, Status, Tried],
     product = "Bulkhead",
     version = env!("CARGO_PKG_VERSION")
 )]
 impl Control {
-    async fn status(&mut self) -> Result<Status, ControlError> {
-        self.ask(Request::Status).await
+    /// Whoever does not ask for more gets all but the containers.
+    #[zlink(more)]
+    async fn status(
+        &mut self,
+        more: bool,
+    ) -> impl Stream<Item = Result<Reply<Told>, ControlError>> + Unpin {
+        let replies: Vec<Result<Reply<Told>, ControlError>> = match self.ask(Request::Status).await
+        {
+            Ok(status) => {
+                let told = status.told();
+                let count = if more { told.len() } else { 1 };
+                (told.take(count).zip(1..))
+                    .map(|(told, number)| {
+                        Ok(Reply::new(Some(told)).set_continues(Some(number < count)))
+                    })
+                    .collect()
+            }
+            Err(error) => vec![Err(error)],
+        };
+        stream::iter(replies)
     }
 
     async fn off(&mut self, seconds: Option<u64>) -> Result<Switched, ControlError> {

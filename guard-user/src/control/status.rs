@@ -162,7 +162,7 @@ pub struct RuleStatus {
 }
 
 /// All that `bulkhead status` tells.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 pub struct Status {
     /// Version of the daemon.
     pub version: String,
@@ -206,6 +206,43 @@ pub struct Status {
     pub losses: Losses,
 }
 
+/// One reply of many: all but the containers comes first, then each container by itself. In one piece a thousand containers
+/// would take the protocol's writer minutes: it begins anew for each 256 bytes of a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct Told {
+    /// All but the containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+    /// A container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerStatus>,
+}
+
+impl Status {
+    /// As it is told, reply by reply.
+    pub fn told(mut self) -> impl ExactSizeIterator<Item = Told> {
+        let containers = std::mem::take(&mut self.containers);
+        let mut told = Vec::with_capacity(1 + containers.len());
+        told.push(Told {
+            status: Some(self),
+            container: None,
+        });
+        told.extend(containers.into_iter().map(|container| Told {
+            status: None,
+            container: Some(container),
+        }));
+        told.into_iter()
+    }
+
+    /// Takes up a reply.
+    pub fn hear(&mut self, told: Told) {
+        if let Some(status) = told.status {
+            *self = status;
+        }
+        self.containers.extend(told.container);
+    }
+}
+
 /// Those of a container's actions that were ever refused or audited.
 #[must_use]
 pub fn actions(asked: &[Asked; ACTIONS]) -> Vec<ActionStatus> {
@@ -231,5 +268,34 @@ impl From<&Proved> for HookStatus {
             what: proved.hook.what.to_owned(),
             reason: proved.reason.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_in_pieces_of_one_container_is_heard_whole() {
+        let whole = Status {
+            rung: "lsm".to_owned(),
+            refused: 7,
+            containers: (0..3)
+                .map(|cgroup_id| ContainerStatus {
+                    cgroup_id,
+                    ..ContainerStatus::default()
+                })
+                .collect(),
+            ..Status::default()
+        };
+        let mut heard = Status::default();
+        let told = whole.clone().told();
+        assert_eq!(told.len(), 4);
+        for (number, told) in told.enumerate() {
+            assert_eq!(told.status.is_some(), number == 0);
+            assert_eq!(told.container.is_some(), number > 0);
+            heard.hear(told);
+        }
+        assert_eq!(heard, whole);
     }
 }
