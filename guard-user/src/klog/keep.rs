@@ -445,6 +445,8 @@ impl Kept {
     /// Reads as much as is written at once, and writes it.
     fn go_on<D: io::Read + io::Seek>(&mut self, reader: &mut Reader<D>) -> Went {
         let mut went = Went::More;
+        // Once for all that is read at once: in a flood a clock is a good part of a line's cost.
+        let clocks = clocks();
         while self.batch.lines.len() < BATCH {
             match reader.step() {
                 Ok(Some(heard)) => {
@@ -457,7 +459,7 @@ impl Kept {
                             _ => self.look(record, &by),
                         }
                     }
-                    self.batch.add(&heard, by, &self.boot);
+                    self.batch.add(&heard, by, &self.boot, clocks);
                 }
                 Ok(None) => {
                     went = Went::End;
@@ -531,8 +533,7 @@ impl Kept {
 }
 
 impl Batch {
-    fn add(&mut self, heard: &Heard, by: By, boot: &Text) {
-        let clocks = clocks();
+    fn add(&mut self, heard: &Heard, by: By, boot: &Text, clocks: Clocks) {
         let mut line = match heard {
             Heard::Record(record) => {
                 self.kept += 1;
