@@ -28,16 +28,26 @@ pub struct Running {
 /// It cannot be started.
 pub fn start(cgroup: Option<&Cgroup>, arguments: &str) -> Result<Running> {
     let mut command = Command::new(PROBE);
-    command
-        .args(arguments.split_whitespace())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
+    command.args(arguments.split_whitespace());
+    start_by(cgroup, command).with_context(|| format!("cannot start the probe {arguments}"))
+}
+
+/// Runs a probe to its end that a shell starts, after whatever it does first.
+///
+/// # Errors
+/// It failed.
+pub fn run_by(cgroup: &Cgroup, script: &str) -> Result<Counted> {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script]);
+    start_by(Some(cgroup), command)?.finish()
+}
+
+fn start_by(cgroup: Option<&Cgroup>, mut command: Command) -> Result<Running> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     if let Some(cgroup) = cgroup {
         cgroup.enter(&mut command)?;
     }
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start the probe {arguments}"))?;
+    let mut child = command.spawn()?;
     let output = child.stdout.take().context("the probe has no output")?;
     Ok(Running {
         child,

@@ -38,6 +38,8 @@ enum What {
     Latency,
     /// The cost with 10 and with 10,000 cgroups.
     Scale,
+    /// How much of a flood of the kernel log is kept, by Bulkhead, dmesg and rsyslog.
+    Flood,
 }
 
 /// One instruction is two nanoseconds; nothing but instructions moves the clock while a task runs.
@@ -57,7 +59,7 @@ pub fn run(options: &Options) -> Result<()> {
         if !options.kernel.is_empty() && !options.kernel.contains(kernel) {
             continue;
         }
-        for what in [What::Cost, What::Latency, What::Scale] {
+        for what in [What::Cost, What::Latency, What::Scale, What::Flood] {
             if options.only.is_empty() || options.only.contains(&what) {
                 one(options, *kernel, what, &folder)?;
             }
@@ -71,6 +73,7 @@ fn one(options: &Options, kernel: Kernel, what: What, folder: &Path) -> Result<(
         What::Cost => (format!("cost --turns {}", options.turns), 1, COUNTING),
         What::Latency => ("latency".to_owned(), 2, ""),
         What::Scale => ("scale".to_owned(), 1, COUNTING),
+        What::Flood => ("flood".to_owned(), 2, ""),
     };
     println!("\n== {}: {arguments}", kernel.name());
     let script = folder.join("script");

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Programs that scripts find in the virtual machine, with all that they need.
-const USERLAND: [&str; 25] = [
+const USERLAND: [&str; 26] = [
     "base-files",
     "dash",
     "bash",
@@ -46,6 +46,7 @@ const USERLAND: [&str; 25] = [
     "python3-minimal",
     "strace",
     "busybox-static",
+    "rsyslog",
 ];
 
 /// The exit code of a machine that was cut off by its time limit, and of one that crashed.

@@ -16,6 +16,8 @@ use crate::{
 
 /// The cap, ours and the controller's.
 const CAP: u64 = 100;
+/// So often each is measured, one after the other.
+const TURNS: u32 = 5;
 
 /// Runs idle, with `pids.max` alone and with Bulkhead, and prints them side by side.
 ///
@@ -23,23 +25,46 @@ const CAP: u64 = 100;
 /// A measurement failed.
 pub fn run(count: u32) -> Result<()> {
     println!(
-        "{:<28} {:>9} {:>9} {:>9} {:>9}   bomb's share of two processors",
-        "1 fork+exec on the host, ms", "median", "p90", "p99", "worst"
+        "{:<28} {:>9} {:>9} {:>9} {:>9}   {:>16}   bomb's share of two processors",
+        "1 fork+exec on the host, ms", "median", "p90", "p99", "worst", "p99 of each turn"
     );
     starts(count / 10)?;
-    line("idle", &starts(count)?, None);
-    {
-        let container = Cgroup::container()?;
-        container.write("pids.max", &CAP.to_string())?;
-        bombed("pids.max alone", &container, count)?;
-    }
+    line("idle", &[starts(count)?], None);
     let policy = Policy::enforce(&format!("pids: {{max: {CAP}}}"))?;
-    let _daemon = Daemon::start(&policy, &[])?;
-    let container = Cgroup::container()?;
-    bombed("Bulkhead", &container, count)
+    let (mut alone, mut guarded) = (Bombed::default(), Bombed::default());
+    // In turns: the machine that this machine runs on has other work too, now more and now less.
+    for _ in 0..TURNS {
+        {
+            let container = Cgroup::container()?;
+            container.write("pids.max", &CAP.to_string())?;
+            alone.add(&container, count / TURNS)?;
+        }
+        let _daemon = Daemon::start(&policy, &[])?;
+        guarded.add(&Cgroup::container()?, count / TURNS)?;
+    }
+    line("pids.max alone", &alone.turns, Some(alone.share));
+    line("Bulkhead", &guarded.turns, Some(guarded.share));
+    Ok(())
 }
 
-fn bombed(what: &str, container: &Cgroup, count: u32) -> Result<()> {
+/// What was seen, in turns.
+#[derive(Default)]
+struct Bombed {
+    turns: Vec<Vec<f64>>,
+    share: f64,
+}
+
+impl Bombed {
+    fn add(&mut self, container: &Cgroup, count: u32) -> Result<()> {
+        let (times, share) = bombed(container, count)?;
+        self.turns.push(times);
+        self.share += share / f64::from(TURNS);
+        Ok(())
+    }
+}
+
+/// Milliseconds of each start during a bomb, and the bomb's share of two processors.
+fn bombed(container: &Cgroup, count: u32) -> Result<(Vec<f64>, f64)> {
     // At its cap, four processes go on trying as fast as they can.
     let holders = bed::start(
         Some(container),
@@ -51,9 +76,8 @@ fn bombed(what: &str, container: &Cgroup, count: u32) -> Result<()> {
     let times = starts(count)?;
     let share = (cpu(container)? - before) / began.elapsed().as_secs_f64() / 2.0;
     ensure!(!bomb.has_ended()?, "the bomb has ended");
-    line(what, &times, Some(share));
     drop(holders);
-    Ok(())
+    Ok((times, share))
 }
 
 fn starts(count: u32) -> Result<Vec<f64>> {
@@ -67,7 +91,6 @@ fn starts(count: u32) -> Result<Vec<f64>> {
         ensure!(status.success(), "the host's program failed");
         times.push(began.elapsed().as_secs_f64() * 1000.0);
     }
-    times.sort_by(f64::total_cmp);
     Ok(times)
 }
 
@@ -81,14 +104,25 @@ fn cpu(container: &Cgroup) -> Result<f64> {
         .context("no usage_usec")
 }
 
-fn line(what: &str, sorted: &[f64], share: Option<f64>) {
-    let at = |part: f64| sorted[((sorted.len() - 1) as f64 * part) as usize];
+/// All turns together, and what the turns have as their 99th percentile: how far apart chance alone puts them.
+fn line(what: &str, turns: &[Vec<f64>], share: Option<f64>) {
+    let mut each: Vec<f64> = turns.iter().map(|turn| quantile(turn, 0.99)).collect();
+    each.sort_by(f64::total_cmp);
+    let all = turns.concat();
     println!(
-        "{what:<28} {:>9.2} {:>9.2} {:>9.2} {:>9.2}   {}",
-        at(0.5),
-        at(0.9),
-        at(0.99),
-        at(1.0),
+        "{what:<28} {:>9.2} {:>9.2} {:>9.2} {:>9.2}   {:>6.2} to {:>6.2}   {}",
+        quantile(&all, 0.5),
+        quantile(&all, 0.9),
+        quantile(&all, 0.99),
+        quantile(&all, 1.0),
+        quantile(&each, 0.0),
+        quantile(&each, 1.0),
         share.map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share))
     );
+}
+
+fn quantile(times: &[f64], part: f64) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[((sorted.len() - 1) as f64 * part) as usize]
 }

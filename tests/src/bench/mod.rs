@@ -3,6 +3,7 @@
 //! The machine runs with `-icount shift=1,sleep=off` on one processor: its clock advances by two nanoseconds with every
 //! instruction, and by nothing else while a task runs. [`clock`] checks that with a loop of known length.
 
+pub mod flood;
 pub mod latency;
 pub mod programs;
 pub mod scale;

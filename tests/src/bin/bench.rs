@@ -1,7 +1,7 @@
 //! Measures what Bulkhead costs, inside the virtual machine of `cargo xtask bench`.
 
 use clap::{Parser, Subcommand};
-use guard_tests::bench::{self, Rounds, latency, scale};
+use guard_tests::bench::{self, Rounds, flood, latency, scale};
 
 /// Measures what Bulkhead costs.
 #[derive(Parser)]
@@ -30,6 +30,8 @@ enum What {
     },
     /// The same with 10 and with 10,000 cgroups.
     Scale,
+    /// How much of a flood of the kernel log is kept, by us and by others.
+    Flood,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -37,5 +39,6 @@ fn main() -> anyhow::Result<()> {
         What::Cost { turns, rounds } => bench::run(Rounds { turns, rounds }),
         What::Latency { count } => latency::run(count),
         What::Scale => scale::run(),
+        What::Flood => flood::run(),
     }
 }

@@ -34,6 +34,11 @@ pub const SCENARIOS: &[Scenario] = &[
         run: more_nested_cgroups_than_the_table_holds_free_nobody,
     },
     Scenario {
+        name: "fork_storm::a_cgroup_namespace_hides_nobody",
+        needs: Needs::Refusing,
+        run: a_cgroup_namespace_hides_nobody,
+    },
+    Scenario {
         name: "fork_storm::a_task_that_moves_itself_out_is_on_record",
         needs: Needs::Refusing,
         run: a_task_that_moves_itself_out_is_on_record,
@@ -227,6 +232,38 @@ fn more_nested_cgroups_than_the_table_holds_free_nobody() -> Result<()> {
         "cgroups that are gone still count: {losses}"
     );
     Ok(())
+}
+
+fn a_cgroup_namespace_hides_nobody() -> Result<()> {
+    let policy = Policy::enforce(RULE)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    let container = Cgroup::container()?;
+    // In a namespace of its own its cgroup is `/`, and so is what it makes there: no name of a container.
+    let nested = if is_v2() {
+        "mkdir -p /tmp/cgroups && mount -t cgroup2 inside /tmp/cgroups && mkdir /tmp/cgroups/inside && \
+         echo $$ > /tmp/cgroups/inside/cgroup.procs && "
+    } else {
+        ""
+    };
+    let expected = if is_v2() { "0::/inside" } else { ":pids:/" };
+    let bomb = bed::run_by(
+        &container,
+        &format!(
+            "exec unshare --cgroup --mount sh -c '{nested}grep -q {expected}$ /proc/self/cgroup && \
+             exec bulkhead-probe bomb --seconds 2'"
+        ),
+    )?;
+    let most = bound(RATE, BURST, bomb.seconds);
+    println!("    {} made of {most}, {} refused", bomb.made, bomb.refused);
+    ensure!(bomb.refused > 0 && bomb.made <= most, "{bomb:?}");
+    let seen = counters(&container)?.context("the container is not in status")?;
+    ensure!(seen.refused == bomb.refused, "{seen:?}, {bomb:?}");
+    let wait = std::time::Duration::from_secs(10);
+    crate::host::wait_for("a record with the host's path", wait, || {
+        Ok(policy.records()?.iter().any(|record| {
+            record["kind"] == "breach.began" && record["cgroup"] == container.path.as_str()
+        }))
+    })
 }
 
 fn a_task_that_moves_itself_out_is_on_record() -> Result<()> {

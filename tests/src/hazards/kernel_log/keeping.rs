@@ -2,8 +2,8 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
-    os::unix::fs::PermissionsExt,
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::PathBuf,
     sync::{
         Arc,
@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::{libc, sys::signal::Signal};
 use serde_json::Value;
 
 use crate::{
@@ -34,6 +34,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "kernel_log::a_flood_is_kept_or_counted_as_lost",
         needs: Needs::Ordinary,
         run: a_flood_is_kept_or_counted_as_lost,
+    },
+    Scenario {
+        name: "kernel_log::what_the_default_rate_limit_lets_through_is_kept_whole",
+        needs: Needs::Ordinary,
+        run: what_the_default_rate_limit_lets_through_is_kept_whole,
     },
     Scenario {
         name: "kernel_log::a_daemon_that_is_killed_resumes_without_a_gap_or_a_line_twice",
@@ -58,36 +63,41 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Lines that are written.
-const LINES: u64 = 10_000;
+pub(crate) const LINES: u64 = 10_000;
 /// How long the copy may take, on an emulated processor that others use too.
 const SOON: Duration = Duration::from_secs(60);
 /// Less than any kernel's buffer has room for.
-const AT_ONCE: u64 = 500;
+pub(crate) const AT_ONCE: u64 = 500;
 
 /// A policy that keeps the copy, and the copy.
-pub(super) struct Copy {
+pub(crate) struct Copy {
     pub policy: Policy,
     pub file: PathBuf,
-    /// No writer is held to ten lines in five seconds.
-    _unlimited: Setting,
+    /// Whether a writer is held to ten lines in five seconds.
+    _limit: Setting,
 }
 
 impl Copy {
     pub fn new() -> Result<Self> {
+        Self::with_limit("on")
+    }
+
+    /// The same with a setting of `kernel.printk_devkmsg`.
+    pub fn with_limit(word: &str) -> Result<Self> {
         // Without the end of a line the kernel takes no word (`devkmsg_sysctl_set_loglvl`).
-        let unlimited = Setting::new("kernel/printk_devkmsg", "on\n")?;
+        let limit = Setting::new("kernel/printk_devkmsg", &format!("{word}\n"))?;
         let policy = Policy::enforce("pids: {max: 4000}")?;
         let copy = Self {
             file: policy.file.with_file_name("kernel.jsonl"),
             policy,
-            _unlimited: unlimited,
+            _limit: limit,
         };
         copy.say(&format!("kernel_log: {{file: {}}}", copy.file.display()))?;
         Ok(copy)
     }
 
     /// Rewrites the policy, with this line about the copy.
-    fn say(&self, kernel_log: &str) -> Result<()> {
+    pub fn say(&self, kernel_log: &str) -> Result<()> {
         self.policy.replace(&format!(
             "version: 1\nmode: enforce\nsubjects: {{containers: {{cgroups: {PATTERNS}}}}}\n\
              rules: [{{name: cap, subjects: [containers], pids: {{max: 4000}}}}]\n\
@@ -97,7 +107,7 @@ impl Copy {
     }
 
     /// All lines of the copy.
-    fn lines(&self) -> Result<Vec<Value>> {
+    pub fn lines(&self) -> Result<Vec<Value>> {
         let text = fs::read_to_string(&self.file).context("the copy cannot be read")?;
         // The last may be under way.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
@@ -108,7 +118,7 @@ impl Copy {
     }
 
     /// Waits until the copy has a text.
-    fn wait(&self, text: &str) -> Result<()> {
+    pub fn wait(&self, text: &str) -> Result<()> {
         let key = format!("\"text\":\"{text}\"");
         wait_for(&format!("the line {text} in the copy"), SOON, || {
             Ok(fs::read_to_string(&self.file)
@@ -119,14 +129,14 @@ impl Copy {
 }
 
 /// Writes numbered lines into the kernel log.
-struct Numbered {
+pub(crate) struct Numbered {
     log: File,
     word: &'static str,
-    written: u64,
+    pub written: u64,
 }
 
 impl Numbered {
-    fn new(word: &'static str) -> Result<Self> {
+    pub fn new(word: &'static str) -> Result<Self> {
         Ok(Self {
             log: OpenOptions::new().write(true).open("/dev/kmsg")?,
             word,
@@ -134,7 +144,7 @@ impl Numbered {
         })
     }
 
-    fn write(&mut self, lines: u64) -> Result<()> {
+    pub fn write(&mut self, lines: u64) -> Result<()> {
         for _ in 0..lines {
             // Nobody can read a line without its end until the next one comes (`prb_commit`).
             let line = format!("{}\n", self.text(self.written));
@@ -148,12 +158,12 @@ impl Numbered {
         format!("{} {number}", self.word)
     }
 
-    fn last(&self) -> String {
+    pub fn last(&self) -> String {
         self.text(self.written - 1)
     }
 
     /// The numbers that the copy has, in its order.
-    fn numbers(&self, lines: &[Value]) -> Result<Vec<u64>> {
+    pub fn numbers(&self, lines: &[Value]) -> Result<Vec<u64>> {
         let prefix = format!("{} ", self.word);
         lines
             .iter()
@@ -262,6 +272,58 @@ fn a_flood_is_kept_or_counted_as_lost() -> Result<()> {
     Ok(())
 }
 
+fn what_the_default_rate_limit_lets_through_is_kept_whole() -> Result<()> {
+    let copy = Copy::with_limit("ratelimit")?;
+    let _daemon = Daemon::start(&copy.policy, &[])?;
+    let mut own = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")?;
+    let mut numbered = Numbered::new("limited")?;
+    numbered.write(LINES)?;
+    let through = through(&mut own, "limited")?;
+    let last = through.last().context("nothing came through")?;
+    copy.wait(&format!("limited {last}"))?;
+    let lines = copy.lines()?;
+    let kept = numbered.numbers(&lines)?;
+    println!(
+        "    {LINES} lines written, {} let through by the kernel, {} kept",
+        through.len(),
+        kept.len()
+    );
+    ensure!((through.len() as u64) < LINES, "there is no limit");
+    ensure!(kept == through);
+    ensure!(lost_since(&lines, &format!("limited {}", through[0]))? == 0);
+    // The kernel says how many it did not take, once somebody else may write again (`___ratelimit`).
+    drop(numbered);
+    let _unlimited = Setting::new("kernel/printk_devkmsg", "on\n")?;
+    let mut after = Numbered::new("after")?;
+    after.write(1)?;
+    copy.wait(&after.last())?;
+    Ok(())
+}
+
+/// The numbers of the lines `WORD NUMBER` that the kernel's buffer has.
+fn through(log: &mut File, word: &str) -> Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    let mut record = [0; 8192];
+    let before = format!(";{word} ");
+    loop {
+        match log.read(&mut record) {
+            Ok(length) => {
+                let text = String::from_utf8_lossy(&record[..length]).into_owned();
+                let line = text.lines().next().unwrap_or_default();
+                if let Some((_, number)) = line.split_once(&before) {
+                    numbers.push(number.parse()?);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(numbers),
+            // What was overwritten meanwhile was let through all the same; the buffer has room for what the limit allows.
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// What the lines say is lost, also before the first of them.
 fn told(lines: &[Value]) -> u64 {
     let lost = lines.iter().filter_map(|line| line["lost"].as_u64());
@@ -269,7 +331,7 @@ fn told(lines: &[Value]) -> u64 {
 }
 
 /// Losses behind the line with this text.
-fn lost_since(lines: &[Value], text: &str) -> Result<u64> {
+pub(crate) fn lost_since(lines: &[Value], text: &str) -> Result<u64> {
     let at = lines
         .iter()
         .position(|line| line["text"] == text)
@@ -491,7 +553,7 @@ fn the_copy_moves_with_the_policy_and_ends_with_it() -> Result<()> {
     let moved = Copy {
         file: copy.file.with_file_name("moved.jsonl"),
         policy: copy.policy.clone(),
-        _unlimited: Setting::new("kernel/printk_devkmsg", "on\n")?,
+        _limit: Setting::new("kernel/printk_devkmsg", "on\n")?,
     };
     moved.say(&format!("kernel_log: {{file: {}}}", moved.file.display()))?;
     daemon.reload()?;

@@ -1,11 +1,18 @@
 //! Kernel log: a container that reads, clears or forges the host's one kernel log is refused.
 
-mod keeping;
+pub(crate) mod keeping;
 mod naming;
+mod outage;
 mod refusing;
+pub(crate) mod rsyslog;
 mod ways;
 
 use super::Scenario;
 
 /// All scenarios of this hazard, by theme.
-pub const SCENARIOS: &[&[Scenario]] = &[refusing::SCENARIOS, keeping::SCENARIOS, naming::SCENARIOS];
+pub const SCENARIOS: &[&[Scenario]] = &[
+    refusing::SCENARIOS,
+    outage::SCENARIOS,
+    keeping::SCENARIOS,
+    naming::SCENARIOS,
+];
