@@ -160,6 +160,12 @@ pub const FIELDS: &[Field] = fields! {
     "A new file is begun when this one is so old.";
     "kernel_log.rotate.keep", "a count of files, 1 to 1000", "8", "keep: 8",
     "Old files that are kept.";
+    "kernel_log.forward", "list of outlets", "[]", "forward: [{to: journald}, {to: syslog, address: \"tcp:logs.example.net:601\"}]",
+    "Who gets each line as well, with who printed it. The copy never waits for them: what they do not take in time is not forwarded, counted and told. At most 8, in one file.";
+    "kernel_log.forward[].to", "journald | syslog", "must be given", "to: journald",
+    "journald: this host's journal, in its native protocol. syslog: a receiver of RFC 5424.";
+    "kernel_log.forward[].address", "unix:/PATH, udp:HOST:PORT or tcp:HOST:PORT", "must be given with `to: syslog`", "address: \"tcp:logs.example.net:601\"",
+    "Where the receiver is. unix: its datagram socket. tcp: each line with its length before it (RFC 6587). An IPv6 address stands in brackets.";
     "kernel_log.ignore", "list of shipped patterns' names", "[]", "ignore: [segfault, trap]",
     "Patterns that come with Bulkhead and raise no alarm here. `bulkhead explain NAME` tells what one is about.";
     "kernel_log.patterns", "list of patterns", "[]", "patterns: [{name: link-down, match: '^ixgbe .* NIC Link is Down', severity: high, means: The uplink is gone., do: Look at the switch.}]",

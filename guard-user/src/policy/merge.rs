@@ -55,6 +55,7 @@ pub fn policy(sources: Vec<Source>) -> Result<Policy, Problems> {
 fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
     let start = drafts.first()?.at;
     let (mut mode, mut reserve, mut audit, mut kernel_log) = (None, None, None, None);
+    let mut forward = None;
     let mut subjects: Vec<DraftSubject> = Vec::new();
     let mut rules: Vec<(Rule, At)> = Vec::new();
     let mut exempt: Vec<(String, At)> = Vec::new();
@@ -65,6 +66,7 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
         once(desk, &mut reserve, draft.reserve, "`reserve`");
         once(desk, &mut audit, draft.audit, "`audit`");
         once(desk, &mut kernel_log, draft.kernel_log, "`kernel_log`");
+        once(desk, &mut forward, draft.forward, "`forward`");
         for subject in draft.subjects {
             match subjects.iter().find(|known| known.name == subject.name) {
                 Some(first) => {
@@ -224,6 +226,7 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
             .map(|(pattern, _)| pattern)
             .collect(),
         ignore_patterns: watch.ignore.into_iter().map(|(name, _)| name).collect(),
+        forward: forward.map_or_else(Vec::new, |(outlets, _)| outlets),
     })
 }
 

@@ -7,6 +7,7 @@ pub mod glob;
 pub mod load;
 mod merge;
 pub mod model;
+pub mod outlet;
 mod parse;
 pub mod pattern;
 pub mod problem;

@@ -4,6 +4,7 @@ use std::{fmt, path::Path, time::Duration};
 
 use guard_common::{action::Action, fork_storm::ForkLimits};
 
+pub use super::outlet::{Outlet, Syslog};
 use super::units::{Pids, Rate};
 use crate::{klog, record};
 
@@ -266,4 +267,6 @@ pub struct Policy {
     pub patterns: Vec<Pattern>,
     /// Names of shipped patterns that are not watched for.
     pub ignore_patterns: Vec<String>,
+    /// Where else the kernel log goes.
+    pub forward: Vec<Outlet>,
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{
     glob,
-    model::{LogSettings, Mode, RULES, Reserve, SUBJECTS},
+    model::{LogSettings, Mode, Outlet, RULES, Reserve, SUBJECTS},
+    outlet::outlets,
     pattern::{DraftWatch, watching},
     problem::{At, Desk},
     rule::{DraftRule, rule},
@@ -32,6 +33,7 @@ pub struct Draft {
     pub audit: Option<(LogSettings, At)>,
     pub kernel_log: Option<(Option<LogSettings>, At)>,
     pub watch: DraftWatch,
+    pub forward: Option<(Vec<Outlet>, At)>,
     /// The file itself.
     pub at: At,
 }
@@ -257,7 +259,7 @@ fn audit(desk: &mut Desk, given: Given<'_>) -> Option<LogSettings> {
     log(desk, &section, "audit.rotate", LogSettings::audit())
 }
 
-/// Patterns may stand in every file; where the copy goes, and that there is none, in one.
+/// Patterns may stand in every file; where the copy and its lines go, and that there is none, in one.
 fn kernel_log(desk: &mut Desk, given: Given<'_>, draft: &mut Draft) {
     if off(given.node) {
         draft.kernel_log = Some((None, given.key));
@@ -267,6 +269,9 @@ fn kernel_log(desk: &mut Desk, given: Given<'_>, draft: &mut Draft) {
         return;
     };
     draft.watch = watching(desk, &section);
+    draft.forward = section
+        .get("forward")
+        .map(|given| (outlets(desk, given), given.key));
     if section.get("file").is_some() || section.get("rotate").is_some() {
         let settings = LogSettings::kernel_log();
         draft.kernel_log = log(desk, &section, "kernel_log.rotate", settings)

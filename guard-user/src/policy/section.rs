@@ -150,6 +150,7 @@ fn title(path: &str) -> String {
         "rules[]" => "a rule".to_owned(),
         "rules[].escalate[]" => "a step of `escalate`".to_owned(),
         "kernel_log.patterns[]" => "a pattern".to_owned(),
+        "kernel_log.forward[]" => "an outlet".to_owned(),
         _ => format!("`{}`", word(path)),
     }
 }
