@@ -132,6 +132,13 @@ fn print(out: &mut impl Write, status: &Status, daemon: bool, all: bool) -> io::
             "kernel log      {} lines kept, {} lost, in {}",
             log.kept, log.lost, log.file
         )?;
+        for outlet in &log.forward {
+            writeln!(
+                out,
+                "  to {}: {} lines sent, {} wait, {} not forwarded",
+                outlet.to, outlet.sent, outlet.waiting, outlet.dropped
+            )?;
+        }
     }
     for hook in &status.hooks {
         writeln!(

@@ -133,6 +133,27 @@ pub struct KernelLogStatus {
     pub last_seq: Option<u64>,
     /// Why it cannot be read or written; absent when it can.
     pub trouble: Option<Text>,
+    /// Who else gets its lines.
+    #[serde(default)]
+    pub forward: Vec<ForwardStatus>,
+    /// Lines that were not forwarded, since they came from a receiver.
+    #[serde(default)]
+    pub echoes: u64,
+}
+
+/// Who else gets the lines of the kernel log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct ForwardStatus {
+    /// Who, as `tcp:logs.example.net:601`.
+    pub to: String,
+    /// Lines that were sent.
+    pub sent: u64,
+    /// Lines that wait.
+    pub waiting: u64,
+    /// Lines that it did not take in time.
+    pub dropped: u64,
+    /// Why it gets none; absent when it does.
+    pub trouble: Option<Text>,
 }
 
 /// What was lost; all zero on a healthy host.

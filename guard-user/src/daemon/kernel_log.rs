@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use super::{Daemon, plan::grave, switch::LAST_WORDS};
 use crate::{
-    control::status::KernelLogStatus,
-    klog::keep::{Keeper, Losses, Raised},
+    control::status::{ForwardStatus, KernelLogStatus},
+    klog::{
+        forward,
+        keep::{Keeper, Losses, Raised},
+    },
     record::{Kind, Record, Severity},
 };
 
 impl Daemon {
     /// Begins, ends or moves the copy, where the policy says other than what is.
     pub(super) fn renew_kernel_log(&mut self) {
+        self.renew_outlets();
         let wanted = self.plan.kernel_log.clone();
         let chosen = self.plan.patterns.clone();
         let now = self.kernel_log.as_ref().and_then(Keeper::settings);
@@ -27,7 +31,8 @@ impl Daemon {
             self.settled("kernel-log");
             return;
         };
-        match Keeper::start(settings, chosen, Arc::clone(&self.names), position) {
+        let (names, outlets) = (Arc::clone(&self.names), Arc::clone(&self.outlets));
+        match Keeper::start(settings, chosen, names, outlets, position) {
             Ok(keeper) => {
                 self.kernel_log = Some(keeper);
                 self.settled("kernel-log");
@@ -36,6 +41,62 @@ impl Daemon {
                 "kernel-log",
                 format!("the copy of the kernel log is not kept: {error}"),
             ),
+        }
+    }
+
+    /// The outlets become those of the policy. What they are sent is what the copy gets from now on.
+    fn renew_outlets(&mut self) {
+        let gone: Vec<String> = (self.outlets.health().into_iter())
+            .map(|outlet| outlet.to)
+            .filter(|to| {
+                self.plan
+                    .forward
+                    .iter()
+                    .all(|outlet| outlet.to_string() != *to)
+            })
+            .collect();
+        let failed = self.outlets.set(&self.plan.forward);
+        for to in gone {
+            self.settled(&about(&to));
+        }
+        if failed.is_empty() {
+            self.settled("kernel-log-outlets");
+        } else {
+            let words = format!("the kernel log is not forwarded to {}", failed.join(", "));
+            self.trouble("kernel-log-outlets", words);
+        }
+    }
+
+    /// The last lines go out, as far as the receivers take them at once; what is left is put on record.
+    pub(super) fn end_outlets(&mut self) {
+        self.outlets.stop(LAST_WORDS);
+        self.note_outlets();
+    }
+
+    /// What the receivers did not get goes on record; their trouble is in the status as long as it lasts.
+    fn note_outlets(&mut self) {
+        for forward::Losses { to, count } in self.outlets.take_losses() {
+            let reason = match to {
+                Some(to) => format!("lines of the kernel log that {to} did not take in time; the copy has them"),
+                None => "lines that programs wrote into the kernel log, not forwarded: too many, or the same again and again; \
+                         the copy has them"
+                    .to_owned(),
+            };
+            self.say(
+                Record::new(Kind::Lost)
+                    .severity(Severity::Medium)
+                    .count(count)
+                    .reason(reason),
+            );
+        }
+        for forward::Health { to, trouble, .. } in self.outlets.health() {
+            match trouble {
+                Some(why) => self.trouble(
+                    &about(&to),
+                    format!("the kernel log is not forwarded to {to}: {why}"),
+                ),
+                None => self.settled(&about(&to)),
+            }
         }
     }
 
@@ -60,6 +121,7 @@ impl Daemon {
 
     /// Its losses go on record; its trouble is in the status as long as it lasts.
     pub(super) fn note_kernel_log(&mut self) {
+        self.note_outlets();
         let Some(keeper) = &self.kernel_log else {
             return;
         };
@@ -131,6 +193,21 @@ impl Daemon {
             lost: health.lost,
             last_seq: health.last_seq,
             trouble: health.trouble.map(Into::into),
+            forward: (self.outlets.health().into_iter())
+                .map(|outlet| ForwardStatus {
+                    to: outlet.to,
+                    sent: outlet.sent,
+                    waiting: outlet.waiting,
+                    dropped: outlet.dropped,
+                    trouble: outlet.trouble.map(Into::into),
+                })
+                .collect(),
+            echoes: self.outlets.echoed(),
         })
     }
+}
+
+/// What an outlet's trouble is noted as.
+fn about(to: &str) -> String {
+    format!("kernel-log-to {to}")
 }

@@ -54,6 +54,7 @@ use crate::{
         self_test::SelfTestError,
     },
     klog::{
+        forward::Outlets,
         keep::Keeper,
         names::{Directory, Names},
     },
@@ -156,6 +157,8 @@ pub struct Daemon {
     audit: record::Writer,
     /// The copy of the kernel log, unless the policy wants none.
     kernel_log: Option<Keeper>,
+    /// Who else gets its lines.
+    outlets: Arc<Outlets>,
     /// Who prints into the kernel log; the keeper asks.
     names: Arc<Mutex<Names>>,
     /// Containers, as the keeper finds them.

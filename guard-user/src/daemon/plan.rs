@@ -22,7 +22,7 @@ use crate::{
     policy::{
         compile::{self, Applied, Compiled, ModeOverride, ReserveRule, Treatment, effective},
         load,
-        model::{Act, Forks, LogSettings, Mode, Policy, RESERVE, Rule, Severity},
+        model::{Act, Forks, LogSettings, Mode, Outlet, Policy, RESERVE, Rule, Severity},
         pattern::Chosen,
     },
     record::{self, Measure},
@@ -47,6 +47,8 @@ pub struct Plan {
     pub audit: record::Settings,
     /// Where the copy of the kernel log goes; `None`: none is kept.
     pub kernel_log: Option<record::Settings>,
+    /// Who else gets its lines.
+    pub forward: Vec<Outlet>,
     /// What is watched for in it.
     pub patterns: Chosen,
     /// Everything is audited, and why.
@@ -160,6 +162,12 @@ impl Plan {
             audit: settings(&audit),
             kernel_log: kernel_log.as_ref().map(settings),
             audited_altogether,
+            // Without a copy there are no lines.
+            forward: if kernel_log.is_some() {
+                policy.forward.clone()
+            } else {
+                Vec::new()
+            },
             patterns: Chosen::of(&policy),
             embedded: policy.embedded,
             reserve,

@@ -204,6 +204,7 @@ impl Daemon {
             journal,
             audit,
             kernel_log: None,
+            outlets: Arc::default(),
             names,
             directory,
             telling: Default::default(),

@@ -221,6 +221,7 @@ impl Daemon {
         let _ = fs::remove_file(SOCKET);
         self.save();
         let _ = self.end_kernel_log();
+        self.end_outlets();
         if self.options.keep_on_stop {
             self.say_stopped(signal, true);
         } else {

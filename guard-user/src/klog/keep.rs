@@ -25,6 +25,7 @@ use nix::{
 use serde::Deserialize;
 
 use super::{
+    forward::Outlets,
     line::{Clocks, Line},
     names::{By, Names},
     reader::{DEVICE, Heard, Reader, Why},
@@ -145,6 +146,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// Starts the thread. It goes on behind the last line of the file or, if that has none of this boot, behind `from`.
+    /// What is in the file goes to the outlets as well.
     ///
     /// # Errors
     /// Settings that no file can have, or no thread to be had. That nothing can be read or written is no error: it shows
@@ -153,6 +155,7 @@ impl Keeper {
         settings: Settings,
         chosen: Chosen,
         names: Arc<Mutex<Names>>,
+        outlets: Arc<Outlets>,
         from: Option<Position>,
     ) -> Result<Self, AuditError> {
         let wanted = settings.clone();
@@ -166,7 +169,7 @@ impl Keeper {
             rest: Mutex::default(),
         });
         let thread = Thread {
-            copy: Kept::new(settings, from, Arc::clone(&shared), names),
+            copy: Kept::new(settings, from, Arc::clone(&shared), names, outlets),
             chosen: chosen.clone(),
             stopped,
         };
@@ -332,6 +335,7 @@ struct Kept {
     boot: Text,
     shared: Arc<Shared>,
     names: Arc<Mutex<Names>>,
+    outlets: Arc<Outlets>,
     watch: Option<Watch>,
     /// Records that were read before there was anything to hold them against; `None`: there is now, or never will be.
     unwatched: Option<Vec<(Record, By)>>,
@@ -345,6 +349,8 @@ struct Kept {
 #[derive(Default)]
 struct Batch {
     lines: Vec<u8>,
+    /// The same, for the outlets.
+    forward: Vec<Line>,
     /// Of the first line.
     time: Option<chrono::DateTime<Utc>>,
     kept: u64,
@@ -358,6 +364,7 @@ impl Kept {
         from: Option<Position>,
         shared: Arc<Shared>,
         names: Arc<Mutex<Names>>,
+        outlets: Arc<Outlets>,
     ) -> Self {
         Self {
             log: LogFile::new(settings),
@@ -365,6 +372,7 @@ impl Kept {
             boot: boot_id(),
             shared,
             names,
+            outlets,
             watch: None,
             unwatched: Some(Vec::new()),
             batch: Batch::default(),
@@ -447,6 +455,7 @@ impl Kept {
         let mut went = Went::More;
         // Once for all that is read at once: in a flood a clock is a good part of a line's cost.
         let clocks = clocks();
+        let forward = self.outlets.any();
         while self.batch.lines.len() < BATCH {
             match reader.step() {
                 Ok(Some(heard)) => {
@@ -459,7 +468,8 @@ impl Kept {
                             _ => self.look(record, &by),
                         }
                     }
-                    self.batch.add(&heard, by, &self.boot, clocks);
+                    let line = self.batch.add(&heard, by, &self.boot, clocks);
+                    self.batch.forward.extend(forward.then_some(line));
                 }
                 Ok(None) => {
                     went = Went::End;
@@ -508,6 +518,8 @@ impl Kept {
                         seq: last,
                     });
                 });
+                // Only now: what the next daemon reads again, this one has not forwarded.
+                self.outlets.offer(batch.forward, clocks().since_boot());
                 true
             }
             Err(error) => {
@@ -533,7 +545,7 @@ impl Kept {
 }
 
 impl Batch {
-    fn add(&mut self, heard: &Heard, by: By, boot: &Text, clocks: Clocks) {
+    fn add(&mut self, heard: &Heard, by: By, boot: &Text, clocks: Clocks) -> Line {
         let mut line = match heard {
             Heard::Record(record) => {
                 self.kept += 1;
@@ -550,6 +562,7 @@ impl Batch {
         self.last = Some(line.seq);
         // It has no key that is no text, which is all that JSON could refuse.
         let _ = line.write(&mut self.lines);
+        line
     }
 }
 

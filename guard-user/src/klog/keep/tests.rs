@@ -59,6 +59,7 @@ fn copy(settings: &Settings, from: Option<Position>) -> Kept {
             rest: Mutex::default(),
         }),
         nobody(),
+        Arc::default(),
     )
 }
 
@@ -277,8 +278,14 @@ fn the_thread_copies_this_hosts_log_and_goes_on_where_the_last_one_ended() {
         return;
     }
     let live = || {
-        let mut keeper =
-            Keeper::start(settings.clone(), Chosen::default(), nobody(), None).unwrap();
+        let mut keeper = Keeper::start(
+            settings.clone(),
+            Chosen::default(),
+            nobody(),
+            Arc::default(),
+            None,
+        )
+        .unwrap();
         assert_eq!(keeper.settings(), Some((&settings, &Chosen::default())));
         let until = Instant::now() + Duration::from_secs(30);
         while keeper.position().is_none() && keeper.health().trouble.is_none() {
@@ -312,7 +319,8 @@ fn a_thread_that_cannot_write_says_so_and_ends_when_it_is_told() {
         file: "/proc/version/kernel.jsonl".into(),
         ..Settings::default()
     };
-    let mut keeper = Keeper::start(settings, Chosen::default(), nobody(), None).unwrap();
+    let mut keeper =
+        Keeper::start(settings, Chosen::default(), nobody(), Arc::default(), None).unwrap();
     let until = Instant::now() + Duration::from_secs(30);
     while keeper.health().trouble.is_none() {
         assert!(Instant::now() < until);
