@@ -4,7 +4,7 @@
 //! the log that it came from. Three things end that, whatever the receiver makes of a line:
 //!
 //! - A line of a program that has our name in it, as journald and syslog daemons put before a line, is an echo.
-//! - A line of a program that ends as a line did that was forwarded, and a kernel's line that our own sending called forth
+//! - A line of a program that ends with a line that was forwarded, and a kernel's line that our own sending called forth
 //!   (a packet filter's `LOG`), goes out a hundred times, then once a minute.
 //! - All lines of programs together: ten thousand, and ten more each second. After more than that none goes out until they
 //!   have been quiet for ten seconds: no loop survives that.
@@ -13,16 +13,15 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
 };
 
 use super::{super::line::Line, said::NAME};
 
-/// Ends of lines that are remembered.
+/// Lines that are remembered.
 const REMEMBERED: usize = 4096;
-/// Bytes of an end.
-const END: std::ops::RangeInclusive<usize> = 8..=64;
+/// What is shorter than so many bytes is a word that many lines end with.
+const SHORT: usize = 8;
 /// Repeated lines that go out at once, and the time after which one more does.
 const REPEATED: (u32, Duration) = (100, Duration::from_secs(60));
 /// Lines of programs, the same.
@@ -46,7 +45,9 @@ pub enum Verdict {
 pub struct Echoes {
     /// This process.
     pid: u32,
-    ends: VecDeque<u64>,
+    /// Lines that went out, the latest last.
+    went: VecDeque<u64>,
+    /// The same.
     known: HashSet<u64>,
     repeated: Budget,
     written: Budget,
@@ -61,7 +62,7 @@ impl Echoes {
     pub fn new(pid: u32) -> Self {
         Self {
             pid,
-            ends: VecDeque::new(),
+            went: VecDeque::new(),
             known: HashSet::new(),
             repeated: Budget::new(REPEATED),
             written: Budget::new(WRITTEN),
@@ -106,24 +107,24 @@ impl Echoes {
     }
 
     fn remember(&mut self, text: &str) {
-        let end = end_of(text, *END.end());
-        if self.known.insert(end) {
-            self.ends.push_back(end);
+        let Some((_, line)) = ends(text).last() else {
+            return;
+        };
+        if self.known.insert(line) {
+            self.went.push_back(line);
         }
-        if self.ends.len() > REMEMBERED
-            && let Some(old) = self.ends.pop_front()
+        if self.went.len() > REMEMBERED
+            && let Some(old) = self.went.pop_front()
         {
             self.known.remove(&old);
         }
     }
 
-    /// Whether it ends with all, or with the last bytes, of a line that went out. What is shorter than that is a word that
-    /// many lines end with: it must be the same altogether.
+    /// Whether a line that went out is the end of this one, or all of it.
     fn ends_as_before(&self, text: &str) -> bool {
-        let lengths = *END.start()..=(*END.end()).min(text.len());
-        lengths
-            .chain([text.len().min(*END.end())])
-            .any(|length| self.known.contains(&end_of(text, length)))
+        ends(text).any(|(length, end)| {
+            (length >= SHORT || length == text.len()) && self.known.contains(&end)
+        })
     }
 }
 
@@ -132,12 +133,14 @@ fn is_ours(text: &str) -> bool {
     text.contains(NAME) || text.starts_with("bulkhead[") || text.starts_with("bulkhead: ")
 }
 
-/// The last bytes, as a number.
-fn end_of(text: &str, length: usize) -> u64 {
-    let bytes = text.as_bytes();
-    let mut hasher = DefaultHasher::new();
-    bytes[bytes.len().saturating_sub(length)..].hash(&mut hasher);
-    hasher.finish()
+/// Every end of a text, the shortest first: its length, and FNV-1a of its bytes from the last to the first.
+fn ends(text: &str) -> impl Iterator<Item = (usize, u64)> {
+    let bytes = text.bytes().rev();
+    let hashes = bytes.scan(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        *hash = (*hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        Some(*hash)
+    });
+    (1..).zip(hashes)
 }
 
 /// So many at once, and one more after each such time.
@@ -315,6 +318,8 @@ mod tests {
         for number in 0..3 * REPEATED.0 {
             echoes.judge(&kernels("started", 1), at(0));
             let line = written(&format!("unit {number} started"));
+            assert_eq!(echoes.judge(&line, at(0)), Verdict::Go);
+            let line = written(&format!("{number:03} {}", "x".repeat(200)));
             assert_eq!(echoes.judge(&line, at(0)), Verdict::Go);
         }
     }

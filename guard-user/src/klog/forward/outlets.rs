@@ -118,16 +118,20 @@ impl Outlets {
     pub fn take_losses(&self) -> Vec<Losses> {
         let now = Instant::now();
         let mut inner = self.lock();
-        let Inner { open, leaving, .. } = &mut *inner;
-        let handles = open.iter_mut().chain(leaving.iter_mut());
-        let mut losses: Vec<Losses> = handles
-            .filter_map(|handle| {
-                let count = handle.take_losses(now)?;
+        let mut losses = Vec::new();
+        let mut take = |handle: &mut Handle| {
+            if let Some(count) = handle.take_losses(now) {
                 let to = Some(handle.name().to_owned());
-                Some(Losses { to, count })
-            })
-            .collect();
-        leaving.retain(|handle| !handle.has_ended());
+                losses.push(Losses { to, count });
+            }
+        };
+        inner.open.iter_mut().for_each(&mut take);
+        inner.leaving.retain_mut(|handle| {
+            // Asked first: what is counted until then is taken with it.
+            let ended = handle.has_ended();
+            take(handle);
+            !ended
+        });
         let count = std::mem::take(&mut inner.held_untold);
         losses.extend((count > 0).then_some(Losses { to: None, count }));
         losses
