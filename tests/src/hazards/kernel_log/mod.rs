@@ -1,8 +1,10 @@
 //! Kernel log: a container that reads, clears or forges the host's one kernel log is refused.
 
+mod forwarding;
 pub(crate) mod keeping;
 mod naming;
 mod outage;
+mod receivers;
 mod refusing;
 pub(crate) mod rsyslog;
 mod ways;
@@ -15,4 +17,5 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     outage::SCENARIOS,
     keeping::SCENARIOS,
     naming::SCENARIOS,
+    forwarding::SCENARIOS,
 ];

@@ -206,7 +206,7 @@ fn what_a_container_writes_is_marked_and_named_and_raises_no_alarm() -> Result<(
 }
 
 /// The container's id as its runtime gave it; empty for a service.
-fn id_of(group: &Cgroup) -> String {
+pub(super) fn id_of(group: &Cgroup) -> String {
     let hex = |name: &str| {
         name.split(['-', '.'])
             .find(|part| part.len() == 64)
