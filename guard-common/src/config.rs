@@ -41,6 +41,12 @@ fields! {
     UserMadeEach = "",
     /// Flags of a task; `PF_KTHREAD` is 0x00200000 on every kernel since 2.6.
     TaskFlags = "task_struct.flags",
+    /// A task's number in the host's pid namespace.
+    TaskNumber = "task_struct.pid",
+    /// That of its process.
+    TaskProcess = "task_struct.tgid",
+    /// What a task calls itself.
+    TaskName = "task_struct.comm",
     /// A task's shared memory segments, a list: where it is empty it leads to itself, from `shm_init_task` on.
     TaskShared = "task_struct.sysvshm.shm_clist.next",
     /// The kernel stack of a task.

@@ -3,6 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use guard_common::{
     Container,
+    action::Action,
     event::{Event, Gone, Kind, Made},
     host::Host,
 };
@@ -12,10 +13,33 @@ use crate::{
     maps::{EVENTS, PATH},
 };
 
+/// A task that is told of.
+#[derive(Default)]
+pub struct Who {
+    /// Thread id, in the host's pid namespace.
+    pub pid: u32,
+    /// Thread group id, likewise.
+    pub tgid: u32,
+    /// As it calls itself.
+    pub comm: [u8; 16],
+}
+
+impl Who {
+    /// The running task.
+    #[inline(always)]
+    pub fn current() -> Self {
+        let pid_tgid = bpf_get_current_pid_tgid();
+        Self {
+            pid: pid_tgid as u32,
+            tgid: (pid_tgid >> 32) as u32,
+            comm: bpf_get_current_comm().unwrap_or_default(),
+        }
+    }
+}
+
 /// What all events have in common.
 #[inline(always)]
-fn head(kind: Kind, reason: u32, slot: u32, container: *const Container) -> Event {
-    let pid_tgid = bpf_get_current_pid_tgid();
+fn head(kind: Kind, reason: u32, slot: u32, container: *const Container, who: Who) -> Event {
     Event {
         kind: kind as u32,
         reason,
@@ -26,14 +50,14 @@ fn head(kind: Kind, reason: u32, slot: u32, container: *const Container) -> Even
         profile: unsafe { (*container).profile },
         // SAFETY: the helper has no preconditions.
         time_ns: unsafe { bpf_ktime_get_ns() },
-        pid: pid_tgid as u32,
-        tgid: (pid_tgid >> 32) as u32,
-        comm: bpf_get_current_comm().unwrap_or_default(),
+        pid: who.pid,
+        tgid: who.tgid,
+        comm: who.comm,
         other: 0,
     }
 }
 
-/// A fork or an action was refused or audited, or a task moved out.
+/// A fork was refused or audited, or a task moved out.
 #[inline(always)]
 pub fn tell(
     host: *mut Host,
@@ -46,9 +70,26 @@ pub fn tell(
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         return lost(host);
     };
-    let mut event = head(kind, reason, slot, container);
+    let mut event = head(kind, reason, slot, container, Who::current());
     event.other = other;
     entry.write(event);
+    entry.submit(0);
+}
+
+/// An action was refused or audited.
+#[inline(always)]
+pub fn tell_action(
+    host: *mut Host,
+    kind: Kind,
+    action: Action,
+    slot: u32,
+    container: *const Container,
+    who: impl Fn() -> Who,
+) {
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        return lost(host);
+    };
+    entry.write(head(kind, action as u32, slot, container, who()));
     entry.submit(0);
 }
 
@@ -64,7 +105,7 @@ pub fn tell_made(host: *mut Host, slot: u32, container: *const Container, length
     let made = entry.as_mut_ptr();
     // SAFETY: `made` is the reserved room for one `Made`, which is written whole; `path` is a live map value.
     unsafe {
-        (&raw mut (*made).event).write(head(Kind::Made, 0, slot, container));
+        (&raw mut (*made).event).write(head(Kind::Made, 0, slot, container, Who::current()));
         (&raw mut (*made).length).write(length);
         core::ptr::copy_nonoverlapping(
             path.cast::<u64>(),
@@ -92,7 +133,7 @@ pub fn tell_gone(host: *mut Host, slot: u32, container: *const Container) {
         )
     };
     entry.write(Gone {
-        event: head(Kind::Gone, 0, slot, container),
+        event: head(Kind::Gone, 0, slot, container, Who::current()),
         allowed,
         refused,
         audited,

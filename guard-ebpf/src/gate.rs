@@ -1,10 +1,12 @@
 //! The only way to a verdict: counts it, tells it once a second, and applies the panic switch and audit mode.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
-use guard_common::{Container, action::Action, event::Kind, fork_storm::Reason, host::Host};
+use guard_common::{
+    Container, Subject, action::Action, event::Kind, fork_storm::Reason, host::Host,
+};
 
 use crate::{
-    event,
+    event::{self, Who},
     kernel::{add, is_kernel_thread},
     maps::PROFILES,
     subject,
@@ -96,7 +98,25 @@ impl Attempt {
 #[inline(always)]
 pub fn ask(action: Action) -> Option<Verdict> {
     let host = subject::host()?;
-    let subject = subject::of_current(host)?;
+    ask_of(
+        host,
+        subject::of_current(host)?,
+        action,
+        may_all,
+        Who::current,
+    )
+}
+
+/// The same, for a program that may not call every helper: whose the task is, whether it may not be refused anything and who it
+/// is, it finds out by its own ways.
+#[inline(always)]
+pub fn ask_of(
+    host: *mut Host,
+    subject: Subject,
+    action: Action,
+    may_all: impl Fn() -> bool,
+    who: impl Fn() -> Who,
+) -> Option<Verdict> {
     let container = subject::container(&subject)?;
     // SAFETY: a live map value; the daemon stores the word whole.
     let profile = PROFILES.get(unsafe { (&raw const (*container).profile).read_volatile() })?;
@@ -126,7 +146,7 @@ pub fn ask(action: Action) -> Option<Verdict> {
         } else {
             Kind::ActionAudited
         };
-        event::tell(host, kind, action as u32, subject.slot, container, 0);
+        event::tell_action(host, kind, action, subject.slot, container, who);
     }
     Some(if refused {
         Verdict::Deny

@@ -1,5 +1,6 @@
 //! Who: the container that a task or a cgroup belongs to, if any.
 
+use aya_ebpf::helpers::bpf_get_current_ancestor_cgroup_id;
 use guard_common::{
     Container, HINTS as HINTS_MAX, Subject,
     config::{Field, MISSING},
@@ -42,6 +43,27 @@ pub fn of_current(host: *mut Host) -> Option<Subject> {
         return None;
     }
     of_ancestors(host, kernel::current_cgroup()?).copied()
+}
+
+/// Whose the running task is, by helpers alone: for a host where no kernel memory can be read. Cgroups that are nested in a
+/// container have no entry there, so their ancestors are always asked. On v2 alone.
+#[inline(always)]
+pub fn of_current_unread() -> Option<Subject> {
+    if config(Field::CgroupVersion) != 2 {
+        return None;
+    }
+    for level in 1..WALK {
+        // SAFETY: the helper has no preconditions; it says 0 where the task stands higher.
+        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        if id == 0 {
+            break;
+        }
+        // SAFETY: entries are replaced whole and read once, under RCU.
+        if let Some(subject) = unsafe { SUBJECTS.get(&id) } {
+            return Some(*subject);
+        }
+    }
+    None
 }
 
 /// Most containers are one cgroup, and its tasks stand in it: a guess that the slot confirms spares the search.

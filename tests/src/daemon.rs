@@ -125,6 +125,8 @@ impl Policy {
 pub struct Daemon {
     child: Child,
     log: PathBuf,
+    /// It runs on a rung that refuses no fork: `status` says so by its exit code.
+    poor: bool,
     gone: bool,
 }
 
@@ -198,6 +200,7 @@ impl Daemon {
         Ok(Self {
             child,
             log,
+            poor: poor_rung().is_some() || arguments.contains(&"observe"),
             gone: false,
         })
     }
@@ -208,14 +211,13 @@ impl Daemon {
     /// The daemon ended, or is not ready in time.
     pub fn wait_ready(&mut self) -> Result<()> {
         let until = Instant::now() + READY;
-        let poor = poor_rung().is_some();
         loop {
             if let Some(status) = self.child.try_wait()? {
                 self.gone = true;
                 bail!("the daemon ended with {status}:\n{}", self.log());
             }
             let output = bulkhead(&["status", "--json"])?;
-            if output.status.success() || (poor && said_ready(&output)) {
+            if output.status.success() || (self.poor && said_ready(&output)) {
                 return Ok(());
             }
             ensure!(
@@ -373,6 +375,16 @@ pub fn forced_rung() -> Vec<String> {
         .take(1)
         .flat_map(|rung| ["--rung".to_owned(), rung.to_owned()])
         .collect()
+}
+
+/// Arguments that bring a daemon to a rung that refuses no fork, on any boot.
+#[must_use]
+pub fn lower_rung() -> &'static [&'static str] {
+    if poor_rung().is_some() {
+        &[]
+    } else {
+        &["--rung", "observe"]
+    }
 }
 
 /// The rung on which nothing can be refused on this boot: the forced one, or the last where the kernel is locked down.

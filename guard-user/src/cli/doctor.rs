@@ -15,7 +15,7 @@ use guard_user::{
         btf::Btf,
         hooks,
         load::{Kernel, Sizes},
-        prove,
+        open, prove,
         rungs::{self, Rung},
     },
     record::Text,
@@ -28,12 +28,13 @@ use super::host;
 ///
 /// Loads the kernel programs unpinned, lets a child in a cgroup of its own try to fork, and takes everything away again.
 /// ENFORCING: a fork was seen to be refused. DEGRADED: none can be refused beforehand; pids.max, freezing and killing are
-/// left. With a daemon running, says what that one found when it started.
+/// left; of a hook of the kernel log: some ways are refused. `open`: a way that nothing refuses here. With a daemon running,
+/// says what that one found when it started.
 /// Exit code 0: ENFORCING; 1: less; 3: the host cannot run the programs at all.
 #[derive(Args)]
 pub struct Arguments {
     /// Try this rung alone: lsm, fmod_ret, observe or setting.
-    #[arg(long)]
+    #[arg(long, value_parser = Rung::to_force)]
     rung: Option<Rung>,
     /// Print JSON.
     #[arg(long)]
@@ -55,6 +56,8 @@ struct Report {
     tried: Vec<Tried>,
     /// Hooks that judge actions.
     hooks: Vec<HookStatus>,
+    /// Ways to what rules may deny that are open here.
+    open: Vec<String>,
     /// The daemon that was asked; absent after a trial of our own.
     daemon: Option<u64>,
     degraded: Vec<Text>,
@@ -89,9 +92,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let identity = kernel.attach_identity(&btf);
     let moves = kernel.attach_moves(&btf);
-    let mut hooks = hooks::attach(&kernel, &btf, hooks::all(), arguments.rung);
-    let proved = prove::prove(&mut kernel, &btf, &hierarchy, arguments.rung)?;
-    hooks::prove(&mut kernel, &hierarchy, &mut hooks)?;
+    let rung = arguments.rung;
+    let mut hooks = hooks::attach(&kernel, &btf, &hierarchy, hooks::all(), rung);
+    let proved = prove::prove(&mut kernel, &btf, &hierarchy, rung)?;
+    hooks::prove(&mut kernel, &btf, &hierarchy, &mut hooks, rung)?;
     if !proved.inherits {
         degraded.push(
             "new containers are not recognised by the kernel: the daemon looks for them once a second"
@@ -132,6 +136,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         },
         tried,
         hooks: hooks.iter().map(HookStatus::from).collect(),
+        open: open::ways(&hooks::refusing(&hooks)),
         daemon: None,
         degraded,
     };
@@ -149,6 +154,7 @@ fn of_daemon(status: &Status, json: bool) -> Result<ExitCode> {
         missing: Vec::new(),
         tried: status.tried.clone(),
         hooks: status.hooks.clone(),
+        open: status.open.clone(),
         daemon: status.pid,
         degraded: status.degraded.clone(),
     };
@@ -179,6 +185,9 @@ fn words(report: &Report, json: bool) -> Result<String> {
                 hook.hazard, hook.state, hook.hook, hook.what
             )?;
             writeln!(text, "  {:<10} {:<8} {}", hook.rung, "", hook.reason)?;
+        }
+        for way in &report.open {
+            writeln!(text, "open            {way}")?;
         }
         write!(text, "identity        cgroup {}", report.cgroups)?;
         if let Some(identity) = &report.identity {
@@ -238,6 +247,7 @@ mod tests {
                     moves: None,
                     missing: Vec::new(),
                     hooks: Vec::new(),
+                    open: Vec::new(),
                     tried: Vec::new(),
                     daemon: Some(7),
                     degraded,

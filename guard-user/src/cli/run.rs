@@ -35,7 +35,7 @@ pub struct Arguments {
     #[arg(long)]
     keep_on_stop: bool,
     /// Try this rung alone: lsm, fmod_ret, observe or setting.
-    #[arg(long)]
+    #[arg(long, value_parser = Rung::to_force)]
     rung: Option<Rung>,
     /// Entries of the kernel's table of cgroups, to see what happens when it is full.
     #[arg(long, hide = true, env = "BULKHEAD_TEST_SUBJECTS")]

@@ -204,7 +204,7 @@ fn reserve(status: &Status) -> String {
         return "no reserve".to_owned();
     }
     let holds = match status.rung.parse() {
-        Ok(Rung::Observe | Rung::Setting) => "not held on this rung".to_owned(),
+        Ok(Rung::Cgroup | Rung::Observe | Rung::Setting) => "not held on this rung".to_owned(),
         // As a rule says it, the reserve among them.
         _ if (status.rules.iter()).any(|rule| rule.name == RESERVE && rule.mode == "audit") => {
             format!("containers would be refused at {ceiling} (audit)")

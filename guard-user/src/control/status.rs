@@ -49,9 +49,10 @@ pub struct HookStatus {
     pub hazard: String,
     /// The hook, as the kernel calls it.
     pub hook: String,
-    /// `ENFORCING`: seen to refuse. `ATTACHED`: there was nothing to try it on. `OPEN`: it refuses nothing.
+    /// `ENFORCING`: seen to refuse. `DEGRADED`: likewise, and other ways are open. `ATTACHED`: there was nothing to try it on.
+    /// `OPEN`: it refuses nothing.
     pub state: String,
-    /// `lsm` or `fmod_ret`; empty where it is on none.
+    /// `lsm`, `fmod_ret` or `cgroup`; empty where it is on none.
     pub rung: String,
     /// What it stands before.
     pub what: String,
@@ -199,6 +200,8 @@ pub struct Status {
     pub tried: Vec<Tried>,
     /// Hooks that judge actions; none where no rule is about one.
     pub hooks: Vec<HookStatus>,
+    /// Ways to what rules deny that are open on this host.
+    pub open: Vec<String>,
     /// cgroup version that containers are told apart in, `v1` or `v2`, and its mount point.
     pub cgroups: String,
     /// Files of the policy.

@@ -1,10 +1,14 @@
 //! The hooks that judge actions: attached while the policy has a rule for them, since each costs every task of the host.
 
+use guard_common::action::Action;
+
 use super::{Daemon, Plan};
 use crate::kernel::{
     attach::FUNCTIONS,
     btf::Btf,
     hooks::{self, Hook, Proved},
+    open,
+    rungs::Rung,
 };
 
 /// The hooks that a policy has rules for.
@@ -16,10 +20,14 @@ impl Daemon {
     /// After a change of the policy: attaches what it needs, and lets go of what it needs no more.
     pub(super) fn renew_hooks(&mut self) {
         let needed: Vec<&'static Hook> = needed(&self.plan).collect();
-        let is_in = |hooks: &[&Hook], name: &str| hooks.iter().any(|hook| hook.program == name);
+        let is_needed = |program: &str| {
+            let with_lower = |hook: &&'static Hook| [Some(*hook), hook.lower];
+            let mut all = needed.iter().flat_map(with_lower).flatten();
+            all.any(|hook| hook.program == program)
+        };
         for gone in self
             .hooks
-            .extract_if(.., |proved| !is_in(&needed, proved.hook.program))
+            .extract_if(.., |proved| !is_needed(proved.hook.program))
         {
             if let Some(link) = &gone.link {
                 self.kernel.unpin(std::slice::from_ref(link));
@@ -35,8 +43,10 @@ impl Daemon {
             .collect();
         if !missing.is_empty() {
             let btf = Btf::of_this_kernel(&FUNCTIONS).unwrap_or_else(|_| Btf::none());
-            let mut new = hooks::attach(&self.kernel, &btf, missing, self.options.rung);
-            if let Err(error) = hooks::prove(&mut self.kernel, &self.hierarchy, &mut new) {
+            let rung = self.options.rung;
+            let mut new = hooks::attach(&self.kernel, &btf, &self.hierarchy, missing, rung);
+            let proved = hooks::prove(&mut self.kernel, &btf, &self.hierarchy, &mut new, rung);
+            if let Err(error) = proved {
                 self.trouble("self-test", error.to_string());
             }
             self.hooks.extend(new);
@@ -47,11 +57,9 @@ impl Daemon {
     /// A rule whose hook refuses nothing here is not held, and that is said.
     pub(super) fn note_hooks(&mut self) {
         for hook in hooks::all() {
-            let open = self
-                .hooks
-                .iter()
-                .find(|proved| proved.hook.program == hook.program && proved.link.is_none());
-            match open.map(words) {
+            let open = self.proved(hook).filter(|proved| proved.link.is_none());
+            let lower = hook.lower.and_then(|hook| self.proved(hook));
+            match open.map(|proved| words(proved, lower)) {
                 Some(words) => {
                     self.notes.stand(hook.program, words);
                 }
@@ -62,15 +70,43 @@ impl Daemon {
         }
     }
 
+    fn proved(&self, hook: &Hook) -> Option<&Proved> {
+        let mut all = self.hooks.iter();
+        all.find(|proved| proved.hook.program == hook.program)
+    }
+
     /// Whether every hook that the policy has a rule for refuses.
     pub(super) fn hooks_refuse(&self) -> bool {
         self.hooks.iter().all(|proved| proved.link.is_some())
     }
+
+    /// The best of the mechanisms that judge an action here.
+    pub(super) fn rung_of(&self, action: Action) -> Rung {
+        let judges = |proved: &&Proved| proved.hook.actions.contains(&action);
+        let rungs = self.hooks.iter().filter(judges);
+        rungs
+            .filter_map(|proved| proved.rung)
+            .min()
+            .unwrap_or(self.rung)
+    }
+
+    /// Ways to what rules deny that are open here.
+    pub(super) fn open_ways(&self) -> Vec<String> {
+        open::ways(&hooks::refusing(&self.hooks))
+    }
 }
 
-fn words(proved: &Proved) -> String {
-    format!(
-        "{} is not refused ({}): {}",
-        proved.hook.what, proved.hook.name, proved.reason
-    )
+fn words(proved: &Proved, lower: Option<&Proved>) -> String {
+    let (hook, reason) = (proved.hook, &proved.reason);
+    match lower {
+        Some(lower) if lower.link.is_some() => format!(
+            "of {}, only {} is refused ({}): {reason}",
+            hook.what, lower.hook.what, lower.hook.name
+        ),
+        Some(lower) => format!(
+            "{} is not refused ({}): {reason}; nor is {} ({}): {}",
+            hook.what, hook.name, lower.hook.what, lower.hook.name, lower.reason
+        ),
+        None => format!("{} is not refused ({}): {reason}", hook.what, hook.name),
+    }
 }

@@ -98,7 +98,7 @@ impl Daemon {
             .collect();
         let severity = match self.rung {
             Rung::Lsm | Rung::FmodRet => Severity::Info,
-            Rung::Observe | Rung::Setting => Severity::High,
+            Rung::Cgroup | Rung::Observe | Rung::Setting => Severity::High,
         };
         self.say(
             Record::new(Kind::RungChosen)

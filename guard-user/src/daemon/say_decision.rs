@@ -172,6 +172,7 @@ impl Daemon {
         let record = self
             .of(Kind::Action, decision.container)
             .action(new.action.name())
+            .rung(self.rung_of(new.action))
             .verdict(if new.audited {
                 Verdict::Audit
             } else {

@@ -141,12 +141,13 @@ impl Daemon {
         }
         kernel.pin(&links)?;
         // Attached before an earlier daemon's stop acting, and tried when they act.
-        let mut hooks = hooks::attach(&kernel, &btf, super::hooks::needed(&plan), options.rung);
+        let needed = super::hooks::needed(&plan);
+        let mut hooks = hooks::attach(&kernel, &btf, &hierarchy, needed, options.rung);
         let proved = prove::prove(&mut kernel, &btf, &hierarchy, options.rung)
             .inspect_err(|_| kernel.unpin_own())?;
         let pids = set_ceiling(&kernel, &host, &plan);
         links.extend(proved.links);
-        hooks::prove(&mut kernel, &hierarchy, &mut hooks)?;
+        hooks::prove(&mut kernel, &btf, &hierarchy, &mut hooks, options.rung)?;
         if !proved.inherits {
             notes.stand(
                 "looking",
@@ -244,7 +245,7 @@ impl Daemon {
             Rung::Observe => {
                 "forks are seen only after they happened: pids.max, freezing and killing hold the limits"
             }
-            Rung::Setting => {
+            Rung::Cgroup | Rung::Setting => {
                 "no program can be attached: only pids.max, freezing and killing hold the limits"
             }
         };

@@ -107,6 +107,7 @@ impl Daemon {
                 })
                 .collect(),
             hooks: self.hooks.iter().map(HookStatus::from).collect(),
+            open: self.open_ways(),
             cgroups: format!(
                 "{} at {}",
                 self.hierarchy.version.name(),

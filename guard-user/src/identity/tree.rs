@@ -121,6 +121,21 @@ impl Hierarchy {
         })
     }
 
+    /// The root of the v2 hierarchy, in which every task of the host stands whatever the version; `None`: it is not mounted
+    /// whole.
+    ///
+    /// # Errors
+    /// It cannot be opened, or what is mounted cannot be read.
+    pub fn unified(&self) -> io::Result<Option<OwnedFd>> {
+        if self.version == Version::V2 {
+            return self.root.try_clone().map(Some);
+        }
+        let text = fs::read_to_string("/proc/self/mountinfo")?;
+        let at = mounts(&text).find(|(kind, _, _)| *kind == "cgroup2");
+        at.map(|(_, at, _)| Ok(fs::File::open(unescape(at))?.into()))
+            .transpose()
+    }
+
     /// Walks the whole tree and tells of every cgroup that is a container or in one. Directories that vanish meanwhile
     /// are passed over.
     ///
@@ -319,18 +334,7 @@ type Choice = (Version, u32, PathBuf, Option<PathBuf>);
 
 /// Chooses by the texts of /proc/self/mountinfo (proc(5)) and /proc/self/cgroup (cgroups(7)).
 fn choose(mountinfo: &str, cgroups: &str) -> Option<Choice> {
-    // A mount that shows only a part of its hierarchy is of no use.
-    let mounts: Vec<(&str, &str, &str)> = mountinfo
-        .lines()
-        .filter_map(|line| {
-            let (before, after) = line.split_once(" - ")?;
-            let mut before = before.split(' ').skip(3);
-            let (root, at) = (before.next()?, before.next()?);
-            let mut after = after.split(' ');
-            let (kind, options) = (after.next()?, after.nth(1)?);
-            (root == "/").then_some((kind, at, options))
-        })
-        .collect();
+    let mounts: Vec<(&str, &str, &str)> = mounts(mountinfo).collect();
     let v1 = |controller: &str| {
         mounts
             .iter()
@@ -352,6 +356,18 @@ fn choose(mountinfo: &str, cgroups: &str) -> Option<Choice> {
     }
     let v2 = mounts.iter().find(|(kind, _, _)| *kind == "cgroup2")?;
     Some((Version::V2, 0, unescape(v2.1), None))
+}
+
+/// File system, mount point and options of each mount; one that shows only a part of its file system is of no use.
+fn mounts(mountinfo: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+    mountinfo.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut before = before.split(' ').skip(3);
+        let (root, at) = (before.next()?, before.next()?);
+        let mut after = after.split(' ');
+        let (kind, options) = (after.next()?, after.nth(1)?);
+        (root == "/").then_some((kind, at, options))
+    })
 }
 
 /// Blanks, tabs, newlines and backslashes stand in mountinfo as `\040` and so on.

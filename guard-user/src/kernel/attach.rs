@@ -9,12 +9,13 @@ use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 
 use super::{
     btf::Btf,
-    hooks::Hook,
+    hooks::{Hook, Place},
     load::{Kernel, LoadError},
-    rungs::Rung,
+    rungs::{self, Rung},
     sys,
     under_way::{self, Counting},
 };
+use crate::identity::tree::{Hierarchy, Version};
 
 /// The program that refuses forks.
 pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
@@ -44,15 +45,16 @@ pub struct Link {
 
 /// How a program is attached.
 #[derive(Clone, Copy)]
-enum How {
+enum How<'r> {
     Lsm(&'static str),
     ModifyReturn(&'static str),
     Entry(&'static str),
     Tracepoint(&'static str),
     RawTracepoint(&'static CStr),
+    Devices(BorrowedFd<'r>),
 }
 
-impl How {
+impl How<'_> {
     const fn name(self) -> &'static str {
         match self {
             Self::Lsm(_) => "lsm",
@@ -60,6 +62,7 @@ impl How {
             Self::Entry(_) => "fentry",
             Self::Tracepoint(_) => "tp_btf",
             Self::RawTracepoint(_) => "raw tracepoint",
+            Self::Devices(_) => "cgroup device",
         }
     }
 }
@@ -77,7 +80,7 @@ impl Kernel {
                 "fork_storm_process_fork",
                 How::RawTracepoint(c"sched_process_fork"),
             ),
-            Rung::Setting => return Ok(Vec::new()),
+            Rung::Cgroup | Rung::Setting => return Ok(Vec::new()),
         };
         Ok(vec![self.attach(btf, program, how)?])
     }
@@ -109,16 +112,53 @@ impl Kernel {
         Ok((vec![landed, failed], counting))
     }
 
-    /// Loads and attaches the program of a hook.
+    /// Loads and attaches the program of a hook; where a rung makes no difference to it, whatever the rung.
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn attach_hook(&self, btf: &Btf, hook: &Hook, rung: Rung) -> Result<Link, LoadError> {
-        let how = match rung {
-            Rung::Lsm => How::Lsm(hook.lsm),
-            Rung::FmodRet | Rung::Observe | Rung::Setting => How::ModifyReturn(hook.security),
+    pub fn attach_hook(
+        &self,
+        btf: &Btf,
+        hierarchy: &Hierarchy,
+        hook: &Hook,
+        rung: Rung,
+    ) -> Result<Link, LoadError> {
+        let how = match (hook.place, rung) {
+            (Place::Asked { lsm, .. }, Rung::Lsm) => How::Lsm(lsm),
+            (
+                Place::Asked { security, .. },
+                Rung::FmodRet | Rung::Cgroup | Rung::Observe | Rung::Setting,
+            ) => How::ModifyReturn(security),
+            (Place::Devices { plain }, _) => {
+                return self.attach_to_devices(btf, hierarchy, hook.program, plain);
+            }
         };
         self.attach(btf, hook.program, how)
+    }
+
+    /// To the root of the v2 hierarchy, where every task of the host stands. `plain` is for a host where no kernel memory can be
+    /// read, which it does without on v2.
+    fn attach_to_devices(
+        &self,
+        btf: &Btf,
+        hierarchy: &Hierarchy,
+        program: &'static str,
+        plain: &'static str,
+    ) -> Result<Link, LoadError> {
+        let root = hierarchy
+            .unified()
+            .and_then(|mounted| mounted.map_or_else(sys::detached_unified_root, Ok))
+            .map_err(LoadError::Unified)?;
+        let how = How::Devices(root.as_fd());
+        let reading = if btf.is_some() && !rungs::locked_down() {
+            self.attach(btf, program, how)
+        } else {
+            Err(LoadError::Unread)
+        };
+        match (reading, hierarchy.version) {
+            (Err(_), Version::V2) => self.attach(btf, plain, how),
+            (result, Version::V1 | Version::V2) => result,
+        }
     }
 
     /// Loads and attaches the programs that recognise containers.
@@ -160,7 +200,7 @@ impl Kernel {
         self.attach(btf, "kernel_log_printed", How::RawTracepoint(c"console"))
     }
 
-    fn attach(&self, btf: &Btf, program: &'static str, how: How) -> Result<Link, LoadError> {
+    fn attach(&self, btf: &Btf, program: &'static str, how: How<'_>) -> Result<Link, LoadError> {
         let broken = || LoadError::Object(format!("no program {program}"));
         let found = self.object.programs.get(program).ok_or_else(broken)?;
         let code = self
@@ -191,6 +231,11 @@ impl Kernel {
                 function(name)?,
             ),
             How::RawTracepoint(_) => (bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0),
+            How::Devices(_) => (
+                bpf_prog_type::BPF_PROG_TYPE_CGROUP_DEVICE,
+                bpf_attach_type::BPF_CGROUP_DEVICE as u32,
+                0,
+            ),
         };
         let refused = |source, log| LoadError::Program {
             program,
@@ -207,12 +252,14 @@ impl Kernel {
             name: program,
         })
         .map_err(|(source, log)| refused(source, log))?;
-        let name = match how {
-            How::RawTracepoint(name) => Some(name),
-            How::Lsm(_) | How::ModifyReturn(_) | How::Entry(_) | How::Tracepoint(_) => None,
-        };
-        let fd =
-            sys::attach(loaded.as_fd(), name).map_err(|source| refused(source, String::new()))?;
+        let fd = match how {
+            How::RawTracepoint(name) => sys::attach(loaded.as_fd(), Some(name)),
+            How::Lsm(_) | How::ModifyReturn(_) | How::Entry(_) | How::Tracepoint(_) => {
+                sys::attach(loaded.as_fd(), None)
+            }
+            How::Devices(root) => sys::attach_to_cgroup(loaded.as_fd(), root, attach),
+        }
+        .map_err(|source| refused(source, String::new()))?;
         Ok(Link {
             name: program,
             fd,

@@ -68,6 +68,14 @@ pub enum LoadError {
         /// The end of what the verifier said.
         log: String,
     },
+    /// The root of the v2 hierarchy.
+    #[error("cannot open the root of the cgroup v2 hierarchy: {0}")]
+    Unified(#[source] io::Error),
+    /// Kernel memory, which alone says whose a task is on cgroup v1.
+    #[error(
+        "no program can read kernel memory here, and nothing else tells whose a task is on cgroup v1"
+    )]
+    Unread,
     /// The directory of pins is another's as well.
     #[error(
         "{path} is not root's alone but {why}, and who can write there owns what is enforced: nothing was changed; see who \

@@ -6,6 +6,7 @@ pub mod hooks;
 pub mod install;
 pub mod load;
 mod object;
+pub mod open;
 pub mod pinned;
 pub mod pins;
 pub mod prove;

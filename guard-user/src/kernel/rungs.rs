@@ -2,7 +2,7 @@
 
 use std::{fmt, fs, io, str::FromStr};
 
-/// The mechanism that the fork governor runs on (`docs/hazards.md`).
+/// The mechanism that refuses or watches (`docs/hazards.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rung {
@@ -10,6 +10,8 @@ pub enum Rung {
     Lsm,
     /// `BPF_MODIFY_RETURN` on the function that asks the security modules: the same, where `bpf` is not one of them.
     FmodRet,
+    /// The device programs of cgroups: opening a node can be refused, and nothing else.
+    Cgroup,
     /// A raw tracepoint that sees forks when they are done.
     Observe,
     /// No program at all: `pids.max` alone.
@@ -17,7 +19,7 @@ pub enum Rung {
 }
 
 impl Rung {
-    /// Best first.
+    /// Those that a fork governor may run on, best first.
     pub const ALL: [Self; 4] = [Self::Lsm, Self::FmodRet, Self::Observe, Self::Setting];
 
     /// The name that records and `--rung` use.
@@ -26,6 +28,7 @@ impl Rung {
         match self {
             Self::Lsm => "lsm",
             Self::FmodRet => "fmod_ret",
+            Self::Cgroup => "cgroup",
             Self::Observe => "observe",
             Self::Setting => "setting",
         }
@@ -36,7 +39,7 @@ impl Rung {
     pub const fn state(self) -> &'static str {
         match self {
             Self::Lsm | Self::FmodRet => "ENFORCING",
-            Self::Observe | Self::Setting => "DEGRADED",
+            Self::Cgroup | Self::Observe | Self::Setting => "DEGRADED",
         }
     }
 
@@ -45,8 +48,21 @@ impl Rung {
     pub const fn refuses(self) -> bool {
         match self {
             Self::Lsm | Self::FmodRet => true,
-            Self::Observe | Self::Setting => false,
+            Self::Cgroup | Self::Observe | Self::Setting => false,
         }
+    }
+
+    /// The one that `--rung` names.
+    ///
+    /// # Errors
+    /// There are others by that name, or none.
+    pub fn to_force(text: &str) -> Result<Self, String> {
+        text.parse()
+            .ok()
+            .filter(|rung| Self::ALL.contains(rung))
+            .ok_or_else(|| {
+                format!("no rung is called {text}; there are lsm, fmod_ret, observe and setting")
+            })
     }
 }
 
@@ -59,12 +75,10 @@ impl fmt::Display for Rung {
 impl FromStr for Rung {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
+        let all = Self::ALL.into_iter().chain([Self::Cgroup]);
+        all.into_iter()
             .find(|rung| rung.name() == text)
-            .ok_or_else(|| {
-                format!("no rung is called {text}; there are lsm, fmod_ret, observe and setting")
-            })
+            .ok_or_else(|| format!("no rung is called {text}"))
     }
 }
 

@@ -107,6 +107,44 @@ pub fn attach(program: BorrowedFd<'_>, name: Option<&CStr>) -> io::Result<OwnedF
     bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr).map(descriptor)
 }
 
+/// Attaches a program to a cgroup, beside those that others attached there and below it: what any of them refuses stays refused.
+pub fn attach_to_cgroup(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: this command reads the link_create member of the union; it was zeroed as a whole.
+    let link = unsafe { &mut attr.link_create };
+    link.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    link.__bindgen_anon_2.target_fd = cgroup.as_raw_fd() as u32;
+    link.attach_type = attach;
+    bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(descriptor)
+}
+
+/// The root of the v2 hierarchy, through a mount that stands nowhere and goes with its descriptor.
+pub fn detached_unified_root() -> io::Result<OwnedFd> {
+    /// `FSCONFIG_CMD_CREATE` (include/uapi/linux/mount.h).
+    const CMD_CREATE: u32 = 6;
+    let made = |result: libc::c_long| {
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(descriptor(result))
+        }
+    };
+    // SAFETY: static strings and descriptors that are open; each result is a new descriptor, or an error.
+    unsafe {
+        let context = made(libc::syscall(libc::SYS_fsopen, c"cgroup2".as_ptr(), 1))?;
+        let number = context.as_raw_fd();
+        if libc::syscall(libc::SYS_fsconfig, number, CMD_CREATE, 0, 0, 0) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // FSMOUNT_CLOEXEC.
+        made(libc::syscall(libc::SYS_fsmount, number, 1, 0))
+    }
+}
+
 /// Runs of a program that the kernel left out, since the program was running on that CPU already (`recursion_misses` of
 /// `struct bpf_prog_info`, 5.12); 0 on a kernel that leaves none out.
 pub fn misses(program: BorrowedFd<'_>) -> io::Result<u64> {

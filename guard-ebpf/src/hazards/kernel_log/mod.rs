@@ -12,6 +12,7 @@ use crate::{
     kernel,
 };
 
+mod devices;
 mod naming;
 
 const ALLOW: i32 = 0;

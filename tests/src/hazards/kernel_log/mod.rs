@@ -2,6 +2,7 @@
 
 mod forwarding;
 pub(crate) mod keeping;
+mod lower;
 mod naming;
 mod outage;
 mod receivers;
@@ -15,6 +16,7 @@ use super::Scenario;
 pub const SCENARIOS: &[&[Scenario]] = &[
     refusing::SCENARIOS,
     outage::SCENARIOS,
+    lower::SCENARIOS,
     keeping::SCENARIOS,
     naming::SCENARIOS,
     forwarding::SCENARIOS,

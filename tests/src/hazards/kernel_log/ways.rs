@@ -196,6 +196,13 @@ pub fn say(text: &str) -> Result<()> {
 }
 
 impl Way {
+    /// Whether it opens a node of `/dev/kmsg`, by whatever name.
+    #[must_use]
+    pub fn opens(&self) -> bool {
+        let node = |name| self.script.contains(name) && !self.script.contains("dmesg");
+        matches!(self.given, Given::Nothing) && (node("/dev/kmsg") || node("/tmp/node"))
+    }
+
     /// Tries it, in a container or on the host.
     ///
     /// # Errors

@@ -1,0 +1,89 @@
+//! Ways that stay open: a way that nothing refuses is named, or somebody relies on what is not held.
+
+use guard_common::action::Action;
+
+use super::hooks::Hook;
+
+/// Ways to read the kernel log that no hook stands before, on any rung.
+const ALWAYS: [&str; 3] = [
+    "perf_event_open, BPF programs and a mapped trace on the tracepoint of printk, to who may use them",
+    "a pstore that is mounted already, to who can see it",
+    "/dev/mem, /dev/vcs* and netconsole, to who has them",
+];
+
+/// In words, each way to what these hooks judge that is open: where one refuses nothing, what stays open behind what takes its
+/// place, and what no hook stands before. Each hook is told with whether it refuses.
+#[must_use]
+pub fn ways(hooks: &[(&Hook, bool)]) -> Vec<String> {
+    let refuses = |hook: &Hook| {
+        let of = |(other, _): &&(&Hook, bool)| other.program == hook.program;
+        hooks.iter().find(of).is_some_and(|(_, refuses)| *refuses)
+    };
+    let mut ways = Vec::new();
+    for (hook, of_its_own) in hooks {
+        // What takes another's place leaves open what that one would not. What else is open where neither refuses, that one
+        // tells.
+        let open = if hook.is_lower() {
+            *of_its_own
+        } else {
+            !of_its_own && !hook.lower.is_some_and(refuses)
+        };
+        if open {
+            ways.extend(hook.open.iter().map(|way| in_words(hook, way)));
+        }
+    }
+    let reads = hooks.iter().map(|(hook, _)| hook);
+    let mut reads = reads.filter(|hook| hook.actions.contains(&Action::KernelLogRead));
+    if let Some(hook) = reads.next() {
+        ways.extend(ALWAYS.map(|way| in_words(hook, way)));
+    }
+    ways
+}
+
+fn in_words(hook: &Hook, way: &str) -> String {
+    format!("{}: {way}", hook.hazard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::hooks::{KERNEL_LOG, KERNEL_LOG_DEVICES};
+
+    fn with(refuse: bool, lower: bool) -> String {
+        let mut hooks: Vec<(&Hook, bool)> = KERNEL_LOG.iter().map(|hook| (hook, refuse)).collect();
+        if !refuse {
+            hooks.push((&KERNEL_LOG_DEVICES, lower));
+        }
+        ways(&hooks).join("\n")
+    }
+
+    #[test]
+    fn what_refuses_nothing_leaves_its_ways_open() {
+        let ways = with(false, false);
+        for way in ["syslog(2)", "nodes of it", "mounting pstore", "tracefs"] {
+            assert!(ways.contains(way), "{way}: {ways}");
+        }
+        assert!(!ways.contains("descriptors"), "{ways}");
+    }
+
+    #[test]
+    fn what_takes_anothers_place_leaves_less_open() {
+        let ways = with(false, true);
+        for way in ["syslog(2)", "descriptors", "mounting pstore", "tracefs"] {
+            assert!(ways.contains(way), "{way}: {ways}");
+        }
+        assert!(!ways.contains("nodes of it"), "{ways}");
+    }
+
+    #[test]
+    fn where_all_refuse_only_what_no_hook_sees_is_open() {
+        let ways = with(true, false);
+        assert!(
+            ways.contains("perf_event_open")
+                && !ways.contains("syslog(2)")
+                && !ways.contains("tracefs"),
+            "{ways}"
+        );
+        assert_eq!(super::ways(&[]), Vec::<String>::new());
+    }
+}
