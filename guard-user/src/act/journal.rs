@@ -74,7 +74,10 @@ pub enum Trouble {
     },
 }
 
-/// A change to one cgroup, with what stood there before.
+/// In place of a cgroup's id: a change to the host itself. No cgroup has it.
+pub const HOST: u64 = 0;
+
+/// A change to one cgroup, or to the host, with what stood there before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Change {
@@ -90,6 +93,8 @@ pub enum Change {
         /// Id of the cgroup that was frozen for it: its own on v2, one in the freezer's hierarchy on v1.
         freezer: u64,
     },
+    /// The host's `kernel.dmesg_restrict`, which was 0, was set to 1.
+    DmesgRestrict,
 }
 
 /// The kinds of [`Change`]: a cgroup has at most one change of each.
@@ -100,6 +105,8 @@ pub enum Kind {
     PidsMax,
     /// [`Change::Freeze`].
     Freeze,
+    /// [`Change::DmesgRestrict`].
+    DmesgRestrict,
 }
 
 impl Change {
@@ -109,6 +116,7 @@ impl Change {
         match self {
             Self::PidsMax { .. } => Kind::PidsMax,
             Self::Freeze { .. } => Kind::Freeze,
+            Self::DmesgRestrict => Kind::DmesgRestrict,
         }
     }
 }
@@ -118,6 +126,7 @@ impl fmt::Display for Kind {
         out.write_str(match self {
             Self::PidsMax => "pids.max",
             Self::Freeze => "freeze",
+            Self::DmesgRestrict => "kernel.dmesg_restrict",
         })
     }
 }
@@ -247,6 +256,12 @@ impl Journal {
             Some(Change::Freeze { freezer }) => Some(*freezer),
             _ => None,
         }
+    }
+
+    /// Whether we set `kernel.dmesg_restrict`.
+    #[must_use]
+    pub fn is_restricted(&self) -> bool {
+        self.changes.contains_key(&(HOST, Kind::DmesgRestrict))
     }
 
     /// All changes that stand, by cgroup.

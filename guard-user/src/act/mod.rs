@@ -7,6 +7,7 @@ pub mod kill;
 pub mod membership;
 pub mod pids;
 pub mod restore;
+pub mod restrict;
 mod subtree;
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! Undoing: every change that stands in the journal goes back to what it was, if it is still ours.
 
+use std::path::Path;
+
 use thiserror::Error;
 
 use super::{
     cgroup::Cgroup,
     freeze::{self, FreezeError, Froze},
-    journal::{Change, Journal, Kind},
+    journal::{Change, HOST, Journal, Kind},
     pids::{self, Applied, PidsError},
+    restrict::{self, RestrictError},
 };
 use crate::identity::tree::Hierarchy;
 
@@ -30,12 +33,15 @@ pub enum RestoreError {
     /// The freezer.
     #[error(transparent)]
     Freeze(#[from] FreezeError),
+    /// `kernel.dmesg_restrict`.
+    #[error(transparent)]
+    Restrict(#[from] RestrictError),
 }
 
 /// One change that was to be undone.
 #[derive(Debug)]
 pub struct Restored {
-    /// The cgroup.
+    /// The cgroup; [`HOST`]: the host itself.
     pub cgroup: u64,
     /// What had been changed.
     pub change: Change,
@@ -81,12 +87,20 @@ pub fn restore(
                     Applied::Absent
                 }
             };
-            Ok(match applied {
-                Applied::Done => Undone::Restored,
-                Applied::Absent => Undone::Vanished,
-                Applied::Nothing | Applied::Moved => Undone::NotOurs,
-            })
+            Ok(undone(applied))
         }
+        Kind::DmesgRestrict => Ok(undone(restrict::restore(
+            Path::new(restrict::FILE),
+            journal,
+        )?)),
+    }
+}
+
+const fn undone(applied: Applied) -> Undone {
+    match applied {
+        Applied::Done => Undone::Restored,
+        Applied::Absent => Undone::Vanished,
+        Applied::Nothing | Applied::Moved => Undone::NotOurs,
     }
 }
 
@@ -101,7 +115,7 @@ pub fn drop_vanished(
     let changes: Vec<(u64, Change)> = journal.changes().collect();
     let mut dropped = 0;
     for (cgroup, change) in changes {
-        if matches!(Cgroup::open(hierarchy, cgroup), Ok(None)) {
+        if cgroup != HOST && matches!(Cgroup::open(hierarchy, cgroup), Ok(None)) {
             journal.forget(cgroup, change.kind())?;
             dropped += 1;
         }

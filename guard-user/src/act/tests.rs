@@ -4,6 +4,7 @@ mod freeze;
 mod journal;
 mod kill;
 mod pids;
+mod restrict;
 
 use std::{
     fs,

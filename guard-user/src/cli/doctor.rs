@@ -5,6 +5,7 @@ use std::{fmt::Write, path::Path, process::ExitCode};
 use anyhow::Result;
 use clap::Args;
 use guard_user::{
+    act::restrict,
     control::{
         SOCKET, client,
         status::{HookStatus, Status, Tried},
@@ -136,7 +137,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         },
         tried,
         hooks: hooks.iter().map(HookStatus::from).collect(),
-        open: open::ways(&hooks::refusing(&hooks)),
+        open: open::ways(
+            &hooks::refusing(&hooks),
+            restrict::thrown(Path::new(restrict::FILE)).ok(),
+        ),
         daemon: None,
         degraded,
     };

@@ -1,6 +1,6 @@
 //! Carries out what was decided, and tells what came of it.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use super::{Daemon, now};
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
         freeze::{self, Froze},
         kill::{Kill, Progress},
         pids::{self, Applied},
+        restrict,
     },
     decide::{
         ladder::StepAction,
@@ -120,6 +121,23 @@ impl Daemon {
             self.engine.pids_max_not_done(seen.id, next);
         }
         self.say_cap(seen.id, present, next, applied);
+    }
+
+    /// Holds `kernel.dmesg_restrict`, where the policy asks for it.
+    pub(super) fn keep_restricted(&mut self) {
+        let (ours, wanted) = (self.journal.is_restricted(), self.plan.dmesg_restrict);
+        if !ours && !wanted || self.is_off() {
+            return;
+        }
+        let file = Path::new(restrict::FILE);
+        let step = match restrict::thrown(file) {
+            Ok(thrown) => self.restrict.next(thrown, ours, wanted),
+            Err(error) => return self.note("dmesg-restrict", error.to_string()),
+        };
+        match restrict::apply(file, step, &mut self.journal) {
+            Ok(applied) => self.say_restricted(step, applied),
+            Err(error) => self.note("dmesg-restrict", error.to_string()),
+        }
     }
 
     /// Whether a container is so new that its runtime may still be about to write its own `pids.max`.

@@ -1,14 +1,19 @@
 //! The hooks that judge actions: attached while the policy has a rule for them, since each costs every task of the host.
 
+use std::path::Path;
+
 use guard_common::action::Action;
 
 use super::{Daemon, Plan};
-use crate::kernel::{
-    attach::FUNCTIONS,
-    btf::Btf,
-    hooks::{self, Hook, Proved},
-    open,
-    rungs::Rung,
+use crate::{
+    act::restrict,
+    kernel::{
+        attach::FUNCTIONS,
+        btf::Btf,
+        hooks::{self, Hook, Proved},
+        open,
+        rungs::Rung,
+    },
 };
 
 /// The hooks that a policy has rules for.
@@ -92,7 +97,10 @@ impl Daemon {
 
     /// Ways to what rules deny that are open here.
     pub(super) fn open_ways(&self) -> Vec<String> {
-        open::ways(&hooks::refusing(&self.hooks))
+        open::ways(
+            &hooks::refusing(&self.hooks),
+            restrict::thrown(Path::new(restrict::FILE)).ok(),
+        )
     }
 }
 

@@ -39,7 +39,7 @@ pub use switch::{ON_ALREADY, keep_off, off_until, on_again, words_of};
 use crate::{
     act::{journal::Journal, kill::Kill},
     control::{self, server},
-    decide::{engine::Engine, telling::Telling},
+    decide::{engine::Engine, restrict::Restrict, telling::Telling},
     identity::{
         roster::{Roster, RosterError},
         tree::{Hierarchy, TreeError},
@@ -154,6 +154,8 @@ pub struct Daemon {
     /// Revision of the engine that stands in the state file.
     saved: u64,
     journal: Journal,
+    /// What is known of `kernel.dmesg_restrict`.
+    restrict: Restrict,
     audit: record::Writer,
     /// The copy of the kernel log, unless the policy wants none.
     kernel_log: Option<Keeper>,

@@ -51,6 +51,8 @@ pub struct Plan {
     pub forward: Vec<Outlet>,
     /// What is watched for in it.
     pub patterns: Chosen,
+    /// `kernel.dmesg_restrict` is to be set.
+    pub dmesg_restrict: bool,
     /// Everything is audited, and why.
     pub audited_altogether: bool,
     /// The policy is the one that is built in.
@@ -161,6 +163,9 @@ impl Plan {
             rules,
             audit: settings(&audit),
             kernel_log: kernel_log.as_ref().map(settings),
+            // Audit mode changes nothing on a host.
+            dmesg_restrict: policy.dmesg_restrict
+                && effective(call, policy.mode, None) == Mode::Enforce,
             audited_altogether,
             // Without a copy there are no lines.
             forward: if kernel_log.is_some() {

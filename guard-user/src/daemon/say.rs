@@ -17,6 +17,7 @@ use crate::{
         restore::{Restored, Undone},
     },
     decide::{
+        restrict,
         settings::{Max, Next},
         telling,
     },
@@ -24,6 +25,9 @@ use crate::{
     kernel::rungs::Rung,
     record::{Kind, Measure, Record, Severity, Verdict},
 };
+
+/// A setting's name in records.
+const DMESG_RESTRICT: &str = "kernel.dmesg_restrict";
 
 /// What a daemon that takes over finds.
 pub(super) struct Gap {
@@ -291,15 +295,45 @@ impl Daemon {
             Change::PidsMax { old, ours } => ("pids.max", ours.to_string(), old.to_string()),
             // The step that froze it has its own record of the thaw.
             Change::Freeze { .. } => ("cgroup.freeze", "1".to_owned(), "0".to_owned()),
+            Change::DmesgRestrict => (DMESG_RESTRICT, "1".to_owned(), "0".to_owned()),
         };
         if matches!(one.outcome, Ok(Undone::Vanished)) {
             return;
         }
-        let record = self
-            .of(Kind::SettingRestored, one.cgroup)
-            .severity(Severity::Info)
-            .setting(setting, old, new)
-            .outcome(words);
+        let record = match one.change {
+            Change::PidsMax { .. } | Change::Freeze { .. } => {
+                self.of(Kind::SettingRestored, one.cgroup)
+            }
+            Change::DmesgRestrict => Record::new(Kind::SettingRestored),
+        }
+        .severity(Severity::Info);
+        let record = record.setting(setting, old, new).outcome(words);
+        self.say(record);
+    }
+
+    pub(super) fn say_restricted(&mut self, step: restrict::Step, applied: Applied) {
+        let done = matches!(applied, Applied::Done);
+        let record = match step {
+            restrict::Step::Throw { again } if done => Record::new(Kind::SettingChanged)
+                .severity(Severity::Info)
+                .setting(DMESG_RESTRICT, "0", "1")
+                .outcome(if again {
+                    "somebody else had set it back: set once more"
+                } else {
+                    "as the policy asks"
+                }),
+            restrict::Step::Restore if done => Record::new(Kind::SettingRestored)
+                .severity(Severity::Info)
+                .setting(DMESG_RESTRICT, "1", "0")
+                .outcome("the policy asks for it no more"),
+            restrict::Step::Contested => Record::new(Kind::SettingContested)
+                .severity(Severity::Medium)
+                .setting(DMESG_RESTRICT, "", "0")
+                .reason("somebody else sets it back: it is left alone"),
+            restrict::Step::Throw { .. } | restrict::Step::Restore | restrict::Step::Leave => {
+                return;
+            }
+        };
         self.say(record);
     }
 

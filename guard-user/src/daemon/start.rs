@@ -203,6 +203,7 @@ impl Daemon {
             roster,
             engine: restore(Path::new(RUN_DIRECTORY)),
             journal,
+            restrict: Default::default(),
             audit,
             kernel_log: None,
             outlets: Arc::default(),
@@ -234,6 +235,7 @@ impl Daemon {
             };
             eprintln!("bulkhead: {why}");
         }
+        daemon.keep_restricted();
         // Their caps stand from the beginning.
         daemon.look_at_all();
         Ok(daemon)

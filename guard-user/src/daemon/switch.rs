@@ -88,6 +88,7 @@ impl Daemon {
         self.pids = start::set_ceiling(&self.kernel, &self.host, &self.plan);
         self.reconcile();
         self.renew_hooks();
+        self.keep_restricted();
         self.write_summary();
         self.look_at_all();
         Ok(self.plan.rules.len())
@@ -167,6 +168,7 @@ impl Daemon {
         }
         let done = vec![self.on_again().to_owned()];
         self.say_switched(true, &done);
+        self.keep_restricted();
         self.look_at_all();
         Switched::from(done)
     }
@@ -189,6 +191,7 @@ impl Daemon {
             self.set_off(0);
             let words = format!("the time of `off` is over: {}", self.on_again());
             self.say_switched(true, &[words]);
+            self.keep_restricted();
             self.look_at_all();
         }
         // Thrown on the pinned switch itself, by a caller that we did not answer in time.
@@ -251,11 +254,13 @@ pub fn words_of(one: &Restored, path: Option<&PathBuf>) -> String {
     use crate::act::{journal::Change, restore::Undone};
     let place = match path {
         Some(path) => path.display().to_string(),
+        None if one.cgroup == journal::HOST => "the host".to_owned(),
         None => format!("cgroup {}", one.cgroup),
     };
     let what = match one.change {
         Change::PidsMax { old, .. } => format!("pids.max of {place} set back to {old}"),
         Change::Freeze { .. } => format!("{place} thawed"),
+        Change::DmesgRestrict => format!("kernel.dmesg_restrict of {place} set back to 0"),
     };
     match &one.outcome {
         Ok(Undone::Restored) => what,

@@ -27,6 +27,8 @@ use crate::{
 const ROUND: std::ops::RangeInclusive<u64> = 2..=30;
 /// So many of them in each tick, as long as that bears it: the more there are, the more seldom each is looked at.
 const AT_A_TIME: u64 = 8;
+/// Once in so many ticks what others do with `kernel.dmesg_restrict` is looked at.
+const RESTRICTED: u64 = 5;
 /// Once in so many ticks what nobody needs any more is cleared away.
 const HOUSEKEEPING: u64 = 60;
 
@@ -99,6 +101,9 @@ impl Daemon {
         self.look_for_containers();
         self.note_off_over();
         self.go_on_killing();
+        if self.ticks.is_multiple_of(RESTRICTED) {
+            self.keep_restricted();
+        }
         if self.ticks % HOUSEKEEPING == 1 {
             self.clear_away();
         }

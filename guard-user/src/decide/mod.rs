@@ -6,6 +6,7 @@ pub mod budget;
 pub mod engine;
 pub mod ladder;
 pub mod leak;
+pub mod restrict;
 pub mod seen;
 pub mod settings;
 pub mod telling;

@@ -2,7 +2,7 @@
 
 use guard_common::action::Action;
 
-use super::hooks::Hook;
+use super::hooks::{Hook, KERNEL_LOG};
 
 /// Ways to read the kernel log that no hook stands before, on any rung.
 const ALWAYS: [&str; 3] = [
@@ -11,10 +11,15 @@ const ALWAYS: [&str; 3] = [
     "/dev/mem, /dev/vcs* and netconsole, to who has them",
 ];
 
+/// Beside what the `syslog` hook leaves open, where `kernel.dmesg_restrict` is 0.
+const UNRESTRICTED: &str =
+    "reading by syslog(2), as dmesg does, to everybody: kernel.dmesg_restrict is 0";
+
 /// In words, each way to what these hooks judge that is open: where one refuses nothing, what stays open behind what takes its
-/// place, and what no hook stands before. Each hook is told with whether it refuses.
+/// place, and what no hook stands before. Each hook is told with whether it refuses. `restricted`: what
+/// `kernel.dmesg_restrict` says; `None`: it is not known.
 #[must_use]
-pub fn ways(hooks: &[(&Hook, bool)]) -> Vec<String> {
+pub fn ways(hooks: &[(&Hook, bool)], restricted: Option<bool>) -> Vec<String> {
     let refuses = |hook: &Hook| {
         let of = |(other, _): &&(&Hook, bool)| other.program == hook.program;
         hooks.iter().find(of).is_some_and(|(_, refuses)| *refuses)
@@ -30,6 +35,9 @@ pub fn ways(hooks: &[(&Hook, bool)]) -> Vec<String> {
         };
         if open {
             ways.extend(hook.open.iter().map(|way| in_words(hook, way)));
+            if hook.program == KERNEL_LOG[0].program && restricted == Some(false) {
+                ways.push(in_words(hook, UNRESTRICTED));
+            }
         }
     }
     let reads = hooks.iter().map(|(hook, _)| hook);
@@ -54,7 +62,7 @@ mod tests {
         if !refuse {
             hooks.push((&KERNEL_LOG_DEVICES, lower));
         }
-        ways(&hooks).join("\n")
+        ways(&hooks, Some(true)).join("\n")
     }
 
     #[test]
@@ -84,6 +92,20 @@ mod tests {
                 && !ways.contains("tracefs"),
             "{ways}"
         );
-        assert_eq!(super::ways(&[]), Vec::<String>::new());
+        assert_eq!(super::ways(&[], None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn dmesg_is_said_to_be_everybodys_only_where_it_is() {
+        let syslog = &KERNEL_LOG[0];
+        for (refuses, restricted, said) in [
+            (false, Some(false), true),
+            (false, Some(true), false),
+            (false, None, false),
+            (true, Some(false), false),
+        ] {
+            let ways = ways(&[(syslog, refuses)], restricted).join("\n");
+            assert_eq!(ways.contains("to everybody"), said, "{ways}");
+        }
     }
 }

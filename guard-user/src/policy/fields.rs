@@ -136,6 +136,8 @@ pub const FIELDS: &[Field] = fields! {
     "How many of the host's pids (the smaller of pid_max and threads-max) no container's fork may take.";
     "host.reserve.mode", "audit | enforce", "the policy's mode", "mode: enforce",
     "The reserve's own mode.";
+    "host.dmesg_restrict", "on | leave", "leave", "dmesg_restrict: on",
+    "on: the host's kernel.dmesg_restrict is set to 1 and set back at `off` and at the end, if the policy's mode is enforce. Who has no CAP_SYSLOG can then not read the kernel log by syslog(2), users of the host included; who has it is not stopped. leave: it stays what it is.";
     "audit", "map", "its fields' defaults", "audit: {file: /var/log/bulkhead/audit.jsonl}",
     "The audit log.";
     "audit.file", "an absolute path", "/var/log/bulkhead/audit.jsonl", "file: /var/log/bulkhead/audit.jsonl",

@@ -56,6 +56,7 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
     let start = drafts.first()?.at;
     let (mut mode, mut reserve, mut audit, mut kernel_log) = (None, None, None, None);
     let mut forward = None;
+    let mut dmesg_restrict = None;
     let mut subjects: Vec<DraftSubject> = Vec::new();
     let mut rules: Vec<(Rule, At)> = Vec::new();
     let mut exempt: Vec<(String, At)> = Vec::new();
@@ -64,6 +65,8 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
     for draft in drafts {
         once(desk, &mut mode, draft.mode, "`mode`");
         once(desk, &mut reserve, draft.reserve, "`reserve`");
+        let asked = draft.dmesg_restrict;
+        once(desk, &mut dmesg_restrict, asked, "`dmesg_restrict`");
         once(desk, &mut audit, draft.audit, "`audit`");
         once(desk, &mut kernel_log, draft.kernel_log, "`kernel_log`");
         once(desk, &mut forward, draft.forward, "`forward`");
@@ -220,6 +223,7 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
             }),
             |(reserve, _)| reserve,
         ),
+        dmesg_restrict: dmesg_restrict.is_some_and(|(asked, _)| asked),
         audit,
         kernel_log,
         patterns: (watch.patterns.into_iter())

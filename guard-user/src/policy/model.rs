@@ -259,6 +259,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// The host's reserve of pids.
     pub reserve: Option<Reserve>,
+    /// `kernel.dmesg_restrict` is set, where the policy's mode is enforce.
+    pub dmesg_restrict: bool,
     /// The audit log.
     pub audit: LogSettings,
     /// The host's copy of the kernel log; `None`: none is kept.

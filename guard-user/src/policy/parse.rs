@@ -30,6 +30,7 @@ pub struct Draft {
     pub exempt: Vec<(String, At)>,
     pub rules: Vec<DraftRule>,
     pub reserve: Option<(Option<Reserve>, At)>,
+    pub dmesg_restrict: Option<(bool, At)>,
     pub audit: Option<(LogSettings, At)>,
     pub kernel_log: Option<(Option<LogSettings>, At)>,
     pub watch: DraftWatch,
@@ -88,6 +89,9 @@ pub fn file(desk: &mut Desk, node: &Node) -> Option<Draft> {
         draft.reserve = section
             .get("reserve")
             .and_then(|given| Some((reserve(desk, given)?, given.key)));
+        draft.dmesg_restrict = section
+            .get("dmesg_restrict")
+            .and_then(|given| Some((given.parse(desk, on_or_leave)?, given.key)));
     }
     draft.audit = top
         .get("audit")
@@ -220,6 +224,15 @@ pub fn name(desk: &mut Desk, text: &str, at: At) -> Option<String> {
 
 fn off(node: &Node) -> bool {
     matches!(&node.value, Value::Text(text) if units::is_off(text))
+}
+
+/// YAML takes `on` for true.
+fn on_or_leave(text: &str) -> Option<bool> {
+    match text {
+        "on" | "true" | "yes" => Some(true),
+        "leave" => Some(false),
+        _ => None,
+    }
 }
 
 /// `None`: wrong, and told. `Some(None)`: no reserve.

@@ -7,6 +7,7 @@ mod naming;
 mod outage;
 mod receivers;
 mod refusing;
+mod restrict;
 pub(crate) mod rsyslog;
 mod ways;
 
@@ -17,6 +18,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     refusing::SCENARIOS,
     outage::SCENARIOS,
     lower::SCENARIOS,
+    restrict::SCENARIOS,
     keeping::SCENARIOS,
     naming::SCENARIOS,
     forwarding::SCENARIOS,
