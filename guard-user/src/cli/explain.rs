@@ -8,26 +8,30 @@ use std::{
 
 use anyhow::Result;
 use clap::Args;
-use guard_common::fork_storm::Reason;
-use guard_user::policy::{
-    describe::{self, Line},
-    fields::{self, FIELDS, Field, children},
-    load,
-    model::{Pattern, Policy},
-    pattern,
+use guard_common::{action::Action, fork_storm::Reason};
+use guard_user::{
+    kernel::hooks::{self, Hook},
+    policy::{
+        describe::{self, Line},
+        fields::{self, FIELDS, Field, children},
+        load,
+        model::{Pattern, Policy},
+        pattern,
+    },
 };
 use serde::Serialize;
 
 use super::check::to_stdout;
 
-/// The one action that this version governs, as records name it.
+/// The action that has no name in policies, as records name it.
 const ACTION: &str = "fork";
 
 /// Explain the policy's language: a field, an action, a rule of the policy that is in force here, or a pattern over the
 /// kernel log.
 ///
 /// Without a WORD: all fields. A field goes by its name or the end of its path (`forks`, `pids.max`, `reserve`), also by
-/// a word that may be written there (`freeze`); an action or a reason by its name in records (`fork`, `pids_cap`).
+/// a word that may be written there (`freeze`); an action or a reason by its name in records (`fork`,
+/// `kernel_log.read`, `pids_cap`).
 ///
 /// Exit code 0: explained; 1: nothing goes by that word, and what it may have been is printed.
 #[derive(Args)]
@@ -35,6 +39,7 @@ const ACTION: &str = "fork";
   bulkhead explain                     every field
   bulkhead explain forks               the fork rate, and what stands in it
   bulkhead explain pids.max
+  bulkhead explain kernel_log.read     what refuses it
   bulkhead explain fork-storm          the rule of that name
   bulkhead explain hung-task           what a line of the kernel log means, and what to do")]
 pub struct Arguments {
@@ -148,6 +153,9 @@ fn explain(word: &str, policy: Option<&Policy>) -> Explained {
                 .into_iter()
                 .filter_map(field),
         );
+    } else if let Some(action) = Action::ALL.into_iter().find(|action| action.name() == word) {
+        explained.action = Some(of_action(action));
+        explained.fields.extend(field("rules[].deny"));
     } else if let Some(reason) = reason.filter(|reason| *reason != Reason::Rate) {
         let path = match reason {
             Reason::Rate => "rules[].forks",
@@ -186,6 +194,29 @@ fn explain(word: &str, policy: Option<&Policy>) -> Explained {
         });
     }
     explained
+}
+
+/// What stands before an action, by the hooks that judge it.
+fn of_action(action: Action) -> String {
+    let judge = |hook: &&Hook| hook.actions.contains(&action);
+    let before = |hook: &Hook| format!("{} (hook {})", hook.what, hook.name);
+    let hooks: Vec<String> = hooks::all().filter(judge).map(before).collect();
+    let lower: Vec<String> = (hooks::all().filter(judge))
+        .filter_map(|hook| hook.lower)
+        .map(before)
+        .collect();
+    let mut text = format!(
+        "{}: refused with EPERM, or counted, at {}.",
+        action.name(),
+        hooks.join("; ")
+    );
+    if !lower.is_empty() {
+        text.push_str(&format!(
+            " Where the kernel lets no program stand there, only {}.",
+            lower.join("; ")
+        ));
+    }
+    text + " `bulkhead doctor` says which of these refuse here, and which ways are open. A policy names it in:"
 }
 
 fn of_pattern(pattern: &Pattern, policy: Option<&Policy>) -> OfPattern {
