@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Programs that scripts find in the virtual machine, with all that they need.
-const USERLAND: [&str; 26] = [
+const USERLAND: [&str; 27] = [
     "base-files",
     "dash",
     "bash",
@@ -47,6 +47,7 @@ const USERLAND: [&str; 26] = [
     "strace",
     "busybox-static",
     "rsyslog",
+    "systemd",
 ];
 
 /// The exit code of a machine that was cut off by its time limit, and of one that crashed.

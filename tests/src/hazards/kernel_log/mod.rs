@@ -2,6 +2,7 @@
 
 mod forwarding;
 pub(crate) mod keeping;
+mod loggers;
 mod lower;
 mod naming;
 mod outage;
@@ -19,6 +20,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     outage::SCENARIOS,
     lower::SCENARIOS,
     restrict::SCENARIOS,
+    loggers::SCENARIOS,
     keeping::SCENARIOS,
     naming::SCENARIOS,
     forwarding::SCENARIOS,
