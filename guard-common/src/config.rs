@@ -51,6 +51,10 @@ fields! {
     TaskShared = "task_struct.sysvshm.shm_clist.next",
     /// The kernel stack of a task.
     TaskStack = "task_struct.stack",
+    /// What a task does about a signal; 0: what the kernel does.
+    SignalHandler = "k_sigaction.sa.sa_handler",
+    /// When a task began, `CLOCK_MONOTONIC`, nanoseconds.
+    TaskStart = "task_struct.start_time",
     /// What the threads of a task's process share.
     TaskSignal = "task_struct.signal",
     /// One of these threads.

@@ -74,6 +74,38 @@ pub const PRINTED_BY_KERNEL: u32 = 1;
 /// Whose it was could not be read.
 pub const PRINTED_UNTOLD: u32 = 2;
 
+/// Signals that kill who has no handler for them, and that the kernel sends for what it prints a line about:
+/// SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGKILL, SIGSEGV, SIGSYS (signal(7), x86-64 and arm64).
+#[must_use]
+#[inline(always)]
+pub const fn is_deadly(signal: u32) -> bool {
+    matches!(signal, 4..=9 | 11 | 31)
+}
+
+/// A task of a container's that a signal has ended, as `ENDED` has it in the place of the last bits of the task's number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Cgroup id of its container.
+    pub container: u64,
+    /// Cgroup id of the task.
+    pub cgroup: u64,
+    /// When it began, `CLOCK_MONOTONIC`, nanoseconds.
+    pub start_ns: u64,
+    /// When the signal came to it.
+    pub end_ns: u64,
+    /// Name of the task, as it called itself.
+    pub comm: [u8; 16],
+    /// Thread id, in the host's pid namespace; 0 while the rest is written.
+    pub pid: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<Ended>() == 56);
+
+/// Places for tasks that have ended: one is forgotten when another ends whose number has the same last bits.
+pub const ENDED: u32 = 4096;
+
 /// Bytes of the ring `PRINTED`.
 pub const PRINTED_BYTES: u32 = 1 << 19;
 /// Bytes of a kernel stack on x86-64 (`THREAD_SIZE`, arch/x86/include/asm/page_64_types.h, without KASAN).

@@ -10,7 +10,7 @@ use guard_common::{
     fork_storm::{PROFILES as PROFILES_MAX, Profile},
     host::Host,
     identity::{NameMatcher, PATH_MAX, PATH_STEP},
-    kernel_log::PRINTED_BYTES,
+    kernel_log::{ENDED as ENDED_MAX, Ended, PRINTED_BYTES},
 };
 
 /// cgroup id → whose it is.
@@ -53,3 +53,7 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
 /// Who printed which line of the kernel log.
 #[map]
 pub static PRINTED: RingBuf = RingBuf::with_byte_size(PRINTED_BYTES, 0);
+
+/// The last bits of a task's number → the last task of a container's that had such a number, and that a signal has ended.
+#[map]
+pub static ENDED: Array<Ended> = Array::with_max_entries(ENDED_MAX, BPF_F_MMAPABLE);

@@ -15,8 +15,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// Where cgroups are mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
-/// The controllers that a container gets on v1, one hierarchy each; the first tells containers apart.
-const V1: [&str; 2] = ["pids", "freezer"];
+/// The controllers that a container gets on v1, one hierarchy each, as far as they are mounted; the first tells containers apart.
+const V1: [&str; 3] = ["pids", "freezer", "memory"];
 
 /// Whether this host has cgroup v2.
 #[must_use]
@@ -121,6 +121,13 @@ impl Cgroup {
             folders.push(folder);
         } else {
             for controller in V1 {
+                if !Path::new(MOUNT)
+                    .join(controller)
+                    .join("cgroup.procs")
+                    .exists()
+                {
+                    continue;
+                }
                 let folder = PathBuf::from(format!("{MOUNT}/{controller}{path}"));
                 fs::create_dir_all(&folder)
                     .with_context(|| format!("cannot make {}", folder.display()))?;

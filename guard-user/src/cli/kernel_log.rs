@@ -15,14 +15,15 @@ use guard_user::{
         names::{By, Origin},
         record::Level,
     },
-    record::read::Entry,
+    record::{Text, read::Entry},
 };
 
 use super::log::{Moment, Printer, View, follow, show, wait};
 
 /// Show the host's copy of the kernel log: what the kernel said since it is kept, over restarts and reboots.
 ///
-/// A line is time, facility, level, who printed it, and text. Who: a container's id, a process of the host, `kernel` for its
+/// A line is time, facility, level, who printed it, and text; before the text stands which container it is about, if that is
+/// another. Who: a container's id, a process of the host, `kernel` for its
 /// threads and interrupts, `?` where it cannot be told. `*` before the level: a process wrote it, not the kernel. Lines that the kernel
 /// printed in pieces are put together, unless --json is given. LOST says how many lines the kernel had overwritten before
 /// they could be read.
@@ -33,7 +34,7 @@ pub struct Arguments {
     /// Go on with each line that is written, over rotations; control-C ends it.
     #[arg(short, long)]
     follow: bool,
-    /// Printed in the container whose id begins so.
+    /// Printed in the container whose id begins so, or about it.
     #[arg(long, value_name = "ID")]
     container: Option<String>,
     /// Not before: RFC 3339, as 2026-01-31T03:00:00Z, or so long ago, as 90s, 10m, 3h, 2d.
@@ -142,8 +143,8 @@ impl Lines {
             && (self.level)
                 .is_none_or(|least| lost || line.level.is_some_and(|level| level <= least))
             && (self.container.as_ref()).is_none_or(|prefix| {
-                let id = line.by.container.as_ref();
-                lost || id.is_some_and(|id| id.as_str().starts_with(prefix.as_str()))
+                let mut ids = line.by.container.iter().chain(about(&line.by));
+                lost || ids.any(|id| id.as_str().starts_with(prefix.as_str()))
             })
     }
 }
@@ -173,13 +174,25 @@ fn readable(line: &Line) -> String {
     let mark = if line.injected { '*' } else { ' ' };
     let by = printer(&line.by);
     let text = line.text.as_ref().map_or("", |text| text.as_str());
-    format!("{time:<27}  {facility:<8} {mark}{level:<7}  {by:<14}  {text}")
+    let about = about(&line.by)
+        .filter(|id| line.by.container.as_ref() != Some(*id))
+        .map_or_else(String::new, |id| format!("(about {}) ", short(id)));
+    format!("{time:<27}  {facility:<8} {mark}{level:<7}  {by:<14}  {about}{text}")
+}
+
+/// The container that a line is about.
+fn about(by: &By) -> Option<&Text> {
+    by.about.as_ref()?.container.as_ref()
+}
+
+fn short(id: &Text) -> String {
+    id.as_str().chars().take(12).collect()
 }
 
 /// Who printed a line: a container's id, else in a word.
 fn printer(by: &By) -> String {
     match (&by.container, by.from) {
-        (Some(id), _) => id.as_str().chars().take(12).collect(),
+        (Some(id), _) => short(id),
         (None, Some(Origin::Kernel)) => "kernel".to_owned(),
         (None, Some(Origin::Host)) => {
             (by.comm.as_ref()).map_or("host".to_owned(), |comm| comm.as_str().to_owned())
@@ -287,20 +300,29 @@ mod tests {
                 (1, &kern("debug", "x")),
                 (2, &kern("err", "x")),
                 (3, &of("abcdef")),
-                (9, r#""lost":6"#),
+                (
+                    4,
+                    &format!(
+                        "{},\"about\":{{\"whose\":\"container\",\"container\":\"fedcba\"}}",
+                        of("abcdef")
+                    ),
+                ),
+                (9, r#""lost":5"#),
             ],
         );
         let count = |change: fn(&mut Lines)| shown(&path, change).len();
-        assert_eq!(count(|_| {}), 4);
-        assert_eq!(count(|view| view.level = Some(Level::Debug)), 4);
-        assert_eq!(count(|view| view.level = Some(Level::Err)), 3);
+        assert_eq!(count(|_| {}), 5);
+        assert_eq!(count(|view| view.level = Some(Level::Debug)), 5);
+        assert_eq!(count(|view| view.level = Some(Level::Err)), 4);
         assert_eq!(count(|view| view.level = Some(Level::Crit)), 1);
-        assert_eq!(count(|view| view.container = Some("abc".into())), 2);
+        assert_eq!(count(|view| view.container = Some("abc".into())), 3);
         assert_eq!(count(|view| view.container = Some("bc".into())), 1);
+        assert_eq!(count(|view| view.container = Some("fed".into())), 2);
+        assert!(shown(&path, |_| {})[3].ends_with("  abcdef          (about fedcba) x"));
         let since = |text: &str| Some(text.parse().unwrap());
         assert_eq!(
             shown(&path, |view| view.since = since("2026-11-25T10:00:03Z")).len(),
-            2
+            3
         );
         assert_eq!(
             shown(&path, |view| view.since = since("2026-11-25T10:00:10Z")).len(),

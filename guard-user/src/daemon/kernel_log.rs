@@ -175,10 +175,20 @@ impl Daemon {
         }
         if let Some((text, by)) = line {
             words.push_str(&format!(" Line: {text}"));
-            (record.container_id, record.container_runtime) = (by.container, by.runtime);
-            (record.process_pid, record.process_executable_name) = (by.pid, by.comm);
+            // Not its printer, where it names another: who needs memory next is not who is killed for it.
+            let whom = by
+                .about
+                .map_or((by.container, by.runtime, by.pid, by.comm), |whom| {
+                    (whom.container, whom.runtime, whom.pid, whom.comm)
+                });
+            (record.container_id, record.container_runtime) = (whom.0, whom.1);
+            (record.process_pid, record.process_executable_name) = (whom.2, whom.3);
         }
-        if let Some(pid) = told.about.pid {
+        if let Some(pid) = told.about.pid
+            && record.process_pid != Some(pid)
+        {
+            // Of another than that container's, for all that is known.
+            (record.container_id, record.container_runtime) = (None, None);
             record.process_pid = Some(pid);
             record.process_executable_name = told.about.comm;
         }

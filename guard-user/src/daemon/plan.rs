@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use guard_common::{
@@ -36,7 +37,7 @@ pub struct PlanError(String);
 /// A policy, compiled.
 pub struct Plan {
     /// Whose a cgroup is.
-    pub names: Names,
+    pub names: Arc<Names>,
     /// What each profile is; 0 is nobody's.
     pub treatments: Vec<Treatment>,
     /// The same for the engine.
@@ -157,7 +158,7 @@ impl Plan {
             ..
         } = compiled;
         Ok(Self {
-            names,
+            names: Arc::new(names),
             treatments,
             limits,
             rules,

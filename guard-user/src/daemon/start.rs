@@ -26,7 +26,7 @@ use crate::{
         prove,
         rungs::{self, Rung},
     },
-    klog::names::{Directory, Names},
+    klog::names::{Directory, KernelSide, Names},
     record,
     sense::host::Host,
 };
@@ -139,6 +139,20 @@ impl Daemon {
                 }
             }
         }
+        if plan.kernel_log.is_some() {
+            match kernel.attach_ended(&btf) {
+                Ok(link) => links.push(link),
+                Err(error) => {
+                    notes.stand(
+                        "ended",
+                        format!(
+                            "whom the kernel log is about is not told of those that have ended: {}",
+                            error.in_short()
+                        ),
+                    );
+                }
+            }
+        }
         kernel.pin(&links)?;
         // Attached before an earlier daemon's stop acting, and tried when they act.
         let needed = super::hooks::needed(&plan);
@@ -174,8 +188,12 @@ impl Daemon {
             roster.reconcile(&mut kernel, &hierarchy, &plan.names, bank, own.as_deref())?;
         kernel.unpin_others();
         let directory = Directory::default();
-        let ring = kernel.printed.take();
-        let names = Arc::new(Mutex::new(Names::new(ring, directory.clone())));
+        directory.recognise(Arc::clone(&plan.names));
+        let told = KernelSide {
+            printed: kernel.printed.take(),
+            ended: kernel.ended.take(),
+        };
+        let names = Arc::new(Mutex::new(Names::new(told, directory.clone())));
 
         let mut daemon = Self {
             _lock: lock,

@@ -4,7 +4,7 @@ use std::{
     fs,
     mem::offset_of,
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -84,6 +84,7 @@ impl Daemon {
                 Err(error) => self.trouble("audit", error.to_string()),
             }
         }
+        self.directory.recognise(Arc::clone(&self.plan.names));
         self.renew_kernel_log();
         self.pids = start::set_ceiling(&self.kernel, &self.host, &self.plan);
         self.reconcile();

@@ -21,11 +21,12 @@ use crate::identity::tree::{Hierarchy, Version};
 pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
 
 /// Functions of the kernel that programs attach to.
-pub const FUNCTIONS: [&str; 12] = [
+pub const FUNCTIONS: [&str; 13] = [
     "bpf_lsm_task_alloc",
     "security_task_alloc",
     "cgroup_attach_task",
     "btf_trace_task_newtask",
+    "btf_trace_signal_deliver",
     "perf_event_free_task",
     "security_task_free",
     "bpf_lsm_syslog",
@@ -198,6 +199,19 @@ impl Kernel {
     /// [`LoadError`].
     pub fn attach_printed(&self, btf: &Btf) -> Result<Link, LoadError> {
         self.attach(btf, "kernel_log_printed", How::RawTracepoint(c"console"))
+    }
+
+    /// Loads and attaches the program that remembers which task of a container a signal has ended: lines of the kernel log name
+    /// it still.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_ended(&self, btf: &Btf) -> Result<Link, LoadError> {
+        self.attach(
+            btf,
+            "kernel_log_ended",
+            How::Tracepoint("btf_trace_signal_deliver"),
+        )
     }
 
     fn attach(&self, btf: &Btf, program: &'static str, how: How<'_>) -> Result<Link, LoadError> {

@@ -16,6 +16,7 @@ use guard_common::{
     fork_storm::Profile,
     host::Host,
     identity::NameMatcher,
+    kernel_log::{ENDED, Ended},
 };
 use thiserror::Error;
 
@@ -146,6 +147,8 @@ pub struct Kernel {
     pub events: RingBuf<MapData>,
     /// Who printed which line of the kernel log; taken by its reader.
     pub printed: Option<RingBuf<MapData>>,
+    /// Tasks of containers that have ended; taken by the reader of the kernel log.
+    pub ended: Option<Mapped<Ended>>,
 }
 
 impl Kernel {
@@ -202,6 +205,12 @@ impl Kernel {
                     source,
                 }
             })?;
+        let ended = Mapped::new(tables.get("ENDED")?.fd().as_fd(), ENDED).map_err(|source| {
+            LoadError::Map {
+                name: "ENDED",
+                source,
+            }
+        })?;
         let matchers = tables
             .get("MATCHERS")?
             .fd()
@@ -225,6 +234,7 @@ impl Kernel {
             free_slots: tables.take("FREE_SLOTS")?,
             events: tables.take("EVENTS")?,
             printed: Some(tables.take("PRINTED")?),
+            ended: Some(ended),
             _tables: tables,
         };
         if kernel.host.get(0).slot_floor == 0 {

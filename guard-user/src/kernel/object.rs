@@ -20,7 +20,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/prebuilt/guard.bpf.o");
 
 /// Tables that a later daemon takes over.
-const PINNED: [&str; 8] = [
+const PINNED: [&str; 9] = [
     "SUBJECTS",
     "CONTAINERS",
     "FREE_SLOTS",
@@ -29,6 +29,7 @@ const PINNED: [&str; 8] = [
     "MATCHERS",
     "EVENTS",
     "PRINTED",
+    "ENDED",
 ];
 
 /// The object's tables, by name.

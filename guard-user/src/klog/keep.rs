@@ -473,6 +473,10 @@ impl Kept {
                 }
                 Ok(None) => {
                     went = Went::End;
+                    self.names
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .caught_up();
                     self.shared.rest(|rest| rest.reading = None);
                     break;
                 }

@@ -151,7 +151,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::klog::names::Origin;
+    use crate::klog::{about::Whom, names::Origin};
 
     const CLOCKS: &str = "2026-11-25T10:00:05Z";
 
@@ -215,6 +215,15 @@ mod tests {
             pid: Some(1),
             comm: Some("sh".into()),
             cgroup_id: Some(2),
+            about: Some(Box::new(Whom {
+                whose: Origin::Container,
+                container: Some("id".into()),
+                runtime: Some("docker".into()),
+                pid: Some(1),
+                comm: Some("sh".into()),
+                cgroup: Some("/docker/id".into()),
+                cgroup_id: Some(2),
+            })),
         };
         // A field that says nothing above is missed here.
         assert!(!format!("{line:?}").contains("None"));

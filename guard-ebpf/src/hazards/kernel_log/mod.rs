@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod devices;
+mod ending;
 mod naming;
 
 const ALLOW: i32 = 0;

@@ -19,6 +19,8 @@ const TURN: Duration = Duration::from_secs(1);
 const CONNECT: Duration = Duration::from_secs(3);
 /// What the kernel may have of ours that the other side did not take: more waits in the queue, where it is counted.
 const UNDER_WAY: usize = 64 << 10;
+/// So often a receiver's own words are read past at once.
+const WORDS: u32 = 256;
 /// A connection is over when the other side's kernel said nothing for so long.
 const SILENT_MS: u32 = 60_000;
 /// How long a datagram's refusal may take to come back, from this host or a near one.
@@ -124,9 +126,15 @@ impl Link {
             return Ok(());
         };
         stream.set_nonblocking(true)?;
+        // A receiver has nothing to say; what it says all the same must not fill the socket, nor stand before its end.
         let mut buffer = [0; 256];
-        // A receiver has nothing to say; what it says all the same must not fill the socket.
-        let read = io::Read::read(stream, &mut buffer);
+        let mut read = Ok(0);
+        for _ in 0..WORDS {
+            read = io::Read::read(stream, &mut buffer);
+            if !matches!(read, Ok(1..)) {
+                break;
+            }
+        }
         stream.set_nonblocking(false)?;
         match read {
             Ok(0) => Err(ErrorKind::ConnectionReset.into()),

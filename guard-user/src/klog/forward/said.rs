@@ -254,6 +254,7 @@ pub mod tests {
                 pid: Some(4711),
                 comm: Some("we\"ird]\\".into()),
                 cgroup_id: Some(99),
+                about: None,
             },
             ..line(record)
         }

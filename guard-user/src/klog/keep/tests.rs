@@ -13,7 +13,7 @@ use nix::{
 
 use super::*;
 use crate::{
-    klog::reader::script::Script,
+    klog::{names::KernelSide, reader::script::Script},
     record::read::{self as log, Entry, Line as Found},
 };
 
@@ -45,7 +45,10 @@ impl Drop for Scratch {
 
 /// Names where nobody tells who prints.
 fn nobody() -> Arc<Mutex<Names>> {
-    Arc::new(Mutex::new(Names::new(None, Default::default())))
+    Arc::new(Mutex::new(Names::new(
+        KernelSide::default(),
+        Default::default(),
+    )))
 }
 
 fn copy(settings: &Settings, from: Option<Position>) -> Kept {

@@ -1,5 +1,6 @@
 //! Kernel log: a container that reads, clears or forges the host's one kernel log is refused.
 
+mod about;
 mod forwarding;
 pub(crate) mod keeping;
 mod loggers;
@@ -23,5 +24,6 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     loggers::SCENARIOS,
     keeping::SCENARIOS,
     naming::SCENARIOS,
+    about::SCENARIOS,
     forwarding::SCENARIOS,
 ];

@@ -153,7 +153,10 @@ fn a_thousand_faults_are_named_and_none_wrongly() -> Result<()> {
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     // All that the copy gives to this container, and nothing of another's.
     let own = (lines.iter())
-        .filter(|line| line["container"].as_str() == Some(&ids[0]) && fault(line).is_some())
+        .filter(|line| {
+            let of = [&line["container"], &line["about"]["container"]];
+            of.contains(&&Value::from(ids[0].as_str())) && fault(line).is_some()
+        })
         .count();
     let shown = said.matches("]: segfault").count();
     let others = (1..groups.len()).any(|group| said.contains(&format!("  w{group}-")));
@@ -215,7 +218,7 @@ pub(super) fn id_of(group: &Cgroup) -> String {
     group.path.rsplit('/').find_map(hex).unwrap_or_default()
 }
 
-fn lines(copy: &Copy) -> Result<Vec<Value>> {
+pub(super) fn lines(copy: &Copy) -> Result<Vec<Value>> {
     let text = fs::read_to_string(&copy.file).unwrap_or_default();
     text.lines()
         .map(|line| serde_json::from_str(line).with_context(|| format!("not a line: {line}")))
