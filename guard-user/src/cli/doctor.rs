@@ -19,7 +19,9 @@ use guard_user::{
         open, prove,
         rungs::{self, Rung},
     },
+    policy::{compile, load},
     record::Text,
+    sense::readers::{self, Reader},
 };
 use serde::Serialize;
 
@@ -29,7 +31,8 @@ use super::host;
 ///
 /// Loads the kernel programs unpinned, lets a child in a cgroup of its own try to fork, and takes everything away again.
 /// ENFORCING: a fork was seen to be refused. DEGRADED: none can be refused beforehand; pids.max, freezing and killing are
-/// left; of a hook of the kernel log: some ways are refused. `open`: a way that nothing refuses here. With a daemon running,
+/// left; of a hook of the kernel log: some ways are refused. `open`: a way that nothing refuses here. `log reader`: a process in
+/// a container that has the kernel log open, and may not bear that reading is refused to it from now on. With a daemon running,
 /// says what that one found when it started.
 /// Exit code 0: ENFORCING; 1: less; 3: the host cannot run the programs at all.
 #[derive(Args)]
@@ -59,6 +62,8 @@ struct Report {
     hooks: Vec<HookStatus>,
     /// Ways to what rules may deny that are open here.
     open: Vec<String>,
+    /// Processes of containers that have the kernel log open now.
+    readers: Vec<Reader>,
     /// The daemon that was asked; absent after a trial of our own.
     daemon: Option<u64>,
     degraded: Vec<Text>,
@@ -141,6 +146,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             &hooks::refusing(&hooks),
             restrict::thrown(Path::new(restrict::FILE)).ok(),
         ),
+        readers: readers(),
         daemon: None,
         degraded,
     };
@@ -159,10 +165,20 @@ fn of_daemon(status: &Status, json: bool) -> Result<ExitCode> {
         tried: status.tried.clone(),
         hooks: status.hooks.clone(),
         open: status.open.clone(),
+        readers: readers(),
         daemon: status.pid,
         degraded: status.degraded.clone(),
     };
     print(&report, json)
+}
+
+/// By the policy in force. One with mistakes is what `check` is for.
+fn readers() -> Vec<Reader> {
+    load::in_force(None)
+        .ok()
+        .and_then(|policy| compile::compile(&policy, None).ok())
+        .map(|compiled| readers::in_containers(&compiled.names))
+        .unwrap_or_default()
 }
 
 fn words(report: &Report, json: bool) -> Result<String> {
@@ -192,6 +208,13 @@ fn words(report: &Report, json: bool) -> Result<String> {
         }
         for way in &report.open {
             writeln!(text, "open            {way}")?;
+        }
+        for reader in &report.readers {
+            writeln!(
+                text,
+                "log reader      {} (process {}) in {} has {} open: when kernel_log.read is denied to it, restart it",
+                reader.comm, reader.pid, reader.cgroup, reader.file
+            )?;
         }
         write!(text, "identity        cgroup {}", report.cgroups)?;
         if let Some(identity) = &report.identity {
@@ -252,6 +275,7 @@ mod tests {
                     missing: Vec::new(),
                     hooks: Vec::new(),
                     open: Vec::new(),
+                    readers: Vec::new(),
                     tried: Vec::new(),
                     daemon: Some(7),
                     degraded,

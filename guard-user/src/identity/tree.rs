@@ -12,9 +12,9 @@ use std::{
 
 use nix::{
     dir::{Dir, Type},
-    fcntl::OFlag,
+    fcntl::{AtFlags, OFlag},
     libc,
-    sys::stat::{Mode, fstat, lstat},
+    sys::stat::{Mode, fstat, fstatat, lstat},
 };
 use thiserror::Error;
 
@@ -297,8 +297,9 @@ fn walk(
                 label,
             });
         }
-        // The directory is told of before it is read: what is made in it afterwards inherits in the kernel.
-        if depth < DEPTH {
+        // The directory is told of before it is read: what is made in it afterwards inherits in the kernel. Most have none below
+        // them, and some sixty files, which are not listed for nothing.
+        if depth < DEPTH && unless_gone(has_directories(dir.as_fd(), &name))? == Some(true) {
             let name = OsStr::from_bytes(name.to_bytes());
             let next = Dir::openat(dir.as_fd(), name, flags(), Mode::empty());
             if let Some(next) = unless_gone(next.map_err(io::Error::from))? {
@@ -308,6 +309,12 @@ fn walk(
         path.truncate(length);
     }
     Ok(())
+}
+
+/// Whether there are directories in one of kernfs: it has a link from each, and two more (`kernfs_refresh_inode`, fs/kernfs/inode.c,
+/// the same on 5.10 to 7.3).
+fn has_directories(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<bool> {
+    Ok(fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?.st_nlink != 2)
 }
 
 /// What a removed directory says is no error: `None`.

@@ -1,4 +1,5 @@
-//! What the daemon watches: the kernel side's ring, and the host's own numbers.
+//! What the daemon watches: the kernel side's ring, the host's own numbers, and who reads the kernel log.
 
 pub mod host;
+pub mod readers;
 pub mod ring;

@@ -17,7 +17,7 @@ use nix::{
 use crate::{
     daemon::Daemon,
     hazards::kernel_log::{
-        keeping::{Copy, Numbered, lost_since},
+        bed::{Copy, Numbered, lost_since},
         rsyslog::{Input, Rsyslog, numbers},
     },
     host::wait_for,

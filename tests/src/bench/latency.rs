@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -30,6 +30,18 @@ pub fn run(count: u32) -> Result<()> {
     );
     starts(count / 10)?;
     line("idle", &[starts(count)?], None);
+    // What four tasks do to the host that want a processor each, and make nothing.
+    let container = Cgroup::container()?;
+    let loops = (0..4)
+        .map(|_| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "while :; do :; done"]);
+            Ok(Loop(container.enter(&mut command)?.spawn()?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    line("four busy loops, no forks", &[starts(count)?], None);
+    drop(loops);
+    drop(container);
     let policy = Policy::enforce(&format!("pids: {{max: {CAP}}}"))?;
     let (mut alone, mut guarded) = (Bombed::default(), Bombed::default());
     // In turns: the machine that this machine runs on has other work too, now more and now less.
@@ -45,6 +57,16 @@ pub fn run(count: u32) -> Result<()> {
     line("pids.max alone", &alone.turns, Some(alone.share));
     line("Bulkhead", &guarded.turns, Some(guarded.share));
     Ok(())
+}
+
+/// A task that is killed when it is no longer needed.
+struct Loop(Child);
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// What was seen, in turns.

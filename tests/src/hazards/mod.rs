@@ -58,7 +58,7 @@ pub enum Needs {
     Poor,
     /// A kernel as Debian boots it: what has nothing to do with rungs and cgroups need not be shown on its variants.
     Ordinary,
-    /// Minutes: `bulkhead.tests=patient` on the kernel's command line.
+    /// Minutes, or nothing that the kernel has a part in: `bulkhead.tests=patient` on the kernel's command line.
     Patience,
 }
 
@@ -82,7 +82,7 @@ impl Needs {
             Self::RefusingOnV2 if !machine.v2 => Some("cgroup v1"),
             Self::Poor if !poor => Some("the rung refuses"),
             Self::Ordinary if !machine.ordinary => Some("the kernel's plain boot shows it"),
-            Self::Patience if !machine.patient => Some("it takes minutes, and one kernel shows it"),
+            Self::Patience if !machine.patient => Some("one kernel shows it"),
             Self::Nothing
             | Self::Refusing
             | Self::RefusingOnV2

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::{
-    keeping::Copy,
+    bed::Copy,
     naming::{id_of, lines},
 };
 use crate::{

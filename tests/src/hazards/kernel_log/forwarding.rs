@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{
-    keeping::{Copy, Numbered},
+    bed::{Copy, Numbered},
     naming::id_of,
     receivers::{GivesBack, Got, Journal, Mirror, Rsyslog, SOON, WAYS},
 };
@@ -26,27 +26,27 @@ use crate::{
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "kernel_log::each_line_reaches_rsyslog_on_every_way_with_who_printed_it",
-        needs: Needs::Ordinary,
+        needs: Needs::Patience,
         run: each_line_reaches_rsyslog_on_every_way_with_who_printed_it,
     },
     Scenario {
         name: "kernel_log::a_receiver_that_is_gone_or_stands_still_costs_the_copy_nothing",
-        needs: Needs::Ordinary,
+        needs: Needs::Patience,
         run: a_receiver_that_is_gone_or_stands_still_costs_the_copy_nothing,
     },
     Scenario {
         name: "kernel_log::a_daemon_that_is_killed_forwards_no_line_twice",
-        needs: Needs::Ordinary,
+        needs: Needs::Patience,
         run: a_daemon_that_is_killed_forwards_no_line_twice,
     },
     Scenario {
         name: "kernel_log::the_journal_gets_each_line_with_who_printed_it",
-        needs: Needs::Ordinary,
+        needs: Needs::Patience,
         run: the_journal_gets_each_line_with_who_printed_it,
     },
     Scenario {
         name: "kernel_log::no_line_that_a_receiver_gives_back_goes_round_for_ever",
-        needs: Needs::Ordinary,
+        needs: Needs::Patience,
         run: no_line_that_a_receiver_gives_back_goes_round_for_ever,
     },
 ];

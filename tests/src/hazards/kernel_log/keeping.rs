@@ -2,9 +2,8 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{ErrorKind, Read, Write},
+    io::{ErrorKind, Read, Seek, SeekFrom, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,9 +16,9 @@ use anyhow::{Context, Result, ensure};
 use nix::{libc, sys::signal::Signal};
 use serde_json::Value;
 
+use super::bed::{AT_ONCE, Copy, LINES, Numbered, SOON, lost_since, told};
 use crate::{
-    cgroup::PATTERNS,
-    daemon::{Daemon, Policy, bulkhead, status, succeed},
+    daemon::{Daemon, bulkhead, status, succeed},
     hazards::{Needs, Scenario},
     host::{Setting, release, wait_for},
 };
@@ -61,136 +60,6 @@ pub const SCENARIOS: &[Scenario] = &[
         run: the_copy_moves_with_the_policy_and_ends_with_it,
     },
 ];
-
-/// Lines that are written.
-pub(crate) const LINES: u64 = 10_000;
-/// How long the copy may take, on an emulated processor that others use too.
-const SOON: Duration = Duration::from_secs(60);
-/// Less than any kernel's buffer has room for.
-pub(crate) const AT_ONCE: u64 = 500;
-
-/// A policy that keeps the copy, and the copy.
-pub(crate) struct Copy {
-    pub policy: Policy,
-    pub file: PathBuf,
-    /// Whether a writer is held to ten lines in five seconds.
-    _limit: Setting,
-}
-
-impl Copy {
-    pub fn new() -> Result<Self> {
-        Self::with_limit("on")
-    }
-
-    /// The same with a setting of `kernel.printk_devkmsg`.
-    pub fn with_limit(word: &str) -> Result<Self> {
-        // Without the end of a line the kernel takes no word (`devkmsg_sysctl_set_loglvl`).
-        let limit = Setting::new("kernel/printk_devkmsg", &format!("{word}\n"))?;
-        let policy = Policy::enforce("pids: {max: 4000}")?;
-        let copy = Self {
-            file: policy.file.with_file_name("kernel.jsonl"),
-            policy,
-            _limit: limit,
-        };
-        copy.say(&format!("kernel_log: {{file: {}}}", copy.file.display()))?;
-        Ok(copy)
-    }
-
-    /// Rewrites the policy, with this line about the copy.
-    pub fn say(&self, kernel_log: &str) -> Result<()> {
-        self.policy.replace(&format!(
-            "version: 1\nmode: enforce\nsubjects: {{containers: {{cgroups: {PATTERNS}}}}}\n\
-             rules: [{{name: cap, subjects: [containers], pids: {{max: 4000}}}}]\n\
-             audit: {{file: {}}}\n{kernel_log}\n",
-            self.policy.audit.display()
-        ))
-    }
-
-    /// All lines of the copy.
-    pub fn lines(&self) -> Result<Vec<Value>> {
-        let text = fs::read_to_string(&self.file).context("the copy cannot be read")?;
-        // The last may be under way.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole
-            .lines()
-            .map(|line| serde_json::from_str(line).with_context(|| format!("not a line: {line}")))
-            .collect()
-    }
-
-    /// Waits until the copy has a text.
-    pub fn wait(&self, text: &str) -> Result<()> {
-        let key = format!("\"text\":\"{text}\"");
-        wait_for(&format!("the line {text} in the copy"), SOON, || {
-            Ok(fs::read_to_string(&self.file)
-                .unwrap_or_default()
-                .contains(&key))
-        })
-    }
-}
-
-/// Writes numbered lines into the kernel log.
-pub(crate) struct Numbered {
-    log: File,
-    word: &'static str,
-    pub written: u64,
-}
-
-impl Numbered {
-    pub fn new(word: &'static str) -> Result<Self> {
-        Ok(Self {
-            log: OpenOptions::new().write(true).open("/dev/kmsg")?,
-            word,
-            written: 0,
-        })
-    }
-
-    pub fn write(&mut self, lines: u64) -> Result<()> {
-        for _ in 0..lines {
-            // Nobody can read a line without its end until the next one comes (`prb_commit`).
-            let line = format!("{}\n", self.text(self.written));
-            self.log.write_all(line.as_bytes())?;
-            self.written += 1;
-        }
-        Ok(())
-    }
-
-    fn text(&self, number: u64) -> String {
-        format!("{} {number}", self.word)
-    }
-
-    pub fn last(&self) -> String {
-        self.text(self.written - 1)
-    }
-
-    /// The numbers that the copy has, in its order.
-    pub fn numbers(&self, lines: &[Value]) -> Result<Vec<u64>> {
-        let prefix = format!("{} ", self.word);
-        lines
-            .iter()
-            .filter_map(|line| line["text"].as_str()?.strip_prefix(&prefix))
-            .map(|number| Ok(number.parse()?))
-            .collect()
-    }
-}
-
-/// How many records are lost by what the lines say; an error if their numbers say otherwise.
-fn losses(lines: &[Value]) -> Result<u64> {
-    let (mut before, mut all) = (None, 0);
-    for line in lines {
-        let seq = line["seq"].as_u64().context("a line without a number")?;
-        let lost = line["lost"].as_u64();
-        if let Some(before) = before {
-            let step = lost.unwrap_or(1);
-            ensure!(
-                seq == before + step,
-                "after {before} comes {seq}, which says that it is {step} further: {line}"
-            );
-            all += lost.unwrap_or(0);
-        }
-        before = Some(seq);
-    }
-    Ok(all)
-}
 
 fn ten_thousand_lines_are_in_the_copy_once_and_in_order() -> Result<()> {
     let copy = Copy::new()?;
@@ -279,6 +148,8 @@ fn what_the_default_rate_limit_lets_through_is_kept_whole() -> Result<()> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open("/dev/kmsg")?;
+    // Behind the last record: the oldest may be overwritten at any time.
+    own.seek(SeekFrom::End(0))?;
     let mut numbered = Numbered::new("limited")?;
     numbered.write(LINES)?;
     let through = through(&mut own, "limited")?;
@@ -322,21 +193,6 @@ fn through(log: &mut File, word: &str) -> Result<Vec<u64>> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// What the lines say is lost, also before the first of them.
-fn told(lines: &[Value]) -> u64 {
-    let lost = lines.iter().filter_map(|line| line["lost"].as_u64());
-    lost.sum()
-}
-
-/// Losses behind the line with this text.
-pub(crate) fn lost_since(lines: &[Value], text: &str) -> Result<u64> {
-    let at = lines
-        .iter()
-        .position(|line| line["text"] == text)
-        .with_context(|| format!("no line {text}"))?;
-    losses(&lines[at..])
 }
 
 fn a_daemon_that_is_killed_resumes_without_a_gap_or_a_line_twice() -> Result<()> {

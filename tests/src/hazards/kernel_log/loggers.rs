@@ -20,22 +20,22 @@ use crate::{
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "kernel_log::rsyslogd_in_a_container_goes_on_without_it",
-        needs: Needs::Refusing,
+        needs: Needs::Patience,
         run: rsyslogd_in_a_container_goes_on_without_it,
     },
     Scenario {
         name: "kernel_log::lower_rung_lets_rsyslogd_in_a_container_go_on",
-        needs: Needs::Nothing,
+        needs: Needs::Patience,
         run: lower_rung_lets_rsyslogd_in_a_container_go_on,
     },
     Scenario {
         name: "kernel_log::journald_in_a_container_goes_on_without_it",
-        needs: Needs::Refusing,
+        needs: Needs::Patience,
         run: journald_in_a_container_goes_on_without_it,
     },
     Scenario {
         name: "kernel_log::lower_rung_lets_journald_in_a_container_go_on",
-        needs: Needs::Nothing,
+        needs: Needs::Patience,
         run: lower_rung_lets_journald_in_a_container_go_on,
     },
 ];

@@ -1,8 +1,9 @@
 //! Kernel log: a container that reads, clears or forges the host's one kernel log is refused.
 
 mod about;
+pub(crate) mod bed;
 mod forwarding;
-pub(crate) mod keeping;
+mod keeping;
 mod loggers;
 mod lower;
 mod naming;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, process::Stdio, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::keeping::Copy;
+use super::bed::Copy;
 use crate::{
     cgroup::{Cgroup, Runtime},
     daemon::{Daemon, bulkhead},

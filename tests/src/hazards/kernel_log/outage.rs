@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, thread, time::Duration};
 use anyhow::{Result, ensure};
 
 use super::{
-    keeping::{AT_ONCE, Copy, LINES, Numbered},
+    bed::{AT_ONCE, Copy, LINES, Numbered},
     rsyslog::{Input, Rsyslog},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "kernel_log::a_containers_rsyslog_takes_no_line_from_the_hosts",
-    needs: Needs::Refusing,
+    needs: Needs::Ordinary,
     run: a_containers_rsyslog_takes_no_line_from_the_hosts,
 }];
 

@@ -12,7 +12,7 @@ use crate::{
 
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "kernel_log::dmesg_restrict_is_set_on_request_and_set_back",
-    needs: Needs::Nothing,
+    needs: Needs::Patience,
     run: dmesg_restrict_is_set_on_request_and_set_back,
 }];
 
