@@ -169,7 +169,7 @@ fn element(base: u64, array: Field, index: u32) -> Option<u64> {
     read_at(base + u64::from(offset) + 8 * u64::from(index))
 }
 
-/// The parent of a cgroup.
+/// The parent of a cgroup, of whose state `self` the parent's `self` is the parent (`cgroup_create`).
 #[inline(always)]
 pub fn parent(cgroup: u64) -> Option<u64> {
     let own = config(Field::CgroupSelf);
@@ -177,7 +177,7 @@ pub fn parent(cgroup: u64) -> Option<u64> {
         return None;
     }
     let above: u64 = read(cgroup + u64::from(own), Field::CssParent)?;
-    read(above, Field::CssCgroup)
+    (above != 0).then(|| above - u64::from(own))
 }
 
 /// Pids in a cgroup and below it; `None` where it has no pids controller.
