@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Levels below the hierarchy's root on which a container's own cgroup is looked for, once a table has overflowed.
-const WALK: u32 = 32;
+const WALK: u32 = 16;
 /// Levels above a task on which the container's own cgroup is looked for, the first time that it forks.
 const CLIMB: u32 = 256;
 
