@@ -12,7 +12,7 @@ use crate::{
     maps::{CONTAINERS, HINTS, HOST, SUBJECTS},
 };
 
-/// Levels below the hierarchy's root on which a container's own cgroup is looked for, once a table has overflowed.
+/// The first level below the hierarchy's root on which a container's own cgroup is not looked for, once a table has overflowed.
 const WALK: u32 = 16;
 /// Levels above a task on which the container's own cgroup is looked for, the first time that it forks.
 const CLIMB: u32 = 256;

@@ -254,7 +254,8 @@ pub fn additions() -> Result<Vec<String>> {
 fn in_machines(options: &Options) -> Result<Vec<Ran>> {
     let logs = root()?.join("target/vm/tests");
     fs::create_dir_all(&logs)?;
-    let script = logs.join("script");
+    // Not another run's, which may have another filter.
+    let script = logs.join(format!("script.{}", std::process::id()));
     let filter = options.filter.as_deref().unwrap_or("");
     ensure!(!filter.contains('\''), "a test's name has no quotes");
     fs::write(
@@ -294,6 +295,7 @@ fn in_machines(options: &Options) -> Result<Vec<Ran>> {
             });
         }
     });
+    let _ = fs::remove_file(&script);
     match ran.into_inner() {
         Ok(ran) => Ok(ran),
         Err(_) => bail!("a test run panicked"),

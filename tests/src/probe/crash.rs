@@ -1,6 +1,6 @@
 //! Processes that the kernel tells of: in their own context as they die, or by a thread of its own when they are gone.
 
-use std::io;
+use std::{io, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -27,12 +27,14 @@ pub enum How {
     Trap,
     /// A system call that its seccomp filter kills it for; a kernel thread tells.
     Killed,
-    /// A system call that its seccomp filter only tells of; it ends by itself at once.
+    /// A system call that its seccomp filter only tells of; it lives on for [`AFTER`].
     Logged,
     /// More memory than there is.
     Memory,
 }
 
+/// How long who is only told of is there still: nothing remembers a task that ends by itself.
+const AFTER: Duration = Duration::from_millis(300);
 /// What [`How::Memory`] uses, if it can.
 const BYTES: usize = 64 << 20;
 /// Whom the kernel kills first.
@@ -101,7 +103,10 @@ unsafe fn act(how: How) {
             How::Fault => std::ptr::with_exposed_provenance_mut::<u8>(8).write_volatile(1),
             How::Trap => core::arch::asm!("ud2"),
             How::Killed => filtered(libc::SECCOMP_RET_KILL_PROCESS),
-            How::Logged => filtered(libc::SECCOMP_RET_LOG),
+            How::Logged => {
+                filtered(libc::SECCOMP_RET_LOG);
+                std::thread::sleep(AFTER);
+            }
             How::Memory => {
                 let _ = std::fs::write(OOM_SCORE, "0");
                 let memory = libc::mmap(

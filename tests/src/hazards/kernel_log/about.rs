@@ -184,8 +184,8 @@ fn whom_lines_name_is_told_of_processes_that_are_gone_and_never_wrongly() -> Res
         // On 7.3 a program at a tracepoint can be interrupted by another task, whose end it then does not see
         // (`recursion_misses`).
         let percent = match release() {
-            // They end by themselves right after, and only who is looked up in time is there still.
-            _ if *words == KINDS[2].1 => 1,
+            // Half of them are killed, which takes no signal there (`__seccomp_filter`).
+            (..=5, _) if *words == KINDS[2].1 => 49,
             (7.., _) => 97,
             _ => 99,
         };
@@ -204,7 +204,7 @@ fn whom_lines_name_is_told_of_processes_that_are_gone_and_never_wrongly() -> Res
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     let shown = said.matches("audit: type=1326 ").count();
     let others = (1..groups.len()).any(|group| said.contains(&format!("\"q{group}-")));
-    ensure!(shown > 0 && !others, "{shown} are shown: {said}");
+    ensure!(shown >= TIMES && !others, "{shown} are shown: {said}");
     wait_for("the alarm", Duration::from_secs(20), || {
         Ok(copy.policy.records()?.iter().any(|record| {
             record["kind"] == "alarm"
