@@ -13,8 +13,11 @@ use nix::{
 
 use super::*;
 use crate::{
-    klog::{names::KernelSide, reader::script::Script},
-    record::read::{self as log, Entry, Line as Found},
+    klog::{line::Line, names::KernelSide, reader::script::Script},
+    record::{
+        audit::boot_id,
+        read::{self as log, Entry, Line as Found},
+    },
 };
 
 /// A directory of a test's own.
