@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::debian::{Apt, output, run};
 
@@ -88,7 +88,21 @@ fn compile(root: &Path) -> Result<Vec<u8>> {
         .context("cannot start cargo")?;
     ensure!(status.success(), "the kernel side does not build");
     let object = target.join("bpfel-unknown-none/release/guard-ebpf");
-    fs::read(&object).with_context(|| format!("cannot read {}", object.display()))
+    let bytes = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    no_mangled_symbol(&bytes)?;
+    Ok(bytes)
+}
+
+/// A mangled name carries a hash of where `guard-common` lies, which is outside the kernel side's workspace: with one in it, the
+/// object would be these sources' on this machine alone.
+fn no_mangled_symbol(object: &[u8]) -> Result<()> {
+    let found = object.windows(3).position(|name| name == b"\0_R");
+    let Some(at) = found else { return Ok(()) };
+    let name = object[at + 1..].split(|byte| *byte == 0).next();
+    bail!(
+        "the object has a function with a mangled name, {}: inline it, or name it with `#[unsafe(no_mangle)]`",
+        String::from_utf8_lossy(name.unwrap_or_default())
+    )
 }
 
 fn need_rust_src(root: &Path) -> Result<()> {
