@@ -26,26 +26,48 @@ const DENY: i32 = 0;
 // of the host stands, also where all controllers are on v1. What other programs refuse stays refused: all of them must allow.
 #[cgroup_device]
 pub fn kernel_log_device(ctx: DeviceContext) -> i32 {
-    judge(&ctx, |action| {
-        let host = subject::host()?;
-        let may_all = || kernel::is_kernel_thread() || who().tgid == 1;
-        gate::ask_of(host, subject::of_current(host)?, action, may_all, who)
-    })
+    judge(&ctx, &ByReading)
 }
 
 // The same where no kernel memory can be read: without type information, or in lockdown. Who it was is not known there.
 #[cgroup_device]
 pub fn kernel_log_device_plain(ctx: DeviceContext) -> i32 {
-    judge(&ctx, |action| {
+    judge(&ctx, &ByHelpers)
+}
+
+/// A way to find out whose the running task is, and whether it may. No closure: that can be a function of its own, which is asked
+/// for an action that the verifier does not know.
+trait Ask {
+    fn ask(&self, action: Action) -> Option<Verdict>;
+}
+
+/// By reading the task.
+struct ByReading;
+
+impl Ask for ByReading {
+    #[inline(always)]
+    fn ask(&self, action: Action) -> Option<Verdict> {
+        let host = subject::host()?;
+        let may_all = || kernel::is_kernel_thread() || who().tgid == 1;
+        gate::ask_of(host, subject::of_current(host)?, action, may_all, who)
+    }
+}
+
+/// By helpers alone.
+struct ByHelpers;
+
+impl Ask for ByHelpers {
+    #[inline(always)]
+    fn ask(&self, action: Action) -> Option<Verdict> {
         let host = subject::host()?;
         let subject = subject::of_current_unread()?;
         gate::ask_of(host, subject, action, || false, Who::default)
-    })
+    }
 }
 
 /// Making a node is nobody's harm and a runtime's daily work, so only opening it is judged.
 #[inline(always)]
-fn judge(ctx: &DeviceContext, ask: impl Fn(Action) -> Option<Verdict>) -> i32 {
+fn judge(ctx: &DeviceContext, by: &impl Ask) -> i32 {
     let device: *const bpf_cgroup_dev_ctx = ctx.device;
     // SAFETY: the program's context. Volatile, as the verifier wants each word of it read by itself.
     let (access, major, minor) = unsafe {
@@ -61,15 +83,12 @@ fn judge(ctx: &DeviceContext, ask: impl Fn(Action) -> Option<Verdict>) -> i32 {
     if !is_kmsg {
         return ALLOW;
     }
-    let asked_for = [
-        (BPF_DEVCG_ACC_READ, Action::KernelLogRead),
-        (BPF_DEVCG_ACC_WRITE, Action::KernelLogWrite),
-    ];
-    // One place that asks: at two the compiler makes a function of it, whose name `cargo xtask ebpf` refuses.
-    for (bit, action) in asked_for {
-        if access >> 16 & bit != 0 && ask(action) == Some(Verdict::Deny) {
-            return DENY;
-        }
+    let asks = |bit| access >> 16 & bit != 0;
+    if asks(BPF_DEVCG_ACC_READ) && by.ask(Action::KernelLogRead) == Some(Verdict::Deny) {
+        return DENY;
+    }
+    if asks(BPF_DEVCG_ACC_WRITE) && by.ask(Action::KernelLogWrite) == Some(Verdict::Deny) {
+        return DENY;
     }
     ALLOW
 }
