@@ -29,7 +29,7 @@ impl Field {
     }
 
     /// The unit that a number alone lacks; `None` where it needs none.
-    pub(super) fn unit(&self) -> Option<&'static str> {
+    pub(crate) fn unit(&self) -> Option<&'static str> {
         let units = [("a rate", "/s"), ("a duration", "s"), ("a size", "MiB")];
         let fits = |(kind, _): &&(&str, &str)| self.kind.starts_with(kind);
         units.iter().find(fits).map(|(_, unit)| *unit)

@@ -12,9 +12,9 @@ mod parse;
 pub mod pattern;
 pub mod problem;
 mod rule;
-mod section;
+pub(crate) mod section;
 pub mod units;
-mod yaml;
+pub(crate) mod yaml;
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ pub const PROBLEMS: usize = 100;
 const WIDTH: usize = 160;
 
 /// What a tab is shown as.
-pub(super) const TAB: char = '→';
+pub(crate) const TAB: char = '→';
 
 /// The text of a policy file.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct Source {
 
 /// A position in a source, by its number among the policy's sources.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct At {
+pub(crate) struct At {
     pub source: usize,
     /// From 1.
     pub line: usize,
@@ -91,7 +91,7 @@ impl Problem {
         }
     }
 
-    pub(super) fn new(
+    pub(crate) fn new(
         source: &Source,
         at: At,
         message: String,
@@ -156,7 +156,7 @@ impl fmt::Display for Problem {
 }
 
 /// All sources of a policy, and what was found wrong with them.
-pub(super) struct Desk {
+pub(crate) struct Desk {
     pub sources: Vec<Source>,
     pub problems: Vec<Problem>,
 }

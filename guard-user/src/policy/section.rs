@@ -3,16 +3,80 @@
 use std::time::Duration;
 
 use super::{
-    fields::{Field, children, near},
+    fields::{FIELDS, Field, near},
     model::{Mode, Severity},
     problem::{At, Desk},
     units,
     yaml::{Node, Value},
 };
 
+/// What may stand in files of one kind, and what they are called in messages.
+pub struct Language {
+    pub fields: &'static [Field],
+    /// What such a file holds.
+    pub holds: &'static str,
+    /// The same, counted.
+    pub one: &'static str,
+    /// What to do about one that is empty.
+    pub begin: &'static str,
+    /// What to do about one that is too large.
+    pub split: &'static str,
+    /// Sections that are not called by their path.
+    pub titles: &'static [(&'static str, &'static str)],
+    /// What to do about a key that nothing resembles.
+    pub take_out: &'static str,
+    /// Where to read about the section with this path.
+    pub read_on: fn(&str) -> String,
+}
+
+/// The policy's.
+pub const POLICY: Language = Language {
+    fields: FIELDS,
+    holds: "a policy",
+    one: "one policy",
+    begin: "begin with `version: 1`; `bulkhead explain` shows the language",
+    split: "split it up into policy.d/*.yaml",
+    titles: &[
+        ("", "the policy"),
+        ("subjects.NAME", "a subject"),
+        ("rules[]", "a rule"),
+        ("rules[].escalate[]", "a step of `escalate`"),
+        ("kernel_log.patterns[]", "a pattern"),
+        ("kernel_log.forward[]", "an outlet"),
+    ],
+    take_out: "take it out: what is not known would not be enforced",
+    read_on: |path| format!("`bulkhead explain {}`", word(path)),
+};
+
+impl Language {
+    /// The fields that may stand directly in what has this path.
+    pub fn children(&self, parent: &str) -> impl Iterator<Item = &'static Field> {
+        (self.fields.iter()).filter(move |field| field.parent() == parent)
+    }
+
+    fn keys(&self, path: &str) -> String {
+        let keys: Vec<String> = self
+            .children(path)
+            .map(|field| format!("`{}`", field.key()))
+            .collect();
+        keys.join(", ")
+    }
+
+    /// A section in a message.
+    fn title(&self, path: &str) -> String {
+        (self.titles.iter())
+            .find(|(known, _)| *known == path)
+            .map_or_else(
+                || format!("`{}`", word(path)),
+                |(_, title)| (*title).to_owned(),
+            )
+    }
+}
+
 /// A map whose keys are known.
 pub struct Section<'n> {
     pub at: At,
+    language: &'static Language,
     path: &'static str,
     values: Vec<(&'static Field, At, &'n Node)>,
 }
@@ -26,23 +90,34 @@ pub struct Given<'n> {
 }
 
 impl<'n> Section<'n> {
-    /// Reads `node` as the map with this path. `None`, and told: it is none.
+    /// Reads `node` as the policy's map with this path. `None`, and told: it is none.
     pub fn new(desk: &mut Desk, node: &'n Node, path: &'static str) -> Option<Self> {
+        Self::of(&POLICY, desk, node, path)
+    }
+
+    /// The same in any language.
+    pub fn of(
+        language: &'static Language,
+        desk: &mut Desk,
+        node: &'n Node,
+        path: &'static str,
+    ) -> Option<Self> {
         let Value::Map(pairs) = &node.value else {
-            let (name, keys) = (title(path), keys(path));
+            let (name, keys) = (language.title(path), language.keys(path));
             desk.tell(
                 node.at,
                 format!("{name} is {}", node.value.kind()),
                 &format!("a map with the keys {keys}"),
                 &format!(
-                    "write `key: value` lines below it, indented; see `bulkhead explain {}`",
-                    word(path)
+                    "write `key: value` lines below it, indented; see {}",
+                    (language.read_on)(path)
                 ),
             );
             return None;
         };
         let mut section = Self {
             at: node.at,
+            language,
             path,
             values: Vec::new(),
         };
@@ -53,14 +128,14 @@ impl<'n> Section<'n> {
                     desk.tell(
                         key.at,
                         "a key that is not a word",
-                        &keys(path),
+                        &language.keys(path),
                         "write one of these keys",
                     );
                     continue;
                 }
             };
-            let Some(field) = children(path).find(|field| field.key() == text) else {
-                unknown(desk, key.at, text, path);
+            let Some(field) = language.children(path).find(|field| field.key() == text) else {
+                unknown(language, desk, key.at, text, path);
                 continue;
             };
             if let Some((_, first, _)) = section
@@ -92,13 +167,16 @@ impl<'n> Section<'n> {
     pub fn need(&self, desk: &mut Desk, key: &'static str) -> Option<Given<'n>> {
         let given = self.get(key);
         if given.is_none()
-            && let Some(field) = children(self.path).find(|field| field.key() == key)
+            && let Some(field) = self
+                .language
+                .children(self.path)
+                .find(|field| field.key() == key)
         {
             let at = At {
                 length: 1,
                 ..self.at
             };
-            let name = title(self.path);
+            let name = self.language.title(self.path);
             desk.tell(
                 at,
                 format!("{name} has no `{key}`"),
@@ -110,18 +188,18 @@ impl<'n> Section<'n> {
     }
 }
 
-fn unknown(desk: &mut Desk, at: At, text: &str, path: &'static str) {
-    let name = title(path);
+fn unknown(language: &Language, desk: &mut Desk, at: At, text: &str, path: &str) {
+    let name = language.title(path);
     let short: String = text.chars().take(60).collect();
-    let near = near(text, children(path).map(Field::key));
+    let near = near(text, language.children(path).map(Field::key));
     let advice = match near.first() {
         Some(near) => format!("did you mean `{near}`?"),
-        None => "take it out: what is not known would not be enforced".to_owned(),
+        None => language.take_out.to_owned(),
     };
     desk.tell(
         at,
         format!("{name} has no field `{short}` that this version of Bulkhead knows"),
-        &format!("one of {}", keys(path)),
+        &format!("one of {}", language.keys(path)),
         &advice,
     );
 }
@@ -133,26 +211,6 @@ pub fn twice(desk: &mut Desk, at: At, what: &str, first: &str) {
         "each only once, in all files together",
         "take one of the two out, or give it another name",
     );
-}
-
-fn keys(path: &str) -> String {
-    let keys: Vec<String> = children(path)
-        .map(|field| format!("`{}`", field.key()))
-        .collect();
-    keys.join(", ")
-}
-
-/// A section in a message.
-fn title(path: &str) -> String {
-    match path {
-        "" => "the policy".to_owned(),
-        "subjects.NAME" => "a subject".to_owned(),
-        "rules[]" => "a rule".to_owned(),
-        "rules[].escalate[]" => "a step of `escalate`".to_owned(),
-        "kernel_log.patterns[]" => "a pattern".to_owned(),
-        "kernel_log.forward[]" => "an outlet".to_owned(),
-        _ => format!("`{}`", word(path)),
-    }
 }
 
 /// The path as `bulkhead explain` takes it.

@@ -8,7 +8,10 @@ use serde::{
 };
 use serde_yaml::{DuplicateKeyPolicy, MergeKeyPolicy, Spanned};
 
-use super::problem::{At, Problem, Source, TAB};
+use super::{
+    problem::{At, Problem, Source, TAB},
+    section::{Language, POLICY},
+};
 
 /// Bytes of a file.
 pub const FILE_BYTES: usize = 1 << 20;
@@ -46,8 +49,13 @@ impl Value {
     }
 }
 
-/// Reads the source with this number.
+/// Reads the source with this number, which is a policy.
 pub fn read(source: &Source, number: usize) -> Result<Node, Box<Problem>> {
+    read_as(&POLICY, source, number)
+}
+
+/// The same in any language.
+pub fn read_as(language: &Language, source: &Source, number: usize) -> Result<Node, Box<Problem>> {
     let start = At {
         source: number,
         line: 1,
@@ -61,7 +69,7 @@ pub fn read(source: &Source, number: usize) -> Result<Node, Box<Problem>> {
             start,
             "the file has more than 1 MiB".to_owned(),
             "at most 1 MiB",
-            "split it up into policy.d/*.yaml",
+            language.split,
         ));
     }
     let options = serde_yaml::options! {
@@ -85,13 +93,13 @@ pub fn read(source: &Source, number: usize) -> Result<Node, Box<Problem>> {
     let raw: Result<Option<Spanned<Raw>>, _> =
         serde_yaml::from_str_with_options(&source.text, options);
     match raw {
-        Ok(Some(raw)) => Ok(node(raw, number)),
+        Ok(Some(raw)) => Ok(node(raw, source, number)),
         Ok(None) => Err(told(
             source,
             start,
             "the file is empty".to_owned(),
-            "a policy",
-            "begin with `version: 1`; `bulkhead explain` shows the language",
+            language.holds,
+            language.begin,
         )),
         Err(error) => {
             let at = error.location().map_or(start, |location| At {
@@ -104,8 +112,10 @@ pub fn read(source: &Source, number: usize) -> Result<Node, Box<Problem>> {
                 return Err(told(
                     source,
                     at,
-                    "the file is more than one policy: too deep, too much, or a second document"
-                        .to_owned(),
+                    format!(
+                        "the file is more than {}: too deep, too much, or a second document",
+                        language.one
+                    ),
                     "one document, at most 16 levels deep, with at most 100000 values",
                     "take out the `---`, or what aliases repeat",
                 ));
@@ -152,9 +162,9 @@ fn told(source: &Source, at: At, message: String, expected: &str, advice: &str) 
     Box::new(Problem::new(source, at, message, expected, advice))
 }
 
-fn node(raw: Spanned<Raw>, source: usize) -> Node {
+fn node(raw: Spanned<Raw>, source: &Source, number: usize) -> Node {
     let at = At {
-        source,
+        source: number,
         line: raw.referenced.line() as usize,
         column: raw.referenced.column() as usize,
         length: raw.referenced.span().len() as usize,
@@ -162,19 +172,37 @@ fn node(raw: Spanned<Raw>, source: usize) -> Node {
     let value = match raw.value {
         Raw::Nothing => Value::Nothing,
         Raw::Text(text) => Value::Text(text),
-        Raw::List(items) => Value::List(items.into_iter().map(|item| node(item, source)).collect()),
+        // As it is written: 5.10 is a version, and no other than 5.1; `on` is a key, and no other than `on`.
+        Raw::Otherwise(value) => Value::Text(written(source, at).unwrap_or(value)),
+        Raw::List(items) => Value::List(
+            (items.into_iter())
+                .map(|item| node(item, source, number))
+                .collect(),
+        ),
         Raw::Map(pairs) => Value::Map(
             (pairs.into_iter())
-                .map(|(key, value)| (node(key, source), node(value, source)))
+                .map(|(key, value)| (node(key, source, number), node(value, source, number)))
                 .collect(),
         ),
     };
     Node { value, at }
 }
 
+/// What stands at a place of one line.
+fn written(source: &Source, at: At) -> Option<String> {
+    let line = source.text.split('\n').nth(at.line.checked_sub(1)?)?;
+    let letters = line.chars().skip(at.column.checked_sub(1)?);
+    let text: String = letters.take(at.length).collect();
+    let text = text.trim_end();
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "+-._".contains(letter);
+    (!text.is_empty() && text.chars().all(plain)).then(|| text.to_owned())
+}
+
 enum Raw {
     Nothing,
     Text(String),
+    /// What is read as something else than it says, where nobody can tell how it was written.
+    Otherwise(String),
     List(Vec<Spanned<Raw>>),
     Map(Vec<(Spanned<Raw>, Spanned<Raw>)>),
 }
@@ -195,7 +223,7 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
-        Ok(Raw::Text(value.to_string()))
+        Ok(Raw::Otherwise(value.to_string()))
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
@@ -216,7 +244,7 @@ impl<'de> Visitor<'de> for RawVisitor {
 
     fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
         // With its point: a fraction must not pass for a count.
-        Ok(Raw::Text(format!("{value:?}")))
+        Ok(Raw::Otherwise(format!("{value:?}")))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
