@@ -3,6 +3,7 @@
 //! The spine is by stage (`sense` → `decide` → `act` → `record`), the leaves are by hazard.
 
 pub mod act;
+pub mod advisory;
 pub mod control;
 pub mod daemon;
 pub mod decide;

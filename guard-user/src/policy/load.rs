@@ -173,6 +173,22 @@ fn open_regular(path: &Path) -> io::Result<fs::File> {
     }
 }
 
+/// The bytes of a regular file, and one more than `most` of one that has more.
+pub(crate) fn bounded(path: &Path, most: usize) -> Result<Vec<u8>, Box<Problem>> {
+    let mut bytes = Vec::new();
+    let taken =
+        open_regular(path).and_then(|file| file.take(most as u64 + 1).read_to_end(&mut bytes));
+    match taken {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(Box::new(Problem::of_file(
+            &path.display().to_string(),
+            format!("cannot read the file: {error}"),
+            "a regular file",
+            "check its path and its permissions",
+        ))),
+    }
+}
+
 fn read(path: &Path, open: impl Fn(&Path) -> io::Result<fs::File>) -> Result<Source, Box<Problem>> {
     let name = path.display().to_string();
     let mut bytes = Vec::new();
@@ -198,7 +214,8 @@ fn read(path: &Path, open: impl Fn(&Path) -> io::Result<fs::File>) -> Result<Sou
     }
 }
 
-fn text(name: &str, bytes: &[u8]) -> Result<Source, Box<Problem>> {
+/// The bytes as the text of a source.
+pub(crate) fn text(name: &str, bytes: &[u8]) -> Result<Source, Box<Problem>> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(Source {
             file: name.to_owned(),

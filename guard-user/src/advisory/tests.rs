@@ -1,0 +1,6 @@
+//! The shipped advisories, the schema's mistakes, and what is said of real kernels.
+
+mod bundles;
+mod files;
+mod kernels;
+mod properties;
