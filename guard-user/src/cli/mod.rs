@@ -1,5 +1,6 @@
 //! The verbs, one file each. Exit codes: 0 done, 1 what was asked does not hold, 2 usage, 3 the host cannot.
 
+mod advisories;
 mod audit;
 mod check;
 mod doctor;
@@ -36,6 +37,7 @@ enum Verb {
     KernelLog(kernel_log::Arguments),
     Check(check::Arguments),
     Doctor(doctor::Arguments),
+    Advisories(advisories::Arguments),
     Explain(explain::Arguments),
     Off(switch::Off),
     On(switch::On),
@@ -50,6 +52,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Verb::KernelLog(arguments) => kernel_log::run(arguments),
         Verb::Check(arguments) => check::run(arguments),
         Verb::Doctor(arguments) => doctor::run(arguments),
+        Verb::Advisories(arguments) => advisories::run(arguments),
         Verb::Explain(arguments) => explain::run(arguments),
         Verb::Off(arguments) => switch::off(arguments),
         Verb::On(arguments) => switch::on(arguments),
