@@ -155,3 +155,46 @@ fn refused(file: &str, message: &str, expected: &str, advice: &str) -> Problems 
         advice,
     )])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advisory::{embedded::FILES, set::parse};
+
+    #[test]
+    fn the_shipped_files_one_after_the_other_are_a_bundle() {
+        let text: String = FILES.iter().map(|(_, text)| *text).collect();
+        let source = Source {
+            file: "x".to_owned(),
+            text: text.clone(),
+        };
+        let documents = split(&source);
+        assert_eq!(documents.len(), FILES.len());
+        let set = parse(documents, false).unwrap_or_else(|problems| panic!("{problems}"));
+        for advisory in set {
+            let line = text.lines().nth(advisory.place.line - 1).unwrap();
+            assert_eq!(line, format!("id: {}", advisory.id));
+        }
+    }
+
+    #[test]
+    fn comments_and_empty_documents_are_none() {
+        let count = |text: &str| {
+            let source = Source {
+                file: "x".to_owned(),
+                text: text.to_owned(),
+            };
+            split(&source).len()
+        };
+        for (text, expected) in [
+            ("", 0),
+            ("# nothing\n---\n\n---\n# nothing\n", 0),
+            ("a: 1\n", 1),
+            ("--- \na: 1\n---\nb: |\n  ---\n", 2),
+            ("--- {a: 1}\n---\tb\n", 2),
+            ("----\na: 1\n", 1),
+        ] {
+            assert_eq!(count(text), expected, "{text:?}");
+        }
+    }
+}

@@ -23,24 +23,17 @@ impl Upstream {
 
     /// Reads the release that a text begins with, and what comes after it.
     #[must_use]
-    pub fn begin(text: &str) -> Option<(Self, &str)> {
+    pub fn begin<'t>(text: &'t str) -> Option<(Self, &'t str)> {
         let (first, rest) = number(text)?;
         let (second, rest) = number(rest.strip_prefix('.')?)?;
-        let mut numbers = [0; 2];
-        let mut rest = rest;
-        for place in &mut numbers {
-            let Some((value, after)) = rest.strip_prefix('.').and_then(number) else {
-                break;
-            };
-            (*place, rest) = (value, after);
-        }
-        let (series, patch) = if (first, second) == (2, 6) {
-            ([2, 6, numbers[0]], numbers[1])
-        } else if numbers[1] == 0 {
-            ([first, second, 0], numbers[0])
+        let third = |text: &'t str| text.strip_prefix('.').and_then(number);
+        let (value, rest) = third(rest).unwrap_or((0, rest));
+        let (series, patch, rest) = if (first, second) == (2, 6) {
+            let (patch, rest) = third(rest).unwrap_or((0, rest));
+            ([2, 6, value], patch, rest)
         } else {
-            // Since 3.0 no release has four numbers.
-            return None;
+            // Since 3.0 a fourth number is a vendor's.
+            ([first, second, 0], value, rest)
         };
         let candidate = rest.strip_prefix("-rc").and_then(number);
         let (candidate, rest) = match candidate {
@@ -190,6 +183,11 @@ mod tests {
         assert_eq!((begun, rest), (release("6.1"), "-25-amd64"));
         let (begun, rest) = Upstream::begin("6.12.0-rc3-next-20241017").unwrap();
         assert_eq!((begun, rest), (release("6.12-rc3"), "-next-20241017"));
+        let (begun, rest) = Upstream::begin("5.15.153.1-microsoft-standard-WSL2").unwrap();
+        assert_eq!(
+            (begun, rest),
+            (release("5.15.153"), ".1-microsoft-standard-WSL2")
+        );
     }
 
     #[test]

@@ -6,9 +6,13 @@ use crate::advisory::{
     vendor::{Distribution, Vendor},
 };
 
+/// Letters that `uname -v` has room for: a version that ends there may have gone on.
+const UNAME: usize = 64;
+
 /// `5.10.0-46-amd64`, `#1 SMP Debian 5.10.262-1 (2026-07-31)`.
 pub fn debian(told: &Told<'_>, kernel: &Kernel, suffix: &str) -> Option<Kernel> {
     let package = (told.version.split_once("Debian "))
+        .filter(|(_, rest)| told.version.len() < UNAME || rest.contains(char::is_whitespace))
         .and_then(|(_, rest)| rest.split_whitespace().next())
         .or(told.package);
     if let Some(package) = package {

@@ -13,7 +13,7 @@ use crate::advisory::{
     set::{self, Places, embedded},
     upstream::Upstream,
 };
-use crate::policy::problem::Problems;
+use crate::policy::problem::{Problems, Source};
 
 const DOCS: &str = include_str!("../../../../docs/advisories.md");
 /// The actions of the vocabulary, those included that no version refuses yet.
@@ -183,6 +183,17 @@ fn a_folder_replaces_what_is_built_in_and_adds_to_it() {
         .unwrap();
     assert_eq!(replaced.checked.to_string(), "2020-01-01");
     fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn the_docs_example_is_valid() {
+    let (_, rest) = DOCS.split_once("```yaml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let source = Source {
+        file: "CVE-2026-46331.yaml".to_owned(),
+        text: example.to_owned(),
+    };
+    set::parse(vec![source], true).unwrap_or_else(|problems| panic!("{problems}"));
 }
 
 #[test]

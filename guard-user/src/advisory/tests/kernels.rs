@@ -202,6 +202,17 @@ const KERNELS: &[(&str, [&str; 3])] = &[
         "6.18.44-fc-v595 #1 SMP PREEMPT_DYNAMIC @0",
         ["fix", "fix", "fix"],
     ),
+    ("5.15.153.1-microsoft-standard-WSL2", ["fix", "uns", "uns"]),
+    ("6.6.64.2-9.azl3", ["fix", "uns", "uns"]),
+    (
+        "Linux host 6.1.0-25-amd64 #1 SMP PREEMPT_DYNAMIC Debian 6.1.106-3 (2024-08-26) x86_64 GNU/Linux",
+        ["fix", "aff", "aff"],
+    ),
+    // The package's version was cut short by the 64 letters that uname has for it.
+    (
+        "6.1.0-25-amd64 #1 SMP PREEMPT_DYNAMIC and whatever else may be said Debian 6.1.1",
+        ["uns", "uns", "uns"],
+    ),
     ("6.1.100-mine", ["fix", "uns", "uns"]),
     ("mainline 6.8-rc1", ["aff", "aff", "aff"]),
     ("mainline 7.1-rc1", ["fix", "fix", "aff"]),
