@@ -3,10 +3,12 @@
 //! The kernel side tells the text, piece by piece, from 6.1 on. A name is given where one only fits, or the clock leaves but one:
 //! never a guess.
 
+mod clock;
 mod told;
 
 use guard_common::kernel_log::{PRINTED_BY_KERNEL, PRINTED_UNTOLD, Printed};
 
+use clock::Ahead;
 use told::{Fit, Told};
 
 /// What nobody has asked for after so long never will be: its record was overwritten.
@@ -73,8 +75,7 @@ impl Printer {
 #[derive(Debug, Default)]
 pub struct Naming {
     told: Told,
-    /// Nanoseconds that `CLOCK_MONOTONIC` is ahead of the log's clock; `None`: not known yet.
-    ahead_ns: Option<i64>,
+    ahead: Ahead,
 }
 
 impl Naming {
@@ -103,7 +104,7 @@ impl Naming {
 
     /// The time of a line on the kernel side's clock.
     fn at(&self, line: Line<'_>) -> Option<i64> {
-        Some(line.time_us as i64 * 1000 + self.ahead_ns?)
+        Some(line.time_us as i64 * 1000 + self.ahead.ns()?)
     }
 
     fn by_text(&mut self, line: Line<'_>) -> Option<Printer> {
@@ -152,7 +153,7 @@ impl Naming {
     /// What fits says how the clocks stand.
     fn learn(&mut self, line: Line<'_>, number: u64) {
         if let Some(told) = self.told.get(number) {
-            self.ahead_ns = Some(told.time_ns as i64 - line.time_us as i64 * 1000);
+            self.ahead.learn(line.time_us, told.time_ns);
         }
     }
 }
@@ -280,6 +281,23 @@ mod tests {
         naming.told(told(60_000_000, 7, 1, "same"));
         naming.lost(line(58_000_000, "other"));
         assert_eq!(pid(naming.name(line(60_000_000, "same"))), 7);
+    }
+
+    #[test]
+    fn a_printer_that_was_held_up_does_not_move_the_clock() {
+        let mut naming = Naming::default();
+        for number in 0..5 {
+            naming.told(told(number, 3, 3, "begin"));
+            naming.name(line(number as u64, "begin"));
+        }
+        // Told 40 milliseconds after the record had its time.
+        naming.told(told(41_000, 4, 4, "late"));
+        assert_eq!(pid(naming.name(line(1_000, "late"))), 4);
+        naming.told(told(50_000, 7, 1, "first"));
+        naming.told(told(60_000, 8, 2, "second"));
+        naming.lost(line(50_000, "first"));
+        assert_eq!(pid(naming.name(line(50_000, "first"))), 7);
+        assert_eq!(pid(naming.name(line(60_000, "second"))), 8);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A line as journald's native protocol has it: who printed it stands in fields of its own, beyond the reach of its text.
 //!
-//! Ours, since no crate can do without waiting for a journald that stands still: `docs/decisions/0013-outlets.md`.
+//! Ours, since no crate can do without waiting for a journald that stands still: `docs/decisions/0015-outlets.md`.
 
 use std::fmt::Write as _;
 
