@@ -34,6 +34,8 @@ pub struct Options {
 enum What {
     /// Guest instructions of forks, refusals, the start and each hook.
     Cost,
+    /// The same of files that are read while the kernel log is refused, and of each of its hooks.
+    KernelLog,
     /// The host's own programs during a bomb, on two processors.
     Latency,
     /// The cost with 10 and with 10,000 cgroups.
@@ -59,9 +61,9 @@ pub fn run(options: &Options) -> Result<()> {
         if !options.kernel.is_empty() && !options.kernel.contains(kernel) {
             continue;
         }
-        for what in [What::Cost, What::Latency, What::Scale, What::Flood] {
-            if options.only.is_empty() || options.only.contains(&what) {
-                one(options, *kernel, what, &folder)?;
+        for what in What::value_variants() {
+            if options.only.is_empty() || options.only.contains(what) {
+                one(options, *kernel, *what, &folder)?;
             }
         }
     }
@@ -71,6 +73,7 @@ pub fn run(options: &Options) -> Result<()> {
 fn one(options: &Options, kernel: Kernel, what: What, folder: &Path) -> Result<()> {
     let (arguments, smp, qemu) = match what {
         What::Cost => (format!("cost --turns {}", options.turns), 1, COUNTING),
+        What::KernelLog => (format!("kernel-log --turns {}", options.turns), 1, COUNTING),
         What::Latency => ("latency".to_owned(), 2, ""),
         What::Scale => ("scale".to_owned(), 1, COUNTING),
         What::Flood => ("flood".to_owned(), 2, ""),

@@ -4,6 +4,7 @@
 //! instruction, and by nothing else while a task runs. [`clock`] checks that with a loop of known length.
 
 pub mod flood;
+pub mod kernel_log;
 pub mod latency;
 pub mod programs;
 pub mod scale;
@@ -38,6 +39,10 @@ pub struct Rounds {
 /// One line of the table: means of the same work, off and on.
 struct Line {
     what: &'static str,
+    /// What the probe calls it.
+    work: &'static str,
+    /// In a governed container, or on the host.
+    inside: bool,
     off: Vec<f64>,
     on: Vec<f64>,
     /// Medians of single rounds, off and on.
@@ -55,18 +60,41 @@ const RULE: &str = "forks: {rate: 100000/s, burst: 1000000}\npids: {max: 4000}";
 pub fn run(rounds: Rounds) -> Result<()> {
     clock()?;
     let mut lines = [
-        line("fork+exit+wait, governed container", "1,200 and 0.5 %"),
-        line("fork+exit+wait, host", "250 and 0.1 %"),
-        line("fork+exec, governed container", "0.2 %"),
-        line("thread create+join, governed container", "1 %"),
+        line(
+            "fork+exit+wait, governed container",
+            "fork",
+            true,
+            "1,200 and 0.5 %",
+        ),
+        line("fork+exit+wait, host", "fork", false, "250 and 0.1 %"),
+        line("fork+exec, governed container", "exec", true, "0.2 %"),
+        line(
+            "thread create+join, governed container",
+            "thread",
+            true,
+            "1 %",
+        ),
     ];
     let policy = Policy::enforce(RULE)?;
+    let starts = in_turn(&mut lines, rounds, &policy)?;
+    print(&lines);
+    println!(
+        "the daemon's start to enforcing: {:.1} million (± {:.1})   at most 250 million",
+        mean(&starts) / 1e6,
+        error(&starts) / 1e6
+    );
+    refused(rounds)?;
+    programs::forks(&policy)
+}
+
+/// Fills the table, off and on in turn, and returns the instructions of each start.
+fn in_turn(lines: &mut [Line], rounds: Rounds, policy: &Policy) -> Result<Vec<f64>> {
     let mut starts = Vec::new();
     for turn in 0..rounds.turns {
-        measure(&mut lines, rounds, false)?;
-        let daemon = Daemon::notified(&policy, &[])?;
+        measure(lines, rounds, false)?;
+        let daemon = Daemon::notified(policy, &[])?;
         starts.push(instructions_of(daemon.pid())?);
-        measure(&mut lines, rounds, true)?;
+        measure(lines, rounds, true)?;
         if turn + 1 == rounds.turns {
             println!(
                 "resident memory of the daemon: {} KiB",
@@ -79,11 +107,15 @@ pub fn run(rounds: Rounds) -> Result<()> {
             "off is not off"
         );
     }
+    Ok(starts)
+}
+
+fn print(lines: &[Line]) {
     println!(
         "{:<40} {:>11} {:>11} {:>9} {:>7} {:>8} {:>8}   at most",
         "instructions", "off", "on", "more", "±", "%", "median"
     );
-    for line in &lines {
+    for line in lines {
         let (off, on) = (mean(&line.off), mean(&line.on));
         let pairs: Vec<f64> = line
             .on
@@ -101,18 +133,13 @@ pub fn run(rounds: Rounds) -> Result<()> {
             line.most
         );
     }
-    println!(
-        "the daemon's start to enforcing: {:.1} million (± {:.1})   at most 250 million",
-        mean(&starts) / 1e6,
-        error(&starts) / 1e6
-    );
-    refused(rounds)?;
-    programs::run(&policy)
 }
 
-const fn line(what: &'static str, most: &'static str) -> Line {
+const fn line(what: &'static str, work: &'static str, inside: bool, most: &'static str) -> Line {
     Line {
         what,
+        work,
+        inside,
         off: Vec::new(),
         on: Vec::new(),
         medians: [Vec::new(), Vec::new()],
@@ -138,7 +165,7 @@ fn clock() -> Result<()> {
     Ok(())
 }
 
-fn measure(lines: &mut [Line; 4], rounds: Rounds, on: bool) -> Result<()> {
+fn measure(lines: &mut [Line], rounds: Rounds, on: bool) -> Result<()> {
     let container = Cgroup::container()?;
     if on {
         status()?["containers"]
@@ -148,23 +175,17 @@ fn measure(lines: &mut [Line; 4], rounds: Rounds, on: bool) -> Result<()> {
             .find(|other| other["cgroup"].as_str() == Some(&container.path))
             .context("the container is not governed")?;
     }
-    let works = [
-        (Some(&container), "fork"),
-        (None, "fork"),
-        (Some(&container), "exec"),
-        (Some(&container), "thread"),
-    ];
     // What a new container gives the daemon to do is done once, and not for every fork.
     thread::sleep(SETTLES);
-    for (line, (cgroup, work)) in lines.iter_mut().zip(works) {
-        // An exec is three forks' work.
-        let rounds = if work == "exec" {
-            rounds.rounds / 3
-        } else {
-            rounds.rounds
+    for line in lines {
+        // An exec is three forks' work, and a file a small part of one's.
+        let rounds = match line.work {
+            "exec" => rounds.rounds / 3,
+            "file" => rounds.rounds * 5,
+            _ => rounds.rounds,
         };
-        let costs = cost(cgroup, work, rounds)?;
-        ensure!(costs.wrong == 0, "{work}: {} refused", costs.wrong);
+        let costs = cost(line.inside.then_some(&container), line.work, rounds)?;
+        ensure!(costs.wrong == 0, "{}: {} refused", line.work, costs.wrong);
         let instructions = all_told(&costs);
         if on { &mut line.on } else { &mut line.off }.push(instructions);
         line.medians[usize::from(on)].push(costs.median / NANOSECONDS);

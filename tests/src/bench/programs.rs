@@ -26,26 +26,40 @@ struct Program {
     verified: u64,
 }
 
-/// Prints the instructions of each hook.
+/// Rounds of a kind of work.
+const ROUNDS: u32 = 500;
+
+/// Prints the instructions of each hook of forks.
 ///
 /// # Errors
 /// A measurement failed.
-pub fn run(policy: &Policy) -> Result<()> {
-    let _daemon = Daemon::start(policy, &[])?;
+pub fn forks(policy: &Policy) -> Result<()> {
+    each(policy, &[], &["fork"], "fork_storm_")
+}
+
+/// Prints the instructions of each program with a name that begins so, at each kind of work, in a container and on the host.
+///
+/// # Errors
+/// A measurement failed.
+pub fn each(policy: &Policy, arguments: &[&str], works: &[&str], named: &str) -> Result<()> {
+    let _daemon = Daemon::start(policy, arguments)?;
     let _statistics = statistics()?;
     let container = Cgroup::container()?;
     println!("instructions per run of a hook, two reads of the clock included:");
-    for (whose, cgroup) in [("container", Some(&container)), ("host", None)] {
+    for (work, (whose, cgroup)) in works
+        .iter()
+        .flat_map(|work| [("container", Some(&container)), ("host", None)].map(|who| (work, who)))
+    {
         let before = programs()?;
-        cost(cgroup, "fork", 500)?;
+        cost(cgroup, work, ROUNDS)?;
         for (now, before) in programs()?.iter().zip(&before) {
             let runs = now.runs - before.runs;
-            // Some forks are always others'.
-            if runs < 100 {
+            // Some are always others'.
+            if runs < u64::from(ROUNDS / 2) || !now.name.starts_with(named) {
                 continue;
             }
             println!(
-                "  {whose:<9} {:<16} {:>5.0} in {runs} runs; the verifier looked at {}",
+                "  {work:<7} {whose:<9} {:<16} {:>5.0} in {runs} runs; the verifier looked at {}",
                 now.name,
                 (now.nanoseconds - before.nanoseconds) as f64 / NANOSECONDS / runs as f64,
                 now.verified

@@ -1,7 +1,7 @@
 //! Measures what Bulkhead costs, inside the virtual machine of `cargo xtask bench`.
 
 use clap::{Parser, Subcommand};
-use guard_tests::bench::{self, Rounds, flood, latency, scale};
+use guard_tests::bench::{self, Rounds, flood, kernel_log, latency, scale};
 
 /// Measures what Bulkhead costs.
 #[derive(Parser)]
@@ -22,6 +22,15 @@ enum What {
         #[arg(long, default_value_t = 3000)]
         rounds: u32,
     },
+    /// The same of opening, reading and closing a file, and of each hook of the kernel log.
+    KernelLog {
+        /// Turns of off and on.
+        #[arg(long, default_value_t = 6)]
+        turns: u32,
+        /// Files are read five times as often.
+        #[arg(long, default_value_t = 3000)]
+        rounds: u32,
+    },
     /// How long the host's own programs take to start while a bomb is refused.
     Latency {
         /// Programs that are started.
@@ -37,6 +46,7 @@ enum What {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().what {
         What::Cost { turns, rounds } => bench::run(Rounds { turns, rounds }),
+        What::KernelLog { turns, rounds } => kernel_log::run(Rounds { turns, rounds }),
         What::Latency { count } => latency::run(count),
         What::Scale => scale::run(),
         What::Flood => flood::run(),

@@ -1,8 +1,8 @@
-//! What a fork costs: rounds of the same work, timed one by one on the guest's monotonic clock.
+//! What a fork or a read costs: rounds of the same work, timed one by one on the guest's monotonic clock.
 //!
 //! Under QEMU's `-icount shift=1` that clock is a count of guest instructions: two nanoseconds each.
 
-use std::{io, path::PathBuf, ptr, thread, time::Instant};
+use std::{ffi::CStr, fs::OpenOptions, io, io::Write, path::PathBuf, ptr, thread, time::Instant};
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,16 @@ pub enum Work {
     Thread,
     /// A fork that is refused.
     Refused,
+    /// open, read of one page and close of an ordinary file (`--program`).
+    File,
+    /// syslog(2): how large the kernel log's buffer is.
+    Syslog,
+    /// A line that is written into the kernel log.
+    Line,
+    /// fork of a child that a signal ends, wait.
+    Killed,
+    /// open and close of /dev/null.
+    Device,
 }
 
 /// Times rounds of some work.
@@ -34,7 +44,7 @@ pub struct Cost {
     /// So many rounds come before.
     #[arg(long, default_value_t = 100)]
     pub warm_up: u32,
-    /// What is executed.
+    /// What is executed, or read.
     #[arg(long, default_value = "/usr/local/bin/bulkhead-probe-true")]
     pub program: PathBuf,
 }
@@ -76,6 +86,11 @@ impl Cost {
     /// It could not be set up.
     pub fn run(&self) -> io::Result<Costs> {
         let program = super::forks::c_path(&self.program)?;
+        let mut log = None;
+        if self.work == Work::Line {
+            log = Some(OpenOptions::new().write(true).open("/dev/kmsg")?);
+        }
+        let mut page = [0; 4096];
         let mut costs = Costs {
             rounds: self.rounds,
             ..Costs::default()
@@ -99,13 +114,26 @@ impl Cost {
                     spin(LOOP_PASSES);
                     true
                 }
-                Work::Fork => fork(None),
-                Work::Exec => fork(Some(&program)),
+                Work::Fork => fork(|| ()),
+                Work::Exec => fork(|| exec(&program)),
+                Work::Killed => fork(|| {
+                    // SAFETY: no preconditions.
+                    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+                }),
                 Work::Thread => thread::Builder::new()
                     .stack_size(64 << 10)
                     .spawn(|| ())
                     .is_ok_and(|thread| thread.join().is_ok()),
-                Work::Refused => !fork(None),
+                Work::Refused => !fork(|| ()),
+                Work::File => read(&program, &mut page),
+                Work::Syslog => {
+                    // SAFETY: this type of syslog(2) takes no buffer.
+                    unsafe { libc::syscall(libc::SYS_syslog, 10, ptr::null::<u8>(), 0) > 0 }
+                }
+                Work::Line => log
+                    .as_mut()
+                    .is_some_and(|log| log.write_all(b"what a line costs\n").is_ok()),
+                Work::Device => read(c"/dev/null", &mut []),
             };
             let took = began.elapsed().as_nanos() as f64;
             if round >= self.warm_up {
@@ -150,17 +178,38 @@ fn spin(passes: u64) {
     }
 }
 
+/// Opens a file, fills the buffer from it, if it has room, and closes it. Whether all that worked.
+fn read(path: &CStr, buffer: &mut [u8]) -> bool {
+    // SAFETY: the path ends with a NUL, the buffer is as long as it says, and the descriptor is ours.
+    unsafe {
+        let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if file < 0 {
+            return false;
+        }
+        let right = buffer.is_empty()
+            || libc::read(file, buffer.as_mut_ptr().cast(), buffer.len())
+                == buffer.len().cast_signed();
+        libc::close(file) == 0 && right
+    }
+}
+
+/// Becomes another program.
+fn exec(program: &CStr) {
+    let arguments = [program.as_ptr(), ptr::null()];
+    // SAFETY: the strings end with a NUL, and the list with a null pointer.
+    unsafe {
+        libc::execv(program.as_ptr(), arguments.as_ptr());
+        libc::_exit(127);
+    }
+}
+
 /// Whether a child was made; waits for its end.
-fn fork(program: Option<&std::ffi::CStr>) -> bool {
-    // SAFETY: the probe has one thread; the child executes a program or leaves at once.
+fn fork(child: impl FnOnce()) -> bool {
+    // SAFETY: the probe has one thread; the child does what it is to and leaves at once.
     unsafe {
         match libc::fork() {
             0 => {
-                if let Some(program) = program {
-                    let arguments = [program.as_ptr(), ptr::null()];
-                    libc::execv(program.as_ptr(), arguments.as_ptr());
-                    libc::_exit(127);
-                }
+                child();
                 libc::_exit(0)
             }
             -1 => false,
