@@ -3,6 +3,9 @@
 /// Value of a field that this kernel does not have. Whatever needs it is off.
 pub const MISSING: u32 = u32::MAX;
 
+/// No field of a structure that is read lies further behind its beginning. A bound that an instruction has room for.
+pub const OFFSET_MAX: u32 = 0xffff;
+
 macro_rules! fields {
     ($($(#[$doc:meta])* $name:ident = $path:literal,)*) => {
         /// A word of the kernel side's read-only `CONFIG`.

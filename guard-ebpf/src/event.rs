@@ -1,6 +1,6 @@
 //! Tells the daemon. A full ring costs the message, which is counted, and never a decision.
 
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated};
 use guard_common::{
     Container,
     action::Action,
@@ -9,7 +9,7 @@ use guard_common::{
 };
 
 use crate::{
-    kernel::add,
+    kernel::{self, add},
     maps::{EVENTS, PATH},
 };
 
@@ -32,7 +32,7 @@ impl Who {
         Self {
             pid: pid_tgid as u32,
             tgid: (pid_tgid >> 32) as u32,
-            comm: bpf_get_current_comm().unwrap_or_default(),
+            comm: kernel::current_name(),
         }
     }
 }
@@ -107,10 +107,11 @@ pub fn tell_made(host: *mut Host, slot: u32, container: *const Container, length
     unsafe {
         (&raw mut (*made).event).write(head(Kind::Made, 0, slot, container, Who::current()));
         (&raw mut (*made).length).write(length);
-        core::ptr::copy_nonoverlapping(
-            path.cast::<u64>(),
-            (&raw mut (*made).path).cast::<u64>(),
-            guard_common::identity::PATH_MAX / 8,
+        // By a helper: a copy of ours is an instruction for each word and way.
+        generated::bpf_probe_read_kernel(
+            (&raw mut (*made).path).cast(),
+            guard_common::identity::PATH_MAX as u32,
+            path.cast(),
         );
     }
     entry.submit(0);

@@ -3,11 +3,14 @@
 use core::{
     arch::asm,
     intrinsics::{AtomicOrdering, atomic_xadd},
+    mem::{MaybeUninit, transmute},
     ptr::read_volatile,
 };
 
-use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_probe_read_kernel};
-use guard_common::config::{FIELDS, Field, MISSING};
+use aya_ebpf::helpers::{
+    bpf_get_current_cgroup_id, bpf_get_current_task, bpf_probe_read_kernel, generated,
+};
+use guard_common::config::{FIELDS, Field, MISSING, OFFSET_MAX};
 
 /// A kernel thread (`PF_KTHREAD`, include/linux/sched.h, the same bit on 5.10 to 7.3).
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -26,25 +29,29 @@ pub fn config(field: Field) -> u32 {
     unsafe { read_volatile(&raw const CONFIG[field as usize]) }
 }
 
-/// A value inside a kernel structure; `None` if this kernel has no such field or the read fails.
+/// Where a field stands in its structure; `None` if this kernel has no such field.
+#[inline(always)]
+fn offset(field: Field) -> Option<u64> {
+    let offset = config(field);
+    (offset <= OFFSET_MAX).then_some(u64::from(offset))
+}
+
+/// A value inside a kernel structure; `None` if this kernel has no such field or the read fails, as it does where `base` is 0.
 #[inline(always)]
 pub fn read<T>(base: u64, field: Field) -> Option<T> {
-    let offset = config(field);
-    if offset == MISSING || base == 0 {
-        return None;
-    }
-    read_at(base + u64::from(offset))
+    read_at(base + offset(field)?)
 }
 
 /// A value behind a pointer whose type the verifier knows, such as a hook's argument: a few instructions, where [`read`] is a
-/// helper's call of a hundred. A pointer that is wrong reads as zero.
+/// helper's call of a hundred. A pointer that is wrong reads as zero. `None` if this kernel has no such field.
 ///
 /// # Safety
-/// `base` is a kernel pointer to the structure that `field` is a field of, and this kernel has that field.
+/// `base` is a kernel pointer to the structure that `field` is a field of.
 #[inline(always)]
-pub unsafe fn typed<T>(base: u64, field: Field) -> T {
+pub unsafe fn typed<T>(base: u64, field: Field) -> Option<T> {
+    let at = base + offset(field)?;
     // SAFETY: the caller's promise; the kernel handles the fault of a pointer that is wrong.
-    unsafe { read_volatile((base + u64::from(config(field))) as *const T) }
+    Some(unsafe { read_volatile(at as *const T) })
 }
 
 /// A value at a kernel address.
@@ -52,6 +59,18 @@ pub unsafe fn typed<T>(base: u64, field: Field) -> T {
 pub fn read_at<T>(address: u64) -> Option<T> {
     // SAFETY: the helper checks the address and fails on one that cannot be read.
     unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
+/// A word at a kernel address; 0 where it cannot be read, as the helper leaves it. For loops, of which the verifier follows each
+/// round, and each way out of it: nothing is asked here.
+#[inline(always)]
+pub fn word_at(address: u64) -> u64 {
+    let mut word = MaybeUninit::<u64>::uninit();
+    // SAFETY: the helper checks the address, and writes the whole word in any case.
+    unsafe {
+        generated::bpf_probe_read_kernel(word.as_mut_ptr().cast(), 8, address as *const _);
+        word.assume_init()
+    }
 }
 
 /// Adds without reading the result back: the one atomic that 5.10 has. `core` hides `fetch_add` on this target.
@@ -83,6 +102,17 @@ pub fn apart(value: i32) -> i32 {
     value
 }
 
+/// A counter of rounds that stays one: the compiler would count down to zero from what it may be at most, and the verifier (5.10)
+/// wants to see a number that it knows come to one that it knows.
+#[inline(always)]
+pub fn counted(mut value: u64) -> u64 {
+    // SAFETY: no instruction at all.
+    unsafe {
+        asm!("/* {value} */", value = inout(reg) value, options(pure, nomem, nostack, preserves_flags));
+    }
+    value
+}
+
 /// What is read after this is not read before.
 #[inline(always)]
 pub fn in_order() {
@@ -95,6 +125,26 @@ pub fn in_order() {
 pub fn current() -> u64 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_get_current_task() }
+}
+
+/// What the running task calls itself.
+#[inline(always)]
+pub fn current_name() -> [u8; 16] {
+    // In words: of bytes the compiler would make a hundred instructions.
+    let mut name = MaybeUninit::<[u64; 2]>::uninit();
+    // SAFETY: the helper writes it all, zeros if it fails, and any bytes are a name.
+    unsafe {
+        generated::bpf_get_current_comm(name.as_mut_ptr().cast(), 16);
+        transmute(name.assume_init())
+    }
+}
+
+/// What a task calls itself, where it cannot be asked of a helper.
+#[inline(always)]
+pub fn name_of(task: u64) -> [u8; 16] {
+    let name: [u64; 2] = read(task, Field::TaskName).unwrap_or_default();
+    // SAFETY: any bytes are a name.
+    unsafe { transmute(name) }
 }
 
 /// Whether the running task is a kernel thread. Unknown counts as one: it is then refused nothing.
@@ -147,7 +197,7 @@ pub fn in_our_hierarchy(cgroup: u64) -> bool {
 /// Id of a cgroup's ancestor at a level, the root's being 0. The caller sees to it that there is one.
 #[inline(always)]
 pub fn ancestor_id(cgroup: u64, level: u32) -> Option<u64> {
-    if config(Field::CgroupAncestors) != MISSING {
+    if config(Field::CgroupAncestors) <= OFFSET_MAX {
         return cgroup_id(ancestor(cgroup, level)?);
     }
     element(cgroup, Field::CgroupAncestorIds, level)
@@ -159,25 +209,54 @@ pub fn ancestor(cgroup: u64, level: u32) -> Option<u64> {
     element(cgroup, Field::CgroupAncestors, level)
 }
 
+/// What finds the ids of a cgroup's ancestors one after the other.
+pub enum Ancestors {
+    /// The kernel lists the ancestors (6.1): where, and where a cgroup's node and a node's id are.
+    Listed(u64, u64, u64),
+    /// It lists their ids.
+    Ids(u64),
+}
+
+/// How this kernel lists a cgroup's ancestors; `None`: not at all.
+#[inline(always)]
+pub fn ancestors() -> Option<Ancestors> {
+    if let Some(listed) = offset(Field::CgroupAncestors) {
+        let (node, id) = (offset(Field::CgroupNode)?, offset(Field::NodeId)?);
+        return Some(Ancestors::Listed(listed, node, id));
+    }
+    offset(Field::CgroupAncestorIds).map(Ancestors::Ids)
+}
+
+impl Ancestors {
+    /// As [`ancestor_id`]; 0 where it cannot be read. See [`word_at`].
+    #[inline(always)]
+    pub fn id(&self, cgroup: u64, level: u64) -> u64 {
+        let at = cgroup + 8 * level;
+        match self {
+            Self::Listed(listed, node, id) => word_at(word_at(word_at(at + listed) + node) + id),
+            Self::Ids(ids) => word_at(at + ids),
+        }
+    }
+}
+
 /// An element of an array of eight-byte words inside a kernel structure.
 #[inline(always)]
 fn element(base: u64, array: Field, index: u32) -> Option<u64> {
-    let offset = config(array);
-    if offset == MISSING || base == 0 {
-        return None;
-    }
-    read_at(base + u64::from(offset) + 8 * u64::from(index))
+    read_at(base + offset(array)? + 8 * u64::from(index))
 }
 
 /// The parent of a cgroup, of whose state `self` the parent's `self` is the parent (`cgroup_create`).
 #[inline(always)]
 pub fn parent(cgroup: u64) -> Option<u64> {
-    let own = config(Field::CgroupSelf);
-    if own == MISSING {
-        return None;
-    }
-    let above: u64 = read(cgroup + u64::from(own), Field::CssParent)?;
-    (above != 0).then(|| above - u64::from(own))
+    let own = offset(Field::CgroupSelf)?;
+    let above: u64 = read(cgroup + own, Field::CssParent)?;
+    (above != 0).then(|| above - own)
+}
+
+/// Where a cgroup's state is in it, and the parent in that; for [`word_at`], as [`parent`].
+#[inline(always)]
+pub fn parents() -> Option<(u64, u64)> {
+    Some((offset(Field::CgroupSelf)?, offset(Field::CssParent)?))
 }
 
 /// Pids in a cgroup and below it; `None` where it has no pids controller.
@@ -200,7 +279,7 @@ pub fn pids(cgroup: u64) -> Option<u64> {
 #[inline(always)]
 pub unsafe fn process(task: u64) -> Option<u64> {
     // SAFETY: the caller's promise.
-    has([Field::TaskSignal]).then(|| unsafe { typed(task, Field::TaskSignal) })
+    unsafe { typed(task, Field::TaskSignal) }
 }
 
 /// The same as [`pids`] for a container's own cgroup where the process stands in it, and not in one nested in it; `None`: it
@@ -210,22 +289,14 @@ pub unsafe fn process(task: u64) -> Option<u64> {
 /// `process` comes from [`process`].
 #[inline(always)]
 pub unsafe fn pids_of_process(process: u64, cgroup: u64) -> Option<u64> {
-    if !has([
-        Field::SignalTarget,
-        Field::TaskCgroups,
-        Field::CssSetSubsys,
-        Field::PidsController,
-        Field::CssCgroup,
-    ]) {
-        return None;
-    }
+    let controller = offset(Field::PidsController)?;
     // SAFETY: the caller's promise, and each pointer is a field of the type that the next field is of.
     let state = unsafe {
-        let thread: u64 = typed(process, Field::SignalTarget);
-        let set: u64 = typed(thread, Field::TaskCgroups);
-        let slot = set + 8 * u64::from(config(Field::PidsController));
-        let state: u64 = typed(slot, Field::CssSetSubsys);
-        if typed::<u64>(state, Field::CssCgroup) != cgroup {
+        let thread: u64 = typed(process, Field::SignalTarget)?;
+        let set: u64 = typed(thread, Field::TaskCgroups)?;
+        let slot = set + 8 * controller;
+        let state: u64 = typed(slot, Field::CssSetSubsys)?;
+        if typed::<u64>(state, Field::CssCgroup)? != cgroup {
             return None;
         }
         state
@@ -240,30 +311,15 @@ pub unsafe fn pids_of_process(process: u64, cgroup: u64) -> Option<u64> {
 /// `process` comes from [`process`].
 #[inline(always)]
 pub unsafe fn host_pids_of_process(process: u64) -> Option<u32> {
-    if !has([
-        Field::SignalPids,
-        Field::PidKind,
-        Field::PidNumbers,
-        Field::NumberNamespace,
-        Field::NamespacePids,
-    ]) {
-        return None;
-    }
     // SAFETY: the caller's promise, and each pointer is a field of the type that the next field is of.
     let pids: u32 = unsafe {
-        let kind = process + 8 * u64::from(config(Field::PidKind));
-        let pid: u64 = typed(kind, Field::SignalPids);
-        let numbers = pid + u64::from(config(Field::PidNumbers));
-        let namespace: u64 = typed(numbers, Field::NumberNamespace);
-        typed(namespace, Field::NamespacePids)
+        let kind = process + 8 * offset(Field::PidKind)?;
+        let pid: u64 = typed(kind, Field::SignalPids)?;
+        let numbers = pid + offset(Field::PidNumbers)?;
+        let namespace: u64 = typed(numbers, Field::NumberNamespace)?;
+        typed(namespace, Field::NamespacePids)?
     };
     Some(pids & !PIDNS_ADDING)
-}
-
-/// Whether this kernel has these fields.
-#[inline(always)]
-fn has<const N: usize>(fields: [Field; N]) -> bool {
-    fields.into_iter().all(|field| config(field) != MISSING)
 }
 
 /// Pids in use on the host. `namespace` remembers where the first namespace is.
@@ -271,12 +327,8 @@ fn has<const N: usize>(fields: [Field; N]) -> bool {
 pub fn host_pids(namespace: &mut u64) -> Option<u32> {
     if *namespace == 0 {
         let pid: u64 = read(current(), Field::TaskPid)?;
-        let offset = config(Field::PidNumbers);
-        if offset == MISSING {
-            return None;
-        }
         // The first number is the one in the host's namespace, whatever namespace the task is in.
-        *namespace = read(pid + u64::from(offset), Field::NumberNamespace)?;
+        *namespace = read(pid + offset(Field::PidNumbers)?, Field::NumberNamespace)?;
     }
     read::<u32>(*namespace, Field::NamespacePids).map(|pids| pids & !PIDNS_ADDING)
 }
@@ -287,5 +339,5 @@ fn controller_state(base: u64, table: Field) -> Option<u64> {
     if controller == MISSING {
         return None;
     }
-    element(base, table, controller).filter(|state| *state != 0)
+    element(base, table, controller)
 }

@@ -4,7 +4,7 @@
 // For `atomic_xadd`, which stable `core` does not offer on this target.
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
-// For `kernel::apart`.
+// For `kernel::apart` and `names::behind`.
 #![feature(asm_experimental_arch)]
 
 mod event;

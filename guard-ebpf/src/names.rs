@@ -1,5 +1,7 @@
 //! Identity: whose a cgroup is, decided when it is made, so that no task of a container runs unrecognised.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel_str_bytes},
@@ -11,7 +13,7 @@ use guard_common::{
     config::Field,
     event::Kind,
     host::{Host, USER_LEVEL, USERS, user_of},
-    identity::{LABEL_PROFILE, LABEL_USER_MADE, PATH_MAX, PATH_STEP},
+    identity::{LABEL_PROFILE, LABEL_USER_MADE, NameMatcher, PATH_MAX, PATH_STEP, TRANSITIONS},
 };
 
 use crate::{
@@ -102,7 +104,7 @@ fn recognise(host: *mut Host, cgroup: u64, id: u64, path: u64) -> Option<()> {
     }
     // SAFETY: a live map value; the daemon stores the word whole.
     let matcher = MATCHERS.get(unsafe { (&raw const (*host).matcher).read_volatile() })?;
-    let mut state = matcher.start as u16;
+    let mut state = u64::from(matcher.start as u16);
     // Many bytes in a round, and NULs behind the last: at the end of each round the verifier compares with all earlier ones.
     for round in 0..PATH_MAX / PATH_STEP {
         let at = round * PATH_STEP;
@@ -113,16 +115,43 @@ fn recognise(host: *mut Host, cgroup: u64, id: u64, path: u64) -> Option<()> {
         }
         for next in 0..PATH_STEP {
             // SAFETY: the index is below PATH_MAX.
-            state = matcher.step(state, unsafe { *buffer.add((at + next) & (PATH_MAX - 1)) });
+            let byte = unsafe { *buffer.add((at + next) & (PATH_MAX - 1)) };
+            state = step(matcher, state, byte);
             // One byte after the other: read ahead, they would have to be put by and fetched again.
             kernel::in_order();
         }
     }
-    let label = matcher.label(state);
+    let label = matcher.label(state as u16);
     if label == 0 {
         return None;
     }
     enter(host, cgroup, id, label, length as u64)
+}
+
+/// [`NameMatcher::step`], in as few instructions as can be: the verifier follows each of them at each byte of the longest path. It
+/// also goes back from each address to where its parts were loaded: the stride is loaded each time, and not before the loop.
+#[inline(always)]
+fn step(matcher: &NameMatcher, state: u64, byte: u8) -> u64 {
+    // SAFETY: there is a class for each byte, and the index into the transitions is below their number.
+    unsafe {
+        let class = *behind(matcher.classes.as_ptr(), u64::from(byte));
+        let stride = u64::from((&raw const matcher.stride).read_volatile());
+        let at = state.wrapping_mul(stride).wrapping_add(u64::from(class));
+        let at = at & (TRANSITIONS as u64 - 1);
+        u64::from(*behind(matcher.transitions.as_ptr(), 2 * at))
+    }
+}
+
+/// The element so many bytes behind a table's beginning. It becomes of the offset what it is to be, where the compiler would put
+/// a copy of the beginning first.
+#[inline(always)]
+fn behind<T>(table: *const T, offset: u64) -> *const T {
+    let mut at = offset;
+    // SAFETY: an addition.
+    unsafe {
+        asm!("{at} += {table}", at = inout(reg) at, table = in(reg) table, options(pure, nomem, nostack))
+    };
+    at as *const T
 }
 
 #[inline(always)]

@@ -15,7 +15,7 @@ use crate::{
 /// The first level below the hierarchy's root on which a container's own cgroup is not looked for, once a table has overflowed.
 const WALK: u32 = 16;
 /// Levels above a task on which the container's own cgroup is looked for, the first time that it forks.
-const CLIMB: u32 = 256;
+const CLIMB: u64 = 256;
 
 /// The host's numbers, if these programs are the ones that act.
 #[inline(always)]
@@ -125,16 +125,16 @@ pub fn of_cgroup(host: *mut Host, cgroup: u64, id: u64) -> Option<Subject> {
 fn of_ancestors(host: *mut Host, cgroup: u64) -> Option<&'static Subject> {
     // SAFETY: a live map value.
     unsafe { add(&raw mut (*host).walks, 1) };
-    let level: u32 = kernel::read(cgroup, Field::CgroupLevel)?;
-    for step in 1..WALK {
-        if step > level {
-            break;
-        }
-        let id = kernel::ancestor_id(cgroup, step)?;
-        // SAFETY: as above.
+    let level = u64::from(kernel::read::<u32>(cgroup, Field::CgroupLevel)?);
+    let ancestors = kernel::ancestors()?;
+    let mut step = 1;
+    while step < u64::from(WALK) && step <= level {
+        let id = ancestors.id(cgroup, step);
+        // SAFETY: as above. No cgroup's id is 0.
         if let Some(subject) = unsafe { SUBJECTS.get(&id) } {
             return Some(subject);
         }
+        step = kernel::counted(step + 1);
     }
     None
 }
@@ -169,25 +169,26 @@ fn find(container: *const Container) -> Option<u64> {
     let from = kernel::current_cgroup()?;
     let below = kernel::read::<u32>(from, Field::CgroupLevel)?.checked_sub(level)?;
     let found = if config(Field::CgroupAncestors) == MISSING {
-        climb(from, below)
+        climb(from, u64::from(below))
     } else {
         kernel::ancestor(from, level)?
     };
     (kernel::cgroup_id(found)? == id).then_some(found)
 }
 
-/// So many levels up; 0: there are not so many. The verifier of 5.10 follows every round of it: nothing is asked on the way.
+/// So many levels up; 0: there are not so many.
 #[unsafe(no_mangle)]
 #[inline(never)]
-fn climb(mut cgroup: u64, levels: u32) -> u64 {
+fn climb(mut cgroup: u64, levels: u64) -> u64 {
+    let Some((own, parent)) = kernel::parents() else {
+        return 0;
+    };
     for level in 0..CLIMB {
         if level == levels {
             return cgroup;
         }
-        match kernel::parent(cgroup) {
-            Some(above) => cgroup = above,
-            None => return 0,
-        }
+        // Above the root is 0, and above that as well.
+        cgroup = kernel::word_at(cgroup + own + parent) - own;
     }
     0
 }

@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, fs, io, path::Path};
 
-use guard_common::config::{FIELDS, Field, MISSING};
+use guard_common::config::{FIELDS, Field, MISSING, OFFSET_MAX};
 use thiserror::Error;
 
 const MAGIC: u16 = 0xeb9f;
@@ -200,7 +200,7 @@ impl Btf {
                 Some((name, constant)) => self.constant(name, constant),
                 None => self.offset(path),
             };
-            if let Some(found) = found {
+            if let Some(found) = found.filter(|found| *found <= OFFSET_MAX) {
                 *word = found;
             }
         }

@@ -6,11 +6,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, fentry},
     programs::{BtfTracePointContext, FEntryContext},
 };
-use guard_common::{
-    config::{Field, MISSING},
-    event::Kind,
-    host::Host,
-};
+use guard_common::{config::Field, event::Kind, host::Host};
 
 use crate::{
     event, gate,
@@ -141,12 +137,9 @@ pub fn fork_storm_failed(ctx: FEntryContext) -> i32 {
 /// (`shm_init_task`, kernel/fork.c); until then it is a copy of its parent's, which leads elsewhere.
 #[inline(always)]
 fn was_judged(child: u64) -> bool {
-    if kernel::config(Field::TaskShared) == MISSING {
-        return true;
-    }
     // SAFETY: the function's argument.
-    let next: u64 = unsafe { kernel::typed(child, Field::TaskShared) };
-    next == child + u64::from(kernel::config(Field::TaskShared))
+    let next: Option<u64> = unsafe { kernel::typed(child, Field::TaskShared) };
+    next.is_none_or(|next| next == child + u64::from(kernel::config(Field::TaskShared)))
 }
 
 // void security_task_free(struct task_struct *task)   5.10 to 7.3
@@ -156,12 +149,10 @@ pub fn fork_storm_freed(ctx: FEntryContext) -> i32 {
     let Some(host) = subject::host() else {
         return 0;
     };
-    if kernel::config(Field::TaskPid) == MISSING {
-        return 0;
-    }
     // SAFETY: the function's argument. A copy of its parent's until the fork is done (`init_task_pid`, kernel/fork.c), null
     // once the task is dead (`detach_pid`, kernel/pid.c).
-    if unsafe { kernel::typed::<u64>(ctx.arg(0), Field::TaskPid) } != 0 {
+    let pid: Option<u64> = unsafe { kernel::typed(ctx.arg(0), Field::TaskPid) };
+    if pid.is_some_and(|pid| pid != 0) {
         fails(host);
     }
     0

@@ -100,6 +100,6 @@ fn who() -> Who {
     Who {
         pid: kernel::read(task, Field::TaskNumber).unwrap_or_default(),
         tgid: kernel::read(task, Field::TaskProcess).unwrap_or_default(),
-        comm: kernel::read(task, Field::TaskName).unwrap_or_default(),
+        comm: kernel::name_of(task),
     }
 }

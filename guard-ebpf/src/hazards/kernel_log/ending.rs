@@ -1,7 +1,7 @@
 //! Whom a line of the kernel log is about: a process that it names may be gone before anybody reads it.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
@@ -49,7 +49,7 @@ pub fn kernel_log_ended(ctx: BtfTracePointContext) -> i32 {
             (&raw mut (*ended).cgroup).write_volatile(cgroup);
             (&raw mut (*ended).start_ns).write_volatile(start_ns);
             (&raw mut (*ended).end_ns).write_volatile(bpf_ktime_get_ns());
-            (&raw mut (*ended).comm).write_volatile(bpf_get_current_comm().unwrap_or_default());
+            (&raw mut (*ended).comm).write_volatile(kernel::current_name());
             (&raw mut (*ended).pid).write_volatile(pid);
         }
     }

@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use guard_common::{
     action::Action,
-    config::{Field, MISSING},
+    config::Field,
     kernel_log::{KMSG_DEVICE, PSTOREFS_MAGIC, TRACEFS_MAGIC, actions_of_syslog, is_trace},
 };
 
@@ -45,12 +45,12 @@ pub fn kernel_log_syslog(ctx: LsmContext) -> i32 {
 pub fn kernel_log_file_permission(ctx: LsmContext) -> i32 {
     let file: u64 = ctx.arg(0);
     let mut mask: u32 = ctx.arg(1);
-    match kind_of(file) {
-        Kind::Other => return ALLOW,
-        Kind::Kmsg => {}
+    // SAFETY: the hook's argument.
+    match unsafe { kind_of(file) } {
+        Some(Kind::Kmsg) => {}
         // To write there clears the trace, not the log.
-        Kind::Tracefs if holds_trace(file) => mask &= MAY_READ,
-        Kind::Tracefs => return ALLOW,
+        Some(Kind::Tracefs) if holds_trace(file) => mask &= MAY_READ,
+        Some(Kind::Tracefs) | None => return ALLOW,
     }
     if mask & MAY_READ != 0 && refused(Some(Action::KernelLogRead)) {
         return kernel::apart(-EPERM);
@@ -81,33 +81,25 @@ fn refused(action: Option<Action>) -> bool {
 enum Kind {
     Kmsg,
     Tracefs,
-    Other,
 }
 
-/// This is asked at every read and write of the whole host.
+/// This is asked at every read and write of the whole host. `None`: neither, or this kernel lacks a field.
+///
+/// # Safety
+/// `file` is a hook's argument of type `struct file *`.
 #[inline(always)]
-fn kind_of(file: u64) -> Kind {
-    if config_is_missing() {
-        return Kind::Other;
-    }
-    // SAFETY: `file` is the hook's argument, and the fields are those of its type and of what it points to.
+unsafe fn kind_of(file: u64) -> Option<Kind> {
+    // SAFETY: the caller's promise, and each pointer is a field of the type that the next field is of.
     unsafe {
-        let inode: u64 = kernel::typed(file, Field::FileInode);
-        let device: u32 = kernel::typed(inode, Field::InodeDevice);
-        if device == KMSG_DEVICE {
-            let mode: u16 = kernel::typed(inode, Field::InodeMode);
-            return if mode & S_IFMT == S_IFCHR {
-                Kind::Kmsg
-            } else {
-                Kind::Other
-            };
+        let inode: u64 = kernel::typed(file, Field::FileInode)?;
+        if kernel::typed::<u32>(inode, Field::InodeDevice)? == KMSG_DEVICE {
+            let mode: u16 = kernel::typed(inode, Field::InodeMode)?;
+            return (mode & S_IFMT == S_IFCHR).then_some(Kind::Kmsg);
         }
-        let file_system: u64 = kernel::typed(inode, Field::InodeSuperBlock);
-        if kernel::typed::<u64>(file_system, Field::SuperBlockMagic) == TRACEFS_MAGIC {
-            return Kind::Tracefs;
-        }
+        let file_system: u64 = kernel::typed(inode, Field::InodeSuperBlock)?;
+        let magic: u64 = kernel::typed(file_system, Field::SuperBlockMagic)?;
+        (magic == TRACEFS_MAGIC).then_some(Kind::Tracefs)
     }
-    Kind::Other
 }
 
 /// Whether a file of tracefs holds the trace, and not a setting of it. One whose name cannot be read does not.
@@ -117,17 +109,4 @@ fn holds_trace(file: u64) -> bool {
         .and_then(|entry| kernel::read::<u64>(entry, Field::EntryName))
         .and_then(kernel::read_at::<[u8; 8]>)
         .is_some_and(is_trace)
-}
-
-#[inline(always)]
-fn config_is_missing() -> bool {
-    [
-        Field::FileInode,
-        Field::InodeDevice,
-        Field::InodeMode,
-        Field::InodeSuperBlock,
-        Field::SuperBlockMagic,
-    ]
-    .into_iter()
-    .any(|field| kernel::config(field) == MISSING)
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated},
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated},
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -69,7 +69,7 @@ fn printed(host: *mut Host, stack: u64, text: u64, length: u32) {
         (&raw mut (*told).cgroup).write(cgroup);
         (&raw mut (*told).pid).write(pid_tgid as u32);
         (&raw mut (*told).tgid).write((pid_tgid >> 32) as u32);
-        (&raw mut (*told).comm).write(bpf_get_current_comm().unwrap_or_default());
+        (&raw mut (*told).comm).write(kernel::current_name());
         (&raw mut (*told).flags).write(flags);
         (&raw mut (*told).length).write(length);
         let to = (&raw mut (*told).text).cast::<u64>();
