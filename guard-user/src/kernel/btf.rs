@@ -2,10 +2,12 @@
 //!
 //! Format: Documentation/bpf/btf.rst. Kinds that this reader does not know end the reading with an error.
 
-use std::{collections::HashMap, fs, io, path::Path};
+use std::{collections::HashMap, io, path::Path};
 
 use guard_common::config::{FIELDS, Field, MISSING, OFFSET_MAX};
 use thiserror::Error;
+
+use super::bytes::Bytes;
 
 const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
@@ -32,7 +34,7 @@ pub enum BtfError {
 
 /// The kernel's type information, with an index of the names that were asked for.
 pub struct Btf {
-    data: Vec<u8>,
+    data: Bytes,
     strings: usize,
     types: Vec<u32>,
     named: HashMap<(u32, String), u32>,
@@ -48,6 +50,15 @@ struct Type {
 }
 
 impl Type {
+    fn at(data: &[u8], at: usize) -> Option<Self> {
+        let three = data.get(at..at.checked_add(12)?)?;
+        Some(Self {
+            at,
+            name: word(three, 0)?,
+            info: word(three, 4)?,
+            size: word(three, 8)?,
+        })
+    }
     fn kind(self) -> u32 {
         (self.info >> 24) & 0x1f
     }
@@ -76,7 +87,7 @@ impl Btf {
     #[must_use]
     pub fn none() -> Self {
         Self {
-            data: Vec::new(),
+            data: Vec::new().into(),
             strings: 0,
             types: Vec::new(),
             named: HashMap::new(),
@@ -88,7 +99,12 @@ impl Btf {
     /// # Errors
     /// [`BtfError`].
     pub fn of_this_kernel(functions: &[&str]) -> Result<Self, BtfError> {
-        Self::from_file(Path::new("/sys/kernel/btf/vmlinux"), functions)
+        let path = Path::new("/sys/kernel/btf/vmlinux");
+        let data = Bytes::of(path).map_err(|source| BtfError::Read {
+            path: path.display().to_string(),
+            source,
+        })?;
+        Self::parse(data, functions)
     }
 
     /// Whether the kernel said anything.
@@ -97,23 +113,12 @@ impl Btf {
         !self.types.is_empty()
     }
 
-    /// The same from a file.
-    ///
-    /// # Errors
-    /// [`BtfError`].
-    pub fn from_file(path: &Path, functions: &[&str]) -> Result<Self, BtfError> {
-        let data = fs::read(path).map_err(|source| BtfError::Read {
-            path: path.display().to_string(),
-            source,
-        })?;
-        Self::parse(data, functions)
-    }
-
-    /// The same from bytes.
+    /// Those of a kernel whose type information this is.
     ///
     /// # Errors
     /// [`BtfError::Malformed`].
-    pub fn parse(data: Vec<u8>, functions: &[&str]) -> Result<Self, BtfError> {
+    pub fn parse(data: impl Into<Bytes>, functions: &[&str]) -> Result<Self, BtfError> {
+        let data = data.into();
         let word = |at: usize| word(&data, at).ok_or(BtfError::Malformed(at));
         if data.get(..2) != Some(&MAGIC.to_le_bytes()) {
             return Err(BtfError::Malformed(0));
@@ -136,31 +141,30 @@ impl Btf {
                 path.split_once('.').map(|(name, _)| (STRUCT, name))
             }))
             .collect();
-        // Of a hundred thousand types, few names begin like one of these.
-        let mut begins = vec![false; 1 << 16];
-        for (_, name) in &wanted {
-            begins[first_two(name.as_bytes())] = true;
+        // Of a hundred thousand types, few names begin like one of these: for each two bytes, which group begins so.
+        let mut groups: Vec<Vec<(u32, &str)>> = vec![Vec::new()];
+        let mut begins = vec![0_u16; 1 << 16];
+        for (kind, name) in wanted {
+            let group = &mut begins[first_two(name.as_bytes())];
+            if *group == 0 {
+                *group = groups.len() as u16;
+                groups.push(Vec::new());
+            }
+            let group = &mut groups[usize::from(*group)];
+            if !group.contains(&(kind, name)) {
+                group.push((kind, name));
+            }
         }
         let mut types = Vec::with_capacity((end - begin) / 24);
         types.push(0);
         let mut named = HashMap::new();
         let mut at = begin;
         while at < end {
-            let kind = Type {
-                at,
-                name: word(at)?,
-                info: word(at + 4)?,
-                size: word(at + 8)?,
-            };
+            let kind = Type::at(&data, at).ok_or(BtfError::Malformed(at))?;
             if matches!(kind.kind(), STRUCT | ENUM | TYPEDEF | FUNC) && kind.name != 0 {
                 let from = strings.saturating_add(kind.name as usize);
                 let rest = data.get(from..).ok_or(BtfError::Malformed(at))?;
-                let about: &[_] = if begins[first_two(rest)] {
-                    &wanted
-                } else {
-                    &[]
-                };
-                for (wants, name) in about {
+                for (wants, name) in &groups[usize::from(begins[first_two(rest)])] {
                     let bytes = name.as_bytes();
                     if *wants == kind.kind()
                         && rest.starts_with(bytes)
@@ -273,12 +277,7 @@ impl Btf {
 
     fn get(&self, id: u32) -> Option<Type> {
         let at = *self.types.get(id as usize).filter(|_| id != 0)? as usize;
-        Some(Type {
-            at,
-            name: word(&self.data, at)?,
-            info: word(&self.data, at + 4)?,
-            size: word(&self.data, at + 8)?,
-        })
+        Type::at(&self.data, at)
     }
 
     fn is(&self, name: u32, text: &str) -> bool {

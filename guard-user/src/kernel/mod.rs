@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod btf;
+mod bytes;
 pub mod hooks;
 pub mod install;
 pub mod load;
