@@ -12,6 +12,7 @@ mod start;
 mod status;
 mod switch;
 mod tick;
+mod witness;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -46,6 +47,7 @@ use crate::{
     },
     kernel::{
         attach::Link,
+        btf::Btf,
         hooks::Proved,
         install::Bank,
         load::{Kernel, LoadError},
@@ -157,6 +159,8 @@ pub struct Daemon {
     /// What is known of `kernel.dmesg_restrict`.
     restrict: Restrict,
     audit: record::Writer,
+    /// For the programs that only tell, until these are attached.
+    btf: Option<Btf>,
     /// The copy of the kernel log, unless the policy wants none.
     kernel_log: Option<Keeper>,
     /// Who else gets its lines.

@@ -12,14 +12,16 @@ use std::{
 use guard_common::host::Host as HostTable;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Daemon, DaemonError, Options, Plan, notes::Notes, now, plan::Stamps, say::Gap, tick};
+use super::{
+    Daemon, DaemonError, Options, Plan, notes::Notes, now, plan::Stamps, say::Gap, tick, witness,
+};
 use crate::{
     act::journal::Journal,
     control::{RUN_DIRECTORY, status::HostPids},
     decide::engine::{Engine, Rests},
     identity::{roster::Roster, tree::Hierarchy},
     kernel::{
-        attach::{FUNCTIONS, tells_printed},
+        attach::FUNCTIONS,
         btf::Btf,
         hooks,
         load::{Kernel, PINS, Sizes},
@@ -99,21 +101,12 @@ impl Daemon {
                 Vec::new()
             }
         };
-        let moves = kernel.attach_moves(&btf);
         for trouble in troubles {
             notes.stand("journal", trouble.to_string());
         }
-        match moves {
-            Ok(link) => links.push(link),
-            Err(error) => {
-                notes.stand(
-                    "moves",
-                    format!(
-                        "tasks that leave their container are not recorded: {}",
-                        error.in_short()
-                    ),
-                );
-            }
+        // An earlier daemon's go on telling until ours do; where there are none, that can wait.
+        if kernel.taken_over {
+            links.extend(witness::attach(&kernel, &btf, &plan, &mut notes));
         }
         let missing = prove::missing(&config);
         if !missing.is_empty() && btf.is_some() {
@@ -124,34 +117,6 @@ impl Daemon {
                     missing.join(", ")
                 ),
             );
-        }
-        if plan.kernel_log.is_some() && tells_printed() {
-            match kernel.attach_printed(&btf) {
-                Ok(link) => links.push(link),
-                Err(error) => {
-                    notes.stand(
-                        "printed",
-                        format!(
-                            "nobody tells who prints into the kernel log: {}",
-                            error.in_short()
-                        ),
-                    );
-                }
-            }
-        }
-        if plan.kernel_log.is_some() {
-            match kernel.attach_ended(&btf) {
-                Ok(link) => links.push(link),
-                Err(error) => {
-                    notes.stand(
-                        "ended",
-                        format!(
-                            "whom the kernel log is about is not told of those that have ended: {}",
-                            error.in_short()
-                        ),
-                    );
-                }
-            }
         }
         kernel.pin(&links)?;
         // Attached before an earlier daemon's stop acting, and tried when they act.
@@ -195,6 +160,7 @@ impl Daemon {
         };
         let names = Arc::new(Mutex::new(Names::new(told, directory.clone())));
 
+        let witnesses = (!kernel.taken_over).then_some(btf);
         let mut daemon = Self {
             _lock: lock,
             rung: proved.rung,
@@ -224,6 +190,7 @@ impl Daemon {
             restrict: Default::default(),
             audit,
             kernel_log: None,
+            btf: witnesses,
             outlets: Arc::default(),
             names,
             directory,

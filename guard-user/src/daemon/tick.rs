@@ -93,7 +93,8 @@ impl Daemon {
         self.reload_what_changed();
         self.note_audit_log();
         if self.ticks == 1 {
-            // First what is enforced: the log waits in the kernel's own buffer.
+            // First what is enforced: the log waits in the kernel's own buffer, and what is printed meanwhile stays unknown.
+            self.attach_witnesses();
             self.renew_kernel_log();
         }
         self.note_kernel_log();

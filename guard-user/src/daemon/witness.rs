@@ -1,0 +1,62 @@
+//! Programs that refuse nothing and only tell: they are loaded when what is enforced is, and cost its start nothing.
+
+use super::{Daemon, Plan, notes::Notes};
+use crate::kernel::{
+    attach::{Link, tells_printed},
+    btf::Btf,
+    load::Kernel,
+};
+
+/// Loads and attaches those that the plan wants. What one that cannot be had would have told, is said.
+pub(super) fn attach(kernel: &Kernel, btf: &Btf, plan: &Plan, notes: &mut Notes) -> Vec<Link> {
+    let keeps = plan.kernel_log.is_some();
+    let mut all = vec![(
+        "moves",
+        "tasks that leave their container are not recorded",
+        kernel.attach_moves(btf),
+    )];
+    if keeps && tells_printed() {
+        all.push((
+            "printed",
+            "nobody tells who prints into the kernel log",
+            kernel.attach_printed(btf),
+        ));
+    }
+    if keeps {
+        all.push((
+            "ended",
+            "whom the kernel log is about is not told of those that have ended",
+            kernel.attach_ended(btf),
+        ));
+    }
+    let mut links = Vec::new();
+    for (what, lacks, link) in all {
+        match link {
+            Ok(link) => links.push(link),
+            Err(error) => {
+                notes.stand(what, format!("{lacks}: {}", error.in_short()));
+            }
+        }
+    }
+    links
+}
+
+impl Daemon {
+    /// Once, unless they took an earlier daemon's place at the start.
+    pub(super) fn attach_witnesses(&mut self) {
+        let Some(btf) = self.btf.take() else {
+            return;
+        };
+        let links = attach(&self.kernel, &btf, &self.plan, &mut self.notes);
+        if let Err(error) = self.kernel.pin(&links) {
+            self.notes.stand(
+                "witnesses",
+                format!(
+                    "what only tells goes with this daemon: {}",
+                    error.in_short()
+                ),
+            );
+        }
+        self.links.extend(links);
+    }
+}
