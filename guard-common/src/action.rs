@@ -30,10 +30,14 @@ actions! {
     KernelLogWrite = 2, "kernel_log.write";
     /// Changes how much of it the console shows.
     KernelLogConsole = 3, "kernel_log.console";
+    /// Makes a bridge.
+    BridgeCreate = 4, "bridge.create";
+    /// Makes a network link of some kind.
+    NetLinkCreate = 5, "net_link.create";
 }
 
 /// How many there are.
-pub const ACTIONS: usize = 4;
+pub const ACTIONS: usize = 6;
 
 impl Action {
     /// Its bit in a profile's sets.
@@ -52,12 +56,68 @@ impl Action {
             )
     }
 
+    /// Whether a policy may say what it is done to: the kind of a link.
+    #[must_use]
+    pub const fn has_kinds(self) -> bool {
+        matches!(self, Self::NetLinkCreate)
+    }
+
+    /// Whether it is done in a network namespace, so that a policy may say in which.
+    #[must_use]
+    pub const fn is_of_a_netns(self) -> bool {
+        matches!(self, Self::BridgeCreate | Self::NetLinkCreate)
+    }
+
     /// The action with this number.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
         Self::ALL.get(number as usize).copied()
     }
 }
+
+/// What an action is done to, as a policy names it: a name of at most 15 bytes, and NULs behind it.
+pub type Argument = [u64; 2];
+
+/// A key of the kernel table `ARGUMENTS`: the value says what becomes of this action where it is done to this.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ArgumentKey {
+    /// Index in `PROFILES`.
+    pub profile: u32,
+    /// An [`Action`].
+    pub action: u32,
+    /// To what.
+    pub argument: Argument,
+}
+const _: () = assert!(size_of::<ArgumentKey>() == 24);
+
+/// Entries of the kernel table `ARGUMENTS`: those of two policies, of which one is in force while the other is filled.
+pub const ARGUMENTS: u32 = 8192;
+
+/// What becomes of an action: an index into [`Sets`], and a bit of a value of the kernel table `ARGUMENTS`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is refused.
+    Refused = 0,
+    /// It is refused in a network namespace that is not the host's first.
+    RefusedNested = 1,
+    /// It is counted, and allowed.
+    Audited = 2,
+    /// The same in a network namespace that is not the host's first.
+    AuditedNested = 3,
+}
+
+impl Fate {
+    /// Its bit in a value of the kernel table `ARGUMENTS`.
+    #[must_use]
+    pub const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+/// For each [`Fate`] the actions that it is of: one [`Action::bit`] each.
+pub type Sets = [u64; 4];
 
 /// What became of one action in one container.
 #[repr(C)]

@@ -118,6 +118,22 @@ fields! {
     FileEntry = "file.f_path.dentry",
     /// The name in a directory entry.
     EntryName = "dentry.d_name.name",
+    /// What an open file is of to its driver: of a socket's, the `struct socket`.
+    FilePrivate = "file.private_data",
+    /// The `struct sock` of a socket.
+    SocketSock = "socket.sk",
+    /// The protocol of a socket: of a netlink socket, its family.
+    SockProtocol = "sock.sk_protocol",
+    /// The network namespace of a socket.
+    SockNet = "sock.__sk_common.skc_net.net",
+    /// The number of a network namespace, as `/proc/PID/ns/net` has it.
+    NetNumber = "net.ns.inum",
+    /// That of the host's first one.
+    HostNet = "",
+    /// Where the bytes of a message begin.
+    SkbData = "sk_buff.data",
+    /// How many bytes a message has.
+    SkbLength = "sk_buff.len",
     /// The pids controller's number.
     PidsController = "cgroup_subsys_id:pids_cgrp_id",
 }

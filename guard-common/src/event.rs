@@ -12,10 +12,11 @@ pub enum Kind {
     Made = 3,
     /// A container is gone; [`Gone`] follows.
     Gone = 4,
-    /// A task of a container moved a task out of it; `other` is the cgroup id of the destination, and `reason` is 1 where the
-    /// task was made there (CLONE_INTO_CGROUP).
+    /// A task of a container moved a task out of it; `other` begins with the cgroup id of the destination, and `reason` is 1
+    /// where the task was made there (CLONE_INTO_CGROUP).
     MovedOut = 5,
-    /// An action was refused; the first in a one-second window of its container and action.
+    /// An action was refused; the first in a one-second window of its container and action. `other` is what it was done to, an
+    /// [`crate::action::Argument`]; all zero where the action has none.
     ActionRefused = 6,
     /// An action would have been refused; likewise.
     ActionAudited = 7,
@@ -62,9 +63,9 @@ pub struct Event {
     /// Name of the task that did it, as it calls itself.
     pub comm: [u8; 16],
     /// See [`Kind`].
-    pub other: u64,
+    pub other: [u64; 2],
 }
-const _: () = assert!(size_of::<Event>() == 64);
+const _: () = assert!(size_of::<Event>() == 72);
 
 /// A container was made.
 #[repr(C)]
@@ -77,7 +78,7 @@ pub struct Made {
     /// The cgroup's path from the root of its hierarchy.
     pub path: [u8; crate::identity::PATH_MAX],
 }
-const _: () = assert!(size_of::<Made>() == 72 + crate::identity::PATH_MAX);
+const _: () = assert!(size_of::<Made>() == 80 + crate::identity::PATH_MAX);
 
 /// A container is gone, and this is what became of its forks.
 #[repr(C)]
@@ -96,4 +97,4 @@ pub struct Gone {
     /// As in [`crate::Container`]: those that do not stand on record.
     pub moved_out: u64,
 }
-const _: () = assert!(size_of::<Gone>() == 128 + 24 * crate::action::ACTIONS);
+const _: () = assert!(size_of::<Gone>() == 136 + 24 * crate::action::ACTIONS);

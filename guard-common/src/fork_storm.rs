@@ -109,20 +109,20 @@ pub struct Profile {
     pub enforced: ForkLimits,
     /// The fork rate that is audited.
     pub audited: ForkLimits,
-    /// Actions that are refused: one [`crate::action::Action::bit`] each.
-    pub refused_actions: u64,
-    /// Actions that are counted, and allowed.
-    pub audited_actions: u64,
+    /// What becomes of actions, whatever they are done to.
+    pub actions: crate::action::Sets,
+    /// Actions of which it depends on what they are done to: what may become of them by the table `ARGUMENTS`.
+    pub by_argument: crate::action::Sets,
     /// The pids cap that is enforced; 0: none.
     pub pids_enforced: u32,
     /// The pids cap that is audited; 0: none.
     pub pids_audited: u32,
     /// What the host's reserve does to these containers: one of [`MODE_OFF`], [`MODE_AUDIT`], [`MODE_ENFORCE`].
     pub reserve: u32,
-    /// Non-zero: every fork is refused. Only the daemon's own self-test has such a profile.
+    /// 1: everything is refused, else 0. Only the daemon's own self-test has such a profile.
     pub refuse_all: u32,
 }
-const _: () = assert!(size_of::<Profile>() == 64);
+const _: () = assert!(size_of::<Profile>() == 112);
 
 /// Index in `PROFILES` of the profile that the daemon's self-test runs under.
 pub const PROFILE_SELF_TEST: u32 = 0;

@@ -14,6 +14,7 @@ pub mod fork_storm;
 pub mod host;
 pub mod identity;
 pub mod kernel_log;
+pub mod net_link;
 
 /// What a cgroup belongs to: the value of the kernel table `SUBJECTS`, whose key is a cgroup id (kernfs id).
 ///

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated};
 use guard_common::{
     Container,
-    action::Action,
+    action::{Action, Argument},
     event::{Event, Gone, Kind, Made},
     host::Host,
 };
@@ -53,7 +53,7 @@ fn head(kind: Kind, reason: u32, slot: u32, container: *const Container, who: Wh
         pid: who.pid,
         tgid: who.tgid,
         comm: who.comm,
-        other: 0,
+        other: [0; 2],
     }
 }
 
@@ -71,7 +71,7 @@ pub fn tell(
         return lost(host);
     };
     let mut event = head(kind, reason, slot, container, Who::current());
-    event.other = other;
+    event.other[0] = other;
     entry.write(event);
     entry.submit(0);
 }
@@ -81,7 +81,7 @@ pub fn tell(
 pub fn tell_action(
     host: *mut Host,
     kind: Kind,
-    action: Action,
+    (action, argument): (Action, Argument),
     slot: u32,
     container: *const Container,
     who: impl Fn() -> Who,
@@ -89,7 +89,9 @@ pub fn tell_action(
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         return lost(host);
     };
-    entry.write(head(kind, action as u32, slot, container, who()));
+    let mut event = head(kind, action as u32, slot, container, who());
+    event.other = argument;
+    entry.write(event);
     entry.submit(0);
 }
 

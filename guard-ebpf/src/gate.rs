@@ -2,13 +2,17 @@
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use guard_common::{
-    Container, Subject, action::Action, event::Kind, fork_storm::Reason, host::Host,
+    Container, Subject,
+    action::{Action, Argument, ArgumentKey, Fate},
+    event::Kind,
+    fork_storm::{Profile, Reason},
+    host::Host,
 };
 
 use crate::{
     event::{self, Who},
     kernel::{add, is_kernel_thread},
-    maps::PROFILES,
+    maps::{ARGUMENTS, PROFILES},
     subject,
 };
 
@@ -94,21 +98,203 @@ impl Attempt {
     }
 }
 
-/// Whether the running task may do this; `None`: it is the host's, or something could not be looked up. Both may.
-#[inline(always)]
-pub fn ask(action: Action) -> Option<Verdict> {
-    let host = subject::host()?;
-    ask_of(
-        host,
-        subject::of_current(host)?,
-        action,
-        may_all,
-        Who::current,
-    )
+/// A container whose task is about to do something.
+pub struct Case {
+    host: *mut Host,
+    slot: u32,
+    container: *mut Container,
+    profile: *const Profile,
+    profile_index: u32,
+    /// 1: it is the daemon's own self-test, which is refused everything.
+    refuse_all: u32,
 }
 
-/// The same, for a program that may not call every helper: whose the task is, whether it may not be refused anything and who it
-/// is, it finds out by its own ways.
+/// What becomes of an action.
+#[derive(Clone, Copy)]
+pub struct Sentence(u32);
+
+impl Sentence {
+    const REFUSED: u32 = Fate::Refused.bit();
+    const AUDITED: u32 = Fate::Audited.bit();
+
+    /// What fates come to, where `nested` is all ones in a network namespace that is not the host's first, and else 0. Reckoned
+    /// and not asked: the verifier follows each answer through all that comes after.
+    #[inline(always)]
+    pub fn of(fates: u32, nested: u32) -> Self {
+        const {
+            assert!(
+                Fate::Refused.bit() << 1 == Fate::RefusedNested.bit()
+                    && Fate::Audited.bit() << 1 == Fate::AuditedNested.bit()
+            );
+        }
+        Self((fates | fates >> 1 & nested) & (Self::REFUSED | Self::AUDITED))
+    }
+
+    /// Of two, what either says.
+    #[inline(always)]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    #[inline(always)]
+    pub fn refuses(self) -> bool {
+        self.0 & Self::REFUSED != 0
+    }
+}
+
+impl Case {
+    /// The running task's; `None`: it is the host's, or something could not be looked up.
+    #[inline(always)]
+    pub fn of_current() -> Option<Self> {
+        let host = subject::host()?;
+        Self::of(host, subject::of_current(host)?)
+    }
+
+    /// That of a subject which the program has found out by its own ways.
+    #[inline(always)]
+    pub fn of(host: *mut Host, subject: Subject) -> Option<Self> {
+        let container = subject::container(&subject)?;
+        // SAFETY: a live map value; the daemon stores the word whole.
+        let profile_index = unsafe { (&raw const (*container).profile).read_volatile() };
+        let profile = PROFILES.get(profile_index)?;
+        Some(Self {
+            host,
+            slot: subject.slot,
+            container,
+            profile,
+            profile_index,
+            refuse_all: profile.refuse_all,
+        })
+    }
+
+    /// Whether it is the daemon's own self-test.
+    #[inline(always)]
+    pub fn is_self_test(&self) -> bool {
+        self.refuse_all != 0
+    }
+
+    /// Whether any rule is about one of these actions, an [`Action::bit`] each, in one of these sets.
+    #[inline(always)]
+    pub fn is_about(&self, actions: u64, fates: &[Fate]) -> bool {
+        // SAFETY: a live map value.
+        let (all, by_argument) =
+            unsafe { (&(*self.profile).actions, &(*self.profile).by_argument) };
+        let mut sets = 0;
+        for fate in fates {
+            sets |= all[*fate as usize] | by_argument[*fate as usize];
+        }
+        self.is_self_test() || sets & actions != 0
+    }
+
+    /// What becomes of an action, whatever it is done to: [`Fate::bit`]s.
+    #[inline(always)]
+    pub fn fates(&self, action: Action) -> u32 {
+        // SAFETY: a live map value.
+        let sets = unsafe { &(*self.profile).actions };
+        let has = |fate: Fate| (sets[fate as usize] >> action as u32 & 1) as u32 * fate.bit();
+        has(Fate::Refused)
+            | has(Fate::RefusedNested)
+            | has(Fate::Audited)
+            | has(Fate::AuditedNested)
+    }
+
+    /// What becomes of an action where it is done to this: [`Fate::bit`]s.
+    #[inline(always)]
+    pub fn fates_by_argument(&self, action: Action, argument: Argument) -> u32 {
+        fates_by_argument(self.profile_index, action, argument)
+    }
+
+    /// Index in `PROFILES`.
+    #[inline(always)]
+    pub fn profile(&self) -> u32 {
+        self.profile_index
+    }
+
+    /// What fates come to; see [`Sentence::of`].
+    #[inline(always)]
+    pub fn sentence(&self, fates: u32, nested: u32) -> Sentence {
+        Sentence::of(fates | self.refuse_all, nested)
+    }
+
+    /// Counts, tells and applies a sentence on the running task.
+    #[inline(always)]
+    pub fn close(&self, action: Action, argument: Argument, sentence: Sentence) -> Verdict {
+        self.close_of((action, argument), sentence, may_all, Who::current)
+    }
+
+    /// The same, for a program that may not call every helper: whether the task may not be refused anything and who it is, it
+    /// finds out by its own ways.
+    #[inline(always)]
+    pub fn close_of(
+        &self,
+        (action, argument): (Action, Argument),
+        sentence: Sentence,
+        may_all: impl Fn() -> bool,
+        who: impl Fn() -> Who,
+    ) -> Verdict {
+        if sentence.0 == 0 {
+            return Verdict::Allow;
+        }
+        let refused = sentence.refuses();
+        let (host, container) = (self.host, self.container);
+        let Some(attempt) = Attempt::new(host, self.slot, container, false, self.is_self_test())
+        else {
+            return Verdict::Allow;
+        };
+        if may_all() {
+            return Verdict::Allow;
+        }
+        // SAFETY: live map values; counters are only added to.
+        let asked = unsafe {
+            let asked = &raw mut (*container).actions[action as usize];
+            if refused {
+                add(&raw mut (*asked).refused, 1);
+            } else {
+                add(&raw mut (*asked).audited, 1);
+            }
+            asked
+        };
+        // SAFETY: as above.
+        if is_first(unsafe { &raw mut (*asked).told_ns }, attempt.now_ns) {
+            let kind = if refused {
+                Kind::ActionRefused
+            } else {
+                Kind::ActionAudited
+            };
+            event::tell_action(host, kind, (action, argument), self.slot, container, who);
+        }
+        if refused {
+            Verdict::Deny
+        } else {
+            Verdict::Allow
+        }
+    }
+}
+
+/// What becomes of an action in containers of this profile, where it is done to this: [`Fate::bit`]s.
+#[inline(always)]
+pub fn fates_by_argument(profile: u32, action: Action, argument: Argument) -> u32 {
+    let key = ArgumentKey {
+        profile,
+        action: action as u32,
+        argument,
+    };
+    // SAFETY: entries are replaced whole and read once, under RCU.
+    unsafe { ARGUMENTS.get(&key) }.copied().unwrap_or_default()
+}
+
+/// No argument.
+pub const NONE: Argument = [0; 2];
+
+/// Whether the running task may do this, whatever it is done to and wherever; `None`: it is the host's, or something could not be
+/// looked up. Both may.
+#[inline(always)]
+pub fn ask(action: Action) -> Option<Verdict> {
+    let case = Case::of_current()?;
+    Some(case.close(action, NONE, case.sentence(case.fates(action), 0)))
+}
+
+/// The same, for a program that may not call every helper; see [`Case::close_of`].
 #[inline(always)]
 pub fn ask_of(
     host: *mut Host,
@@ -117,42 +303,9 @@ pub fn ask_of(
     may_all: impl Fn() -> bool,
     who: impl Fn() -> Who,
 ) -> Option<Verdict> {
-    let container = subject::container(&subject)?;
-    // SAFETY: a live map value; the daemon stores the word whole.
-    let profile = PROFILES.get(unsafe { (&raw const (*container).profile).read_volatile() })?;
-    let self_test = profile.refuse_all != 0;
-    let refused = self_test || profile.refused_actions & action.bit() != 0;
-    if !refused && profile.audited_actions & action.bit() == 0 {
-        return Some(Verdict::Allow);
-    }
-    let attempt = Attempt::new(host, subject.slot, container, false, self_test)?;
-    if may_all() {
-        return Some(Verdict::Allow);
-    }
-    // SAFETY: live map values; counters are only added to.
-    let asked = unsafe {
-        let asked = &raw mut (*container).actions[action as usize];
-        if refused {
-            add(&raw mut (*asked).refused, 1);
-        } else {
-            add(&raw mut (*asked).audited, 1);
-        }
-        asked
-    };
-    // SAFETY: as above.
-    if is_first(unsafe { &raw mut (*asked).told_ns }, attempt.now_ns) {
-        let kind = if refused {
-            Kind::ActionRefused
-        } else {
-            Kind::ActionAudited
-        };
-        event::tell_action(host, kind, action, subject.slot, container, who);
-    }
-    Some(if refused {
-        Verdict::Deny
-    } else {
-        Verdict::Allow
-    })
+    let case = Case::of(host, subject)?;
+    let sentence = case.sentence(case.fates(action), 0);
+    Some(case.close_of((action, NONE), sentence, may_all, who))
 }
 
 /// Whether the running task may not be refused anything: a kernel thread, or the host's first process, which somebody may

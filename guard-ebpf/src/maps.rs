@@ -7,10 +7,12 @@ use aya_ebpf::{
 };
 use guard_common::{
     Container, EVENT_BYTES, HINTS as HINTS_MAX, SLOTS, SUBJECTS as SUBJECTS_MAX, Subject,
+    action::{ARGUMENTS as ARGUMENTS_MAX, ArgumentKey},
     fork_storm::{PROFILES as PROFILES_MAX, Profile},
     host::Host,
     identity::{NameMatcher, PATH_MAX, PATH_STEP},
     kernel_log::{ENDED as ENDED_MAX, Ended, PRINTED_BYTES},
+    net_link::{READS as READS_MAX, Read},
 };
 
 /// cgroup id → whose it is.
@@ -33,6 +35,10 @@ pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(SLOTS, 0);
 /// Profile → limits.
 #[map]
 pub static PROFILES: Array<Profile> = Array::with_max_entries(PROFILES_MAX, 0);
+
+/// What becomes of an action where that depends on what it is done to: a [`guard_common::action::Fate::bit`] each.
+#[map]
+pub static ARGUMENTS: HashMap<ArgumentKey, u32> = HashMap::with_max_entries(ARGUMENTS_MAX, 0);
 
 /// The host's own numbers.
 #[map]
@@ -57,3 +63,7 @@ pub static PRINTED: RingBuf = RingBuf::with_byte_size(PRINTED_BYTES, 0);
 /// The last bits of a task's number → the last task of a container's that had such a number, and that a signal has ended.
 #[map]
 pub static ENDED: Array<Ended> = Array::with_max_entries(ENDED_MAX, BPF_F_MMAPABLE);
+
+/// Task → what it sends by netlink, while that is being read.
+#[map]
+pub static READS: HashMap<u64, Read> = HashMap::with_max_entries(READS_MAX, 0);

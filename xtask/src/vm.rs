@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Programs that scripts find in the virtual machine, with all that they need.
-const USERLAND: [&str; 27] = [
+const USERLAND: [&str; 28] = [
     "base-files",
     "dash",
     "bash",
@@ -28,6 +28,7 @@ const USERLAND: [&str; 27] = [
     "util-linux",
     "mount",
     "iproute2",
+    "bridge-utils",
     "procps",
     "psmisc",
     "kmod",

@@ -1,2 +1,3 @@
 pub mod fork_storm;
 pub mod kernel_log;
+pub mod net_link;

@@ -46,9 +46,10 @@ pub fn coverage(advisory: &Advisory, policy: &Policy) -> Coverage {
     }
     let by: Vec<Covering> = (policy.rules.iter())
         .flat_map(|rule| {
-            let refused = known
-                .iter()
-                .filter(|(_, action)| (rule.deny.iter()).any(|denied| denied.includes(*action)));
+            let refused = known.iter().filter(|(trigger, action)| {
+                (rule.deny.iter())
+                    .any(|denial| denial.covers(*action, &trigger.kinds, trigger.nested))
+            });
             refused.map(|(trigger, action)| Covering {
                 rule: rule.name.clone(),
                 mode: mode(policy, rule.mode),

@@ -57,7 +57,11 @@ pub const FIELDS: &[Field] = fields! {
     "triggers[].action", "an action's name", "must be given", "action: net_link.create",
     "As policy names it. It may be one that a later version of Bulkhead can refuse.";
     "triggers[].what", "one line of text", "the action altogether", "what: the kinds veth, vxcan and netkit",
-    "Its argument.";
+    "Its argument, in words.";
+    "triggers[].kinds", "list of kinds of links", "all kinds", "kinds: [veth, vxcan, netkit]",
+    "The links that it takes: a rule about some kinds alone covers the advisory only if these are among them.";
+    "triggers[].netns", "nested", "any", "netns: nested",
+    "It takes a network namespace that is not the host's first: a rule with `when: {netns: nested}` covers it.";
     "triggers[].leaves", "one line of text", "nothing", "leaves: discards of the kernel itself",
     "What stays open when it is refused.";
     "coverable", "yes | no", "yes", "coverable: no",

@@ -116,6 +116,10 @@ pub struct Trigger {
     pub action: String,
     /// Its argument, in words.
     pub what: Option<String>,
+    /// The kinds of links that it takes; empty: of whichever kind.
+    pub kinds: Vec<String>,
+    /// It takes a network namespace that is not the host's first.
+    pub nested: bool,
     /// What stays open when it is refused.
     pub leaves: Option<String>,
 }

@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use guard_common::action::Action;
+use guard_common::action::{Action, Argument};
 use nix::fcntl::Flock;
 use thiserror::Error;
 use tokio::{
@@ -206,6 +206,7 @@ pub struct Daemon {
 struct Culprit {
     tgid: u32,
     comm: [u8; 16],
+    argument: Argument,
 }
 
 /// Why the loop ended.

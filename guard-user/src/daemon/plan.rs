@@ -8,10 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use guard_common::{
-    action::Action,
-    fork_storm::{Profile, Reason},
-};
+use guard_common::{action::Action, fork_storm::Reason};
 use thiserror::Error;
 
 use crate::{
@@ -20,9 +17,10 @@ use crate::{
         seen::Limits,
     },
     identity::names::Names,
+    kernel::install::Treated,
     policy::{
         compile::{self, Applied, Compiled, ModeOverride, ReserveRule, Treatment, effective},
-        load,
+        deny, load,
         model::{Act, Forks, LogSettings, Mode, Outlet, Policy, RESERVE, Rule, Severity},
         pattern::Chosen,
     },
@@ -182,10 +180,13 @@ impl Plan {
     }
 
     /// What goes into the kernel, by profile number.
-    pub(super) fn profiles(&self) -> Vec<Profile> {
+    pub(super) fn profiles(&self) -> Vec<Treated<'_>> {
         self.treatments
             .iter()
-            .map(|treatment| treatment.limits)
+            .map(|treatment| Treated {
+                profile: treatment.limits,
+                arguments: &treatment.arguments,
+            })
             .collect()
     }
 
@@ -251,7 +252,7 @@ impl Plan {
         };
         applied
             .iter()
-            .find(|applied| applied.limit == action)
+            .find(|applied| applied.limit.action == action)
             .map(|applied| Named::by(applied, Vec::new()))
     }
 
@@ -261,7 +262,7 @@ impl Plan {
             let applied = treatment.refused.iter().chain(&treatment.audited);
             applied
                 .into_iter()
-                .any(|applied| actions.contains(&applied.limit))
+                .any(|applied| actions.contains(&applied.limit.action))
         })
     }
 
@@ -337,8 +338,7 @@ fn words(rule: &Rule) -> String {
         let _ = write!(words, ": pids at most {pids}");
     }
     if !rule.deny.is_empty() {
-        let names: Vec<&str> = rule.deny.iter().map(|action| action.name()).collect();
-        let _ = write!(words, ": no {}", names.join(", "));
+        let _ = write!(words, ": no {}", deny::words(&rule.deny));
     }
     for step in &rule.escalate {
         let (name, after) = match step.act {

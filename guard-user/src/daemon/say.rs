@@ -238,12 +238,13 @@ impl Daemon {
             // It came untold, as only users' do when there are many: its slot tells, as long as it has one.
             None => state.id != event.container || state.flags & SLOT_USER_MADE != 0,
         };
-        let to = Cgroup::open(&self.hierarchy, event.other)
+        let [to, _] = event.other;
+        let to = Cgroup::open(&self.hierarchy, to)
             .ok()
             .flatten()
             .and_then(|cgroup| cgroup.path(&self.hierarchy))
             .map_or_else(
-                || format!("cgroup id {}", event.other),
+                || format!("cgroup id {to}"),
                 |path| path.display().to_string(),
             );
         let record = self

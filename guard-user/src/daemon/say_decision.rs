@@ -162,7 +162,9 @@ impl Daemon {
     /// The task that did it, as far as it is known.
     fn done_by(&self, record: Record, container: u64, action: Option<Action>) -> Record {
         match self.culprits.get(&container).and_then(|by| by.get(&action)) {
-            Some(culprit) => record.process(culprit.tgid, &culprit.comm),
+            Some(culprit) => record
+                .process(culprit.tgid, &culprit.comm)
+                .argument(culprit.argument),
             None => record,
         }
     }

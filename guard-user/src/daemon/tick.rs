@@ -301,6 +301,10 @@ impl Daemon {
             super::Culprit {
                 tgid: event.tgid,
                 comm: event.comm,
+                argument: match action {
+                    Some(_) => event.other,
+                    None => [0; 2],
+                },
             },
         );
         self.busy.insert(event.container);

@@ -9,6 +9,7 @@ use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 
 use super::{
     btf::Btf,
+    functions::Functions,
     hooks::{Hook, Place},
     load::{Kernel, LoadError},
     rungs::{self, Rung},
@@ -21,7 +22,7 @@ use crate::identity::tree::{Hierarchy, Version};
 pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
 
 /// Functions of the kernel that programs attach to.
-pub const FUNCTIONS: [&str; 13] = [
+pub const FUNCTIONS: [&str; 19] = [
     "bpf_lsm_task_alloc",
     "security_task_alloc",
     "cgroup_attach_task",
@@ -35,6 +36,12 @@ pub const FUNCTIONS: [&str; 13] = [
     "security_file_permission",
     "bpf_lsm_sb_kern_mount",
     "security_sb_kern_mount",
+    "bpf_lsm_netlink_send",
+    "security_netlink_send",
+    "bpf_lsm_file_ioctl",
+    "security_file_ioctl",
+    "bpf_lsm_file_ioctl_compat",
+    "security_file_ioctl_compat",
 ];
 
 /// A program that is attached; dropped, it is so no longer, unless it is pinned.
@@ -257,11 +264,14 @@ impl Kernel {
             source,
             log,
         };
+        let functions = Functions::of(&self.object, &code.instructions)
+            .map_err(|source| refused(source, "of the types of its functions".to_owned()))?;
         let loaded = sys::load(&sys::Load {
             kind: kind as u32,
             attach,
             function: id,
             code: &code.instructions,
+            functions: functions.as_ref(),
             license: &found.license,
             name: program,
         })

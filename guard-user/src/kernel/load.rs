@@ -12,6 +12,7 @@ use aya::maps::{Array, HashMap as Table, MapData, Queue, RingBuf};
 use aya_obj::Object;
 use guard_common::{
     Container, SLOTS, Subject,
+    action::ArgumentKey,
     config::{FIELDS, Field},
     fork_storm::Profile,
     host::Host,
@@ -28,7 +29,7 @@ use super::{
 };
 
 /// Where everything that outlives the daemon stands; the last name is the version of the tables' layout.
-pub const PINS: &str = "/sys/fs/bpf/bulkhead/v3";
+pub const PINS: &str = "/sys/fs/bpf/bulkhead/v4";
 
 /// Why the kernel side is not loaded.
 #[derive(Debug, Error)]
@@ -141,6 +142,8 @@ pub struct Kernel {
     pub subjects: Table<MapData, u64, Plain<Subject>>,
     /// Profile → limits.
     pub profiles: Array<MapData, Plain<Profile>>,
+    /// What becomes of an action by what it is done to.
+    pub arguments: Table<MapData, Plain<ArgumentKey>, u32>,
     /// Slots that were given back.
     pub free_slots: Queue<MapData, u32>,
     /// What the kernel side tells.
@@ -231,6 +234,7 @@ impl Kernel {
             matchers,
             subjects: tables.take("SUBJECTS")?,
             profiles: tables.take("PROFILES")?,
+            arguments: tables.take("ARGUMENTS")?,
             free_slots: tables.take("FREE_SLOTS")?,
             events: tables.take("EVENTS")?,
             printed: Some(tables.take("PRINTED")?),

@@ -19,12 +19,16 @@ use super::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/prebuilt/guard.bpf.o");
 
+/// The section that the kernel side's `CONFIG` stands in, alone.
+const CONFIG: &str = ".rodata";
+
 /// Tables that a later daemon takes over.
-const PINNED: [&str; 9] = [
+const PINNED: [&str; 10] = [
     "SUBJECTS",
     "CONTAINERS",
     "FREE_SLOTS",
     "PROFILES",
+    "ARGUMENTS",
     "HOST",
     "MATCHERS",
     "EVENTS",
@@ -103,17 +107,22 @@ pub(super) fn open(
     Ok((object, Tables(tables)))
 }
 
-/// The read-only words, which the verifier takes for constants once they are frozen.
+/// Read-only data, which the verifier takes for constants once it is frozen: the daemon's own words, and what the compiler put
+/// beside them.
 fn constants(map: aya_obj::Map, name: &str, config: [u32; FIELDS]) -> Result<MapData, MapError> {
     let size = map.value_size() as usize;
-    if size != size_of_val(&config) {
+    let bytes = match name {
+        CONFIG => config.into_iter().flat_map(u32::to_ne_bytes).collect(),
+        _ => map.data().to_vec(),
+    };
+    if size != bytes.len() {
         return Err(MapError::InvalidValueSize {
-            size: size_of_val(&config),
+            size: bytes.len(),
             expected: size,
         });
     }
     let data = MapData::create(map, name, None)?;
-    sys::set_constants(data.fd().as_fd(), &config)?;
+    sys::set_constants(data.fd().as_fd(), &bytes)?;
     Ok(data)
 }
 

@@ -1,5 +1,7 @@
 //! Attaches the fork governor on the best rung that is seen to work, never on one that merely attaches.
 
+use std::{fs, os::unix::fs::MetadataExt};
+
 use guard_common::config::{FIELDS, Field, MISSING};
 use thiserror::Error;
 
@@ -86,10 +88,16 @@ pub fn config(btf: &Btf, hierarchy: &Hierarchy) -> [u32; FIELDS] {
         (Field::NestedMax, NESTED_MAX),
         (Field::UserMadeMax, USER_MADE_MAX),
         (Field::UserMadeEach, USER_MADE_EACH),
+        (Field::HostNet, host_net()),
     ] {
         words[field as usize] = word;
     }
     words
+}
+
+/// The number of the host's first network namespace; [`MISSING`]: it is not known, and every one counts as nested.
+fn host_net() -> u32 {
+    fs::metadata("/proc/1/ns/net").map_or(MISSING, |net| net.ino() as u32)
 }
 
 /// Fields that this kernel's type information lacks and that identity cannot do without.

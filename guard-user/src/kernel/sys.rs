@@ -12,6 +12,8 @@ use std::{
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn};
 use nix::libc;
 
+use super::functions::{Begins, Functions};
+
 /// What the kernel's verifier may say about a program that it refuses.
 const LOG_BYTES: usize = (1 << 24) - 1;
 
@@ -25,6 +27,8 @@ pub struct Load<'a> {
     pub function: u32,
     /// Its bytecode.
     pub code: &'a [bpf_insn],
+    /// The functions that it calls.
+    pub functions: Option<&'a Functions>,
     /// Its licence.
     pub license: &'a CStr,
     /// Its name, of which the kernel keeps 15 bytes.
@@ -88,6 +92,12 @@ fn load_with(load: &Load<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
     program.insn_cnt = load.code.len() as u32;
     program.license = load.license.as_ptr() as u64;
     program.attach_btf_id = load.function;
+    if let Some(functions) = load.functions {
+        program.prog_btf_fd = functions.types().as_raw_fd() as u32;
+        program.func_info = functions.begins.as_ptr() as u64;
+        program.func_info_cnt = functions.begins.len() as u32;
+        program.func_info_rec_size = size_of::<Begins>() as u32;
+    }
     for (to, from) in program.prog_name.iter_mut().take(15).zip(load.name.bytes()) {
         *to = from as libc::c_char;
     }
@@ -97,6 +107,16 @@ fn load_with(load: &Load<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
         program.log_size = log.len() as u32;
     }
     bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(descriptor)
+}
+
+/// Type information, for programs that are loaded with it.
+pub fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: this command reads the anonymous BTF member of the union; it was zeroed as a whole.
+    let btf = unsafe { &mut attr.__bindgen_anon_7 };
+    btf.btf = types.as_ptr() as u64;
+    btf.btf_size = types.len() as u32;
+    bpf(bpf_cmd::BPF_BTF_LOAD, &mut attr).map(descriptor)
 }
 
 /// Attaches a program: to the raw tracepoint `name`, or where its BTF id says.
@@ -179,14 +199,14 @@ fn info_of(object: BorrowedFd<'_>, info: &mut [u64]) -> io::Result<()> {
 }
 
 /// Fills the one value of an array, and makes it unchangeable.
-pub fn set_constants(table: BorrowedFd<'_>, words: &[u32]) -> io::Result<()> {
+pub fn set_constants(table: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     let key = 0_u32;
     let mut attr = zeroed();
     // SAFETY: this command reads the element member of the union; it was zeroed as a whole.
     let element = unsafe { &mut attr.__bindgen_anon_2 };
     element.map_fd = table.as_raw_fd() as u32;
     element.key = (&raw const key) as u64;
-    element.__bindgen_anon_1.value = words.as_ptr() as u64;
+    element.__bindgen_anon_1.value = bytes.as_ptr() as u64;
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr)?;
     let mut attr = zeroed();
     attr.__bindgen_anon_2.map_fd = table.as_raw_fd() as u32;

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use guard_common::{
-    action::Action,
+    action,
     fork_storm::{MODE_AUDIT, MODE_ENFORCE, MODE_OFF, Profile},
 };
 use thiserror::Error;
 
 use super::{
+    denied::{self, ByArgument, Denied},
     model::{Act, Forks, LogSettings, Mode, Policy, Rule, Severity},
     units::Pids,
 };
@@ -70,9 +71,11 @@ pub struct Treatment {
     /// The pids cap that is audited.
     pub pids_audited: Option<Applied<u32>>,
     /// Actions that are refused, each by the first rule that says so.
-    pub refused: Vec<Applied<Action>>,
+    pub refused: Vec<Applied<Denied>>,
     /// Actions that are counted and allowed.
-    pub audited: Vec<Applied<Action>>,
+    pub audited: Vec<Applied<Denied>>,
+    /// What goes into the kernel of those that depend on what they are done to.
+    pub arguments: Vec<ByArgument>,
     /// What the host's reserve does to it; `None`: nothing.
     pub reserve: Option<Mode>,
     /// The ladders of the rules whose limits are enforced, in order of time.
@@ -98,7 +101,20 @@ pub enum CompileError {
     /// The patterns.
     #[error("cannot compile the policy")]
     Names(#[from] NamesError),
+    /// The kinds.
+    #[error(
+        "the policy names too many kinds of links: {found} for all kinds of containers together, and the kernel's table holds {most}"
+    )]
+    TooManyArguments {
+        /// So many.
+        found: usize,
+        /// At most.
+        most: usize,
+    },
 }
+
+/// Entries of the kernel table `ARGUMENTS` that one policy may fill.
+const ARGUMENTS: usize = action::ARGUMENTS as usize / 2;
 
 /// A policy as the daemon uses it.
 pub struct Compiled {
@@ -144,6 +160,13 @@ pub fn compile(policy: &Policy, mode: Option<ModeOverride>) -> Result<Compiled, 
         }
         Ok(number as u16)
     })?;
+    let found = treatments.iter().map(|of| of.arguments.len()).sum();
+    if found > ARGUMENTS {
+        return Err(CompileError::TooManyArguments {
+            found,
+            most: ARGUMENTS,
+        });
+    }
     Ok(Compiled {
         names,
         treatments,
@@ -213,20 +236,9 @@ fn treat(
         (pids_enforced.as_ref()).is_none_or(|enforced| audited.limit < enforced.limit)
     });
 
-    let denied = |mode: Mode| -> Vec<Applied<Action>> {
-        (Action::ALL.into_iter())
-            .filter_map(|action| {
-                let (rule, _) = (rules.iter()).find(|(rule, of)| {
-                    *of == mode && rule.deny.iter().any(|one| one.includes(action))
-                })?;
-                applied(rule, action)
-            })
-            .collect()
-    };
-    let refused = denied(Mode::Enforce);
-    let mut would = denied(Mode::Audit);
-    would.retain(|audited| refused.iter().all(|other| other.limit != audited.limit));
-    let bits = |of: &[Applied<Action>]| of.iter().fold(0, |bits, one| bits | one.limit.bit());
+    let refused = denied::denied(&rules, Mode::Enforce);
+    let would = denied::would_be_denied(denied::denied(&rules, Mode::Audit), &refused);
+    let (actions, by_argument, arguments) = denied::fates(&refused, &would);
 
     let ladder = |of: Mode, rate: &Option<Applied<Forks>>, pids: &Option<Applied<u32>>| {
         let mut ladder: Vec<Step> = Vec::new();
@@ -267,8 +279,8 @@ fn treat(
                 Some(Mode::Enforce) => MODE_ENFORCE,
             },
             refuse_all: 0,
-            refused_actions: bits(&refused),
-            audited_actions: bits(&would),
+            actions,
+            by_argument,
         },
         subjects,
         exempt: false,
@@ -278,6 +290,7 @@ fn treat(
         pids_audited,
         refused,
         audited: would,
+        arguments,
         reserve: reserve.map(|reserve| reserve.mode),
         ladder: ladder_enforced,
         ladder_audited,
@@ -285,7 +298,7 @@ fn treat(
     }
 }
 
-fn applied<T>(rule: &Rule, limit: T) -> Option<Applied<T>> {
+pub(super) fn applied<T>(rule: &Rule, limit: T) -> Option<Applied<T>> {
     Some(Applied {
         rule: rule.name.clone(),
         severity: rule.severity,

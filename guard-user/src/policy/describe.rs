@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{
     compile::{Compiled, ModeOverride, effective},
+    deny,
     model::{Act, Mode, Policy, RESERVE, Rule},
     units::{Pids, write_duration},
 };
@@ -83,8 +84,7 @@ fn sentence(rule: &Rule, mode: Mode) -> String {
         parts.push(format!("forks beyond {max} pids"));
     }
     if !rule.deny.is_empty() {
-        let names: Vec<&str> = rule.deny.iter().map(|action| action.name()).collect();
-        parts.push(names.join(", "));
+        parts.push(deny::words(&rule.deny));
     }
     let mut subjects = rule.subjects.join(", ");
     if !rule.except.is_empty() {

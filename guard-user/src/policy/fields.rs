@@ -5,7 +5,8 @@ use serde::Serialize;
 /// One field of the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Field {
-    /// Its path: `[]` is an item of a list, `NAME` a key of the operator's choice.
+    /// Its path: `[]` is an item of a list, `NAME` a key of the operator's choice,
+    /// `ACTION` an action.
     pub path: &'static str,
     /// What it holds, with its unit.
     pub kind: &'static str,
@@ -115,7 +116,13 @@ pub const FIELDS: &[Field] = fields! {
     "rules[].pids.leak", "a duration, or off", "30m", "leak: 30m",
     "Alarm when a container's pids rise so steadily that less than this is left until its cap or the host's reserve is reached. Refuses nothing.";
     "rules[].deny", "list of actions", "[]", "deny: [kernel_log.read, kernel_log.clear, kernel_log.write]",
-    "What is refused with EPERM, whatever capabilities the container has: kernel_log.read, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console.";
+    "What is refused with EPERM, whatever capabilities the container has: kernel_log.read, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console; bridge.create; net_link.create, of all kinds or of some.";
+    "rules[].deny[].ACTION.kinds", "list of kinds of links", "all kinds", "kinds: [vxcan, netkit]",
+    "Of net_link.create: the links that it is about, as `ip link add type KIND` names them. At most 64.";
+    "rules[].when", "map", "everywhere", "when: {netns: nested}",
+    "Where the rule's `deny` holds.";
+    "rules[].when.netns", "nested", "must be given within `when`", "netns: nested",
+    "Only where the link would be made in a network namespace that is not the host's first: the one that the message names, else the socket's. For bridge.create and net_link.create.";
     "rules[].except", "list of subjects' names", "[]", "except: [monitors]",
     "Containers that are these subjects' as well are left out of the rule, and of no other.";
     "rules[].severity", "low | medium | high | critical", "high", "severity: high",

@@ -2,8 +2,9 @@
 
 use std::{fmt, path::Path, time::Duration};
 
-use guard_common::{action::Action, fork_storm::ForkLimits};
+use guard_common::fork_storm::ForkLimits;
 
+pub use super::deny::{Denial, Kind};
 pub use super::outlet::{Outlet, Syslog};
 use super::units::{Pids, Rate};
 use crate::{klog, record};
@@ -145,7 +146,7 @@ pub struct Rule {
     /// Alarm when pids rise so fast that less than this is left until the cap, or the host's reserve, is reached.
     pub leak: Option<Duration>,
     /// Actions that are refused.
-    pub deny: Vec<Action>,
+    pub deny: Vec<Denial>,
     /// Subjects whose containers it is not about after all.
     pub except: Vec<String>,
     /// How much its breach matters.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use guard_common::{action::Action, fork_storm::ForkLimits};
+use guard_common::fork_storm::ForkLimits;
 
 use super::{
-    fields::near,
+    deny::{Denial, denials},
     model::{Act, Escalation, Forks, Mode, Severity},
     parse::{DAY, SECOND, name},
     problem::{At, Desk},
@@ -30,7 +30,7 @@ pub struct DraftRule {
     pub forks: Option<Forks>,
     pub pids: Option<u32>,
     pub leak: Option<Duration>,
-    pub deny: Vec<Action>,
+    pub deny: Vec<Denial>,
     pub except: Vec<(String, At)>,
     pub severity: Severity,
     pub escalate: Vec<Escalation>,
@@ -75,10 +75,7 @@ pub fn rule(desk: &mut Desk, node: &Node) -> Option<DraftRule> {
             "take it out of one of the two",
         );
     }
-    let deny = section
-        .get("deny")
-        .map(|given| actions(desk, given))
-        .unwrap_or_default();
+    let deny = denials(desk, section.get("deny"), section.get("when"));
     let mode = section.get("mode").and_then(|given| given.mode(desk));
     let forks = section.get("forks").and_then(|given| forks(desk, given));
     let (pids, leak) = section
@@ -142,32 +139,6 @@ fn each_once(desk: &mut Desk, given: Given<'_>, what: &str) -> Vec<(String, At)>
         }
     }
     seen
-}
-
-fn actions(desk: &mut Desk, given: Given<'_>) -> Vec<Action> {
-    let known = || Action::ALL.into_iter().map(Action::name);
-    let mut actions = Vec::new();
-    for (text, at) in each_once(desk, given, "action") {
-        match Action::ALL.into_iter().find(|action| action.name() == text) {
-            Some(action) => actions.push(action),
-            None => {
-                let advice = match near(&text, known()).first() {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => "see `bulkhead explain deny`".to_owned(),
-                };
-                desk.tell(
-                    at,
-                    format!("there is no action `{text}` that this version of Bulkhead can refuse"),
-                    &known().collect::<Vec<_>>().join(", "),
-                    &advice,
-                );
-            }
-        }
-    }
-    if given.list_is_empty() {
-        given.wrong(desk, "`deny` names no action".to_owned());
-    }
-    actions
 }
 
 fn forks(desk: &mut Desk, given: Given<'_>) -> Option<Forks> {

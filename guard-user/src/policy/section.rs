@@ -40,6 +40,7 @@ pub const POLICY: Language = Language {
         ("", "the policy"),
         ("subjects.NAME", "a subject"),
         ("rules[]", "a rule"),
+        ("rules[].deny[].ACTION", "what an action is done to"),
         ("rules[].escalate[]", "a step of `escalate`"),
         ("kernel_log.patterns[]", "a pattern"),
         ("kernel_log.forward[]", "an outlet"),

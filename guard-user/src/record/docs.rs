@@ -38,6 +38,7 @@ fn the_page_has_every_key() {
     let mut record = Record::new(Kind::Step)
         .severity(Severity::Low)
         .action("fork")
+        .argument([1, 0])
         .verdict(Verdict::Deny)
         .mode(Mode::Audit)
         .rule("rule")

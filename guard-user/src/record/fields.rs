@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
+use guard_common::action::Argument;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -37,6 +38,9 @@ pub struct Record {
     /// What a task tried to do, as policy names it: `fork`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<Text>,
+    /// What it was done to: the kind of a link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub argument: Option<Text>,
     /// What was decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
@@ -141,6 +145,7 @@ impl Record {
             kind,
             severity: None,
             action: None,
+            argument: None,
             verdict: None,
             mode: None,
             rule: None,
@@ -209,6 +214,16 @@ impl Record {
     pub fn process(mut self, pid: u32, comm: &[u8]) -> Self {
         self.process_pid = Some(pid);
         self.process_executable_name = Some(Text::from_buffer(comm));
+        self
+    }
+
+    /// Says what it was done to, by the kernel side's words; says nothing if they are empty.
+    #[must_use]
+    pub fn argument(mut self, words: Argument) -> Self {
+        let bytes = words.map(u64::to_le_bytes).concat();
+        if words != [0; 2] {
+            self.argument = Some(Text::from_buffer(&bytes));
+        }
         self
     }
 

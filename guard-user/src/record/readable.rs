@@ -93,7 +93,13 @@ fn decided(record: &Record) -> Option<String> {
         Verdict::Deny => "refused",
     });
     match (action, verdict) {
-        (Some(action), Some(verdict)) => Some(format!("{action} {verdict}{count}")),
+        (Some(action), Some(verdict)) => {
+            let of = (record.argument.as_ref()).map(|argument| format!(" of {argument}"));
+            Some(format!(
+                "{action}{} {verdict}{count}",
+                of.unwrap_or_default()
+            ))
+        }
         (Some(word), None) | (None, Some(word)) => Some(format!("{word}{count}")),
         (None, None) if !count.is_empty() => Some(count.trim_start().to_owned()),
         (None, None) => None,

@@ -7,6 +7,7 @@ use guard_tests::probe::{
     crash::Crash,
     crowd::{Crowd, Leak},
     klog::{self, Syslog},
+    link::Link,
     tally::Counted,
 };
 
@@ -27,6 +28,7 @@ enum Probe {
     Cost(Cost),
     Crash(Crash),
     Syslog(Syslog),
+    Link(Link),
     /// Reads from a descriptor that comes through the socket at standard input.
     Received,
 }
@@ -43,6 +45,7 @@ fn main() -> anyhow::Result<()> {
             return Ok(());
         }
         Probe::Syslog(syslog) => return Ok(syslog.run()?),
+        Probe::Link(link) => return Ok(link.run()?),
         Probe::Received => return Ok(klog::read_received()?),
         Probe::Cost(cost) => {
             println!("{}", serde_json::to_string(&cost.run()?)?);

@@ -2,6 +2,7 @@
 
 pub mod fork_storm;
 pub mod kernel_log;
+pub mod net_link;
 
 use std::{fs, path::Path};
 
@@ -17,7 +18,7 @@ pub struct Machine {
     pub release: (u32, u32),
     /// The rung of a boot on which nothing can be refused.
     pub poor: Option<String>,
-    /// This boot has the time for what takes minutes.
+    /// This boot is for what takes minutes, and for nothing else.
     pub patient: bool,
     /// The kernel was told nothing that makes it another.
     pub ordinary: bool,
@@ -83,6 +84,7 @@ impl Needs {
             Self::Poor if !poor => Some("the rung refuses"),
             Self::Ordinary if !machine.ordinary => Some("the kernel's plain boot shows it"),
             Self::Patience if !machine.patient => Some("one kernel shows it"),
+            _ if machine.patient && self != Self::Patience => Some("another boot shows it"),
             Self::Nothing
             | Self::Refusing
             | Self::RefusingOnV2
@@ -96,11 +98,15 @@ impl Needs {
 /// Every scenario.
 #[must_use]
 pub fn all() -> Vec<&'static Scenario> {
-    [fork_storm::SCENARIOS, kernel_log::SCENARIOS]
-        .into_iter()
-        .flatten()
-        .flat_map(|group| group.iter())
-        .collect()
+    [
+        fork_storm::SCENARIOS,
+        kernel_log::SCENARIOS,
+        net_link::SCENARIOS,
+    ]
+    .into_iter()
+    .flatten()
+    .flat_map(|group| group.iter())
+    .collect()
 }
 
 /// Whether a program is on this machine.

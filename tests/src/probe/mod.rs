@@ -6,4 +6,5 @@ pub mod crash;
 pub mod crowd;
 pub mod forks;
 pub mod klog;
+pub mod link;
 pub mod tally;

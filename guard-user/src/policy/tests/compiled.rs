@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use guard_common::{
-    action::Action,
+    action::{Action, Fate},
     fork_storm::{ForkLimits, MODE_AUDIT, MODE_ENFORCE, MODE_OFF},
+    net_link,
 };
 
 use super::policy;
@@ -209,7 +210,8 @@ rules:
     let write = Action::KernelLogWrite.bit() | console;
     let judged = |path| {
         let limits = &treatment(&compiled, path).limits;
-        (limits.refused_actions, limits.audited_actions)
+        let of = |fate: Fate| limits.actions[fate as usize];
+        (of(Fate::Refused), of(Fate::Audited))
     };
     assert_eq!(judged("/docker-a"), (read | clear, write));
     assert_eq!(judged("/docker-monitor"), (clear, read | write));
@@ -218,9 +220,51 @@ rules:
     assert_eq!(judged(claimed), (read | clear, write));
     // The first rule that refuses it is the one that is named.
     let refused = &treatment(&compiled, "/docker-a").refused;
-    let named = |action| refused.iter().find(|one| one.limit == action).unwrap();
+    let named = |action| {
+        refused
+            .iter()
+            .find(|one| one.limit.action == action)
+            .unwrap()
+    };
     assert_eq!(named(Action::KernelLogClear).rule, "keep");
     assert_eq!(named(Action::KernelLogRead).rule, "alone");
+}
+
+#[test]
+fn what_is_denied_of_some_kinds_or_in_some_place_is_so_and_no_more() {
+    let policy = load::from_bytes(
+        "test.yaml",
+        b"version: 1
+mode: enforce
+subjects: {all: {cgroups: [\"/docker-*\"]}, build: {cgroups: [\"/docker-build\"]}}
+rules:
+  - {name: nested, subjects: [all], deny: [bridge.create, net_link.create: {kinds: [vxcan, veth]}], when: {netns: nested}}
+  - {name: look, subjects: [all], mode: audit, deny: [bridge.create, net_link.create: {kinds: [veth, vxcan]}]}
+  - {name: more, subjects: [build], deny: [net_link.create: {kinds: [vxcan]}]}
+",
+    )
+    .unwrap();
+    let compiled = compile(&policy, None).unwrap();
+    let (bridge, link) = (Action::BridgeCreate.bit(), Action::NetLinkCreate.bit());
+    let all = treatment(&compiled, "/docker-a");
+    // Refused in a nested namespace, and audited elsewhere.
+    assert_eq!(all.limits.actions, [0, bridge, bridge, 0]);
+    assert_eq!(all.limits.by_argument, [0, link, link, 0]);
+    let fates = |path: &str, name: &str| {
+        let of = net_link::kind(name).unwrap();
+        let mut all = treatment(&compiled, path).arguments.iter();
+        all.find(|one| one.argument == of)
+            .map_or(0, |one| one.fates)
+    };
+    let both = Fate::RefusedNested.bit() | Fate::Audited.bit();
+    assert_eq!(fates("/docker-a", "veth"), both);
+    assert_eq!(fates("/docker-a", "dummy"), 0);
+    // What is refused everywhere need not be audited anywhere.
+    assert_eq!(
+        fates("/docker-build", "vxcan"),
+        Fate::Refused.bit() | Fate::RefusedNested.bit()
+    );
+    assert_eq!(fates("/docker-build", "veth"), both);
 }
 
 #[test]

@@ -1,12 +1,17 @@
 //! One language: what the parser takes, what `explain` tells, what the docs say and what the default policy shows.
 
 use super::problems;
+use guard_common::action::Action;
+
 use crate::policy::{
     fields::{FIELDS, Field, children, find},
     load::{EMBEDDED, from_bytes},
 };
 
 const DOCS: &str = include_str!("../../../../docs/policy.md");
+
+/// An action that may be of some kinds.
+const ACTION: &str = "net_link.create";
 
 fn is_leaf(field: &Field) -> bool {
     children(field.path).next().is_none()
@@ -16,9 +21,9 @@ fn is_leaf(field: &Field) -> bool {
 fn with_nonsense(field: &Field) -> String {
     let mut text = String::from("{nonsense: [[]]}");
     for part in field.path.rsplit('.') {
-        let key = part.trim_end_matches("[]");
+        let key = part.trim_end_matches("[]").replace("ACTION", ACTION);
         let list =
-            part.len() > key.len() && part != field.path.rsplit('.').next().unwrap_or_default();
+            part.ends_with("[]") && part != field.path.rsplit('.').next().unwrap_or_default();
         text = if list {
             format!("{{{key}: [{text}]}}")
         } else {
@@ -92,8 +97,8 @@ fn every_example_of_the_table_is_what_the_parser_takes() {
             text = format!("subjects: {{{text}}}");
         } else {
             for part in field.parent().rsplit('.').filter(|part| !part.is_empty()) {
-                let key = part.trim_end_matches("[]");
-                text = if part == key {
+                let key = part.trim_end_matches("[]").replace("ACTION", ACTION);
+                text = if !part.ends_with("[]") {
                     format!("{key}: {{{text}}}")
                 } else {
                     format!("{key}: [{{{text}}}]")
@@ -109,6 +114,7 @@ fn every_example_of_the_table_is_what_the_parser_takes() {
                 "no subject",
                 "limits nothing",
                 "can never apply",
+                "this rule denies nothing",
             ];
             assert!(
                 fits.iter().any(|fit| line.contains(fit)),
@@ -174,4 +180,28 @@ fn a_near_key_is_suggested_and_a_control_character_never_reaches_the_terminal() 
             .any(|letter| letter.is_control() && letter != '\n'),
         "{said:?}"
     );
+}
+
+#[test]
+fn a_denial_covers_what_is_no_more_than_it_denies() {
+    let denials = |rule: &str| {
+        let text = format!(
+            "version: 1\nsubjects: {{s: {{cgroups: [/x/*]}}}}\nrules: [{{name: r, subjects: [s], {rule}}}]"
+        );
+        from_bytes("x", text.as_bytes()).unwrap().rules[0]
+            .deny
+            .clone()
+    };
+    let links = |rule: &str, kinds: &[&str], nested: bool| {
+        let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        denials(rule)[0].covers(Action::NetLinkCreate, &kinds, nested)
+    };
+    let all = "deny: [net_link.create]";
+    let some = "deny: [{net_link.create: {kinds: [veth, vxcan]}}]";
+    let nested = "deny: [net_link.create], when: {netns: nested}";
+    assert!(links(all, &[], false) && links(all, &["veth"], true));
+    assert!(links(some, &["veth"], false) && links(some, &["vxcan", "veth"], false));
+    assert!(!links(some, &["veth", "netkit"], false) && !links(some, &[], false));
+    assert!(links(nested, &["veth"], true) && !links(nested, &["veth"], false));
+    assert!(!denials("deny: [bridge.create]")[0].covers(Action::NetLinkCreate, &[], false));
 }

@@ -9,7 +9,7 @@ mod lower;
 mod naming;
 mod outage;
 mod receivers;
-mod refusing;
+pub(crate) mod refusing;
 mod restrict;
 pub(crate) mod rsyslog;
 mod ways;

@@ -204,7 +204,7 @@ fn hooks_come_and_go_with_the_rules() -> Result<()> {
 }
 
 /// A counter of a container's actions.
-pub(super) fn count(status: &Value, container: &Cgroup, action: &str, which: &str) -> Result<u64> {
+pub(crate) fn count(status: &Value, container: &Cgroup, action: &str, which: &str) -> Result<u64> {
     let containers = status["containers"].as_array().context("no containers")?;
     let found = containers
         .iter()

@@ -1,0 +1,169 @@
+//! Type information of our own programs, as little as the kernel wants for a global function.
+//!
+//! The verifier looks at a global function once, and not at each call with what is known there (`do_check_subprogs`,
+//! kernel/bpf/verifier.c, 5.6). Which function is one stands in the type information that the program is loaded with
+//! (Documentation/bpf/btf.rst, `BPF_PROG_LOAD`); so a program that calls one is loaded with some, made here: a global function
+//! takes nothing and gives a number. What a static one takes the verifier sees at each call, whatever is said of it here.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use aya_obj::{
+    Function, Object,
+    generated::{
+        BPF_CALL, BPF_JMP, BPF_PSEUDO_CALL, BTF_INT_SIGNED, BTF_KIND_FUNC, BTF_KIND_FUNC_PROTO,
+        BTF_KIND_INT, bpf_insn, btf_func_linkage,
+    },
+};
+
+use super::sys;
+
+/// The kernel side's global functions.
+const GLOBAL: [&str; 2] = ["net_link_step", "net_link_steps"];
+
+/// `BTF_MAGIC` (include/uapi/linux/btf.h).
+const MAGIC: u16 = 0xeb9f;
+/// Bytes of a `struct btf_header`.
+const HEADER: u32 = 24;
+/// The names, each with its NUL: of no name, of the number, and of every function.
+const NAMES: &[u8] = b"\0int\0function\0";
+const INT: u32 = 1;
+const FUNCTION: u32 = 5;
+
+/// `struct bpf_func_info`: where a function begins, an index into the code, and its type.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begins {
+    at: u32,
+    kind: u32,
+}
+
+/// The functions of a program, for its load.
+pub struct Functions {
+    types: OwnedFd,
+    pub begins: Vec<Begins>,
+}
+
+impl Functions {
+    /// Of this code, with all that it calls behind it; `None`: none of that is global.
+    ///
+    /// # Errors
+    /// What the kernel says to the type information.
+    pub fn of(object: &Object, code: &[bpf_insn]) -> io::Result<Option<Self>> {
+        let globals: Vec<&Function> = (object.functions.values())
+            .filter(|function| GLOBAL.contains(&function.name.as_str()))
+            .collect();
+        let begins = begins(code, |code| globals.iter().any(|global| is(global, code)));
+        if begins.iter().all(|one| one.kind == STATIC) {
+            return Ok(None);
+        }
+        let types = sys::load_types(&types())?;
+        Ok(Some(Self { types, begins }))
+    }
+
+    pub fn types(&self) -> BorrowedFd<'_> {
+        self.types.as_fd()
+    }
+}
+
+/// Numbers of the types, in their order.
+const NUMBER: u32 = 1;
+const PROTOTYPE: u32 = 2;
+const STATIC: u32 = 3;
+const OF_ALL: u32 = 4;
+
+/// Where functions begin: the program itself, and all that it calls.
+fn begins(code: &[bpf_insn], is_global: impl Fn(&[bpf_insn]) -> bool) -> Vec<Begins> {
+    let called: BTreeSet<u32> = (code.iter().zip(1_i32..))
+        .filter(|(instruction, _)| {
+            u32::from(instruction.code) == BPF_JMP | BPF_CALL
+                && u32::from(instruction.src_reg()) == BPF_PSEUDO_CALL
+        })
+        .filter_map(|(instruction, next)| u32::try_from(next + instruction.imm).ok())
+        .collect();
+    (std::iter::once(0).chain(called))
+        .map(|at| Begins {
+            at,
+            kind: match code.get(at as usize..).is_some_and(&is_global) {
+                true => OF_ALL,
+                false => STATIC,
+            },
+        })
+        .collect()
+}
+
+/// Whether code begins with this function. What it calls is elsewhere now; nothing else of it was changed.
+fn is(function: &Function, code: &[bpf_insn]) -> bool {
+    let own = &function.instructions;
+    let alike = |(one, other): (&bpf_insn, &bpf_insn)| {
+        (one.code, one.off, one.dst_reg()) == (other.code, other.off, other.dst_reg())
+    };
+    code.len() >= own.len() && own.iter().zip(code).all(alike)
+}
+
+fn types() -> Vec<u8> {
+    let info = |kind: u32, rest: u32| kind << 24 | rest;
+    let all = [
+        // `int`, of 32 bits, signed.
+        [INT, info(BTF_KIND_INT, 0), 4].as_slice(),
+        &[BTF_INT_SIGNED << 24 | 32],
+        &[0, info(BTF_KIND_FUNC_PROTO, 0), NUMBER],
+        &[
+            FUNCTION,
+            info(BTF_KIND_FUNC, btf_func_linkage::BTF_FUNC_STATIC as u32),
+            PROTOTYPE,
+        ],
+        &[
+            FUNCTION,
+            info(BTF_KIND_FUNC, btf_func_linkage::BTF_FUNC_GLOBAL as u32),
+            PROTOTYPE,
+        ],
+    ]
+    .concat();
+    let (length, names) = (4 * all.len() as u32, NAMES.len() as u32);
+    let mut bytes = MAGIC.to_ne_bytes().to_vec();
+    // Version 1, no flags.
+    bytes.extend([1, 0]);
+    for word in [HEADER, 0, length, length, names].into_iter().chain(all) {
+        bytes.extend(word.to_ne_bytes());
+    }
+    bytes.extend(NAMES);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instruction(code: u32, source: u8, imm: i32) -> bpf_insn {
+        let mut instruction = bpf_insn {
+            code: code as u8,
+            _bitfield_align_1: [],
+            _bitfield_1: bpf_insn::new_bitfield_1(0, source),
+            off: 0,
+            imm,
+        };
+        instruction.set_src_reg(source);
+        instruction
+    }
+
+    #[test]
+    fn a_function_begins_where_it_is_called_and_the_program_at_0() {
+        let exit = instruction(0x95, 0, 0);
+        let call = |imm| instruction(BPF_JMP | BPF_CALL, BPF_PSEUDO_CALL as u8, imm);
+        let helper = instruction(BPF_JMP | BPF_CALL, 0, 14);
+        let of = |code: &[bpf_insn]| {
+            begins(code, |code| code[0].code == 0x95)
+                .iter()
+                .map(|one| (one.at, one.kind))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[helper, exit]), [(0, STATIC)]);
+        let code = [call(2), call(2), call(1), helper, exit];
+        // The second and the third call the same one.
+        assert_eq!(of(&code), [(0, STATIC), (3, STATIC), (4, OF_ALL)]);
+    }
+}
