@@ -36,6 +36,8 @@ enum What {
     Cost,
     /// The same of files that are read while the kernel log is refused, and of each of its hooks.
     KernelLog,
+    /// The same of ioctl(2) and rtnetlink while bridges are refused, and of each of those hooks.
+    NetLink,
     /// The host's own programs during a bomb, on two processors.
     Latency,
     /// The cost with 10 and with 10,000 cgroups.
@@ -74,6 +76,7 @@ fn one(options: &Options, kernel: Kernel, what: What, folder: &Path) -> Result<(
     let (arguments, smp, qemu) = match what {
         What::Cost => (format!("cost --turns {}", options.turns), 1, COUNTING),
         What::KernelLog => (format!("kernel-log --turns {}", options.turns), 1, COUNTING),
+        What::NetLink => (format!("net-link --turns {}", options.turns), 1, COUNTING),
         What::Latency => ("latency".to_owned(), 2, ""),
         What::Scale => ("scale".to_owned(), 1, COUNTING),
         What::Flood => ("flood".to_owned(), 2, ""),

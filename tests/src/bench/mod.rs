@@ -6,6 +6,7 @@
 pub mod flood;
 pub mod kernel_log;
 pub mod latency;
+pub mod net_link;
 pub mod programs;
 pub mod scale;
 
@@ -78,11 +79,7 @@ pub fn run(rounds: Rounds) -> Result<()> {
     let policy = Policy::enforce(RULE)?;
     let starts = in_turn(&mut lines, rounds, &policy)?;
     print(&lines);
-    println!(
-        "the daemon's start to enforcing: {:.1} million (± {:.1})   at most 250 million",
-        mean(&starts) / 1e6,
-        error(&starts) / 1e6
-    );
+    start(&starts);
     refused(rounds)?;
     programs::forks(&policy)
 }
@@ -108,6 +105,14 @@ fn in_turn(lines: &mut [Line], rounds: Rounds, policy: &Policy) -> Result<Vec<f6
         );
     }
     Ok(starts)
+}
+
+fn start(starts: &[f64]) {
+    println!(
+        "the daemon's start to enforcing: {:.1} million (± {:.1})   at most 250 million",
+        mean(starts) / 1e6,
+        error(starts) / 1e6
+    );
 }
 
 fn print(lines: &[Line]) {
@@ -181,7 +186,7 @@ fn measure(lines: &mut [Line], rounds: Rounds, on: bool) -> Result<()> {
         // An exec is three forks' work, and a file a small part of one's.
         let rounds = match line.work {
             "exec" => rounds.rounds / 3,
-            "file" => rounds.rounds * 5,
+            "file" | "ioctl" | "route" => rounds.rounds * 5,
             _ => rounds.rounds,
         };
         let costs = cost(line.inside.then_some(&container), line.work, rounds)?;

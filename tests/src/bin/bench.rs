@@ -1,7 +1,7 @@
 //! Measures what Bulkhead costs, inside the virtual machine of `cargo xtask bench`.
 
 use clap::{Parser, Subcommand};
-use guard_tests::bench::{self, Rounds, flood, kernel_log, latency, scale};
+use guard_tests::bench::{self, Rounds, flood, kernel_log, latency, net_link, scale};
 
 /// Measures what Bulkhead costs.
 #[derive(Parser)]
@@ -31,6 +31,15 @@ enum What {
         #[arg(long, default_value_t = 3000)]
         rounds: u32,
     },
+    /// The same of ioctl(2) and of rtnetlink, and of each hook of network links.
+    NetLink {
+        /// Turns of off and on.
+        #[arg(long, default_value_t = 6)]
+        turns: u32,
+        /// Each is done five times as often.
+        #[arg(long, default_value_t = 3000)]
+        rounds: u32,
+    },
     /// How long the host's own programs take to start while a bomb is refused.
     Latency {
         /// Programs that are started.
@@ -47,6 +56,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().what {
         What::Cost { turns, rounds } => bench::run(Rounds { turns, rounds }),
         What::KernelLog { turns, rounds } => kernel_log::run(Rounds { turns, rounds }),
+        What::NetLink { turns, rounds } => net_link::run(Rounds { turns, rounds }),
         What::Latency { count } => latency::run(count),
         What::Scale => scale::run(),
         What::Flood => flood::run(),

@@ -2,7 +2,15 @@
 //!
 //! Under QEMU's `-icount shift=1` that clock is a count of guest instructions: two nanoseconds each.
 
-use std::{ffi::CStr, fs::OpenOptions, io, io::Write, path::PathBuf, ptr, thread, time::Instant};
+use std::{
+    ffi::CStr,
+    fs::OpenOptions,
+    io::{self, Write},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    path::PathBuf,
+    ptr, thread,
+    time::Instant,
+};
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -30,6 +38,10 @@ pub enum Work {
     Killed,
     /// open and close of /dev/null.
     Device,
+    /// ioctl(2): how much there is to read in a pipe.
+    Ioctl,
+    /// Asks rtnetlink for the loopback link, and gets it.
+    Route,
 }
 
 /// Times rounds of some work.
@@ -90,6 +102,8 @@ impl Cost {
         if self.work == Work::Line {
             log = Some(OpenOptions::new().write(true).open("/dev/kmsg")?);
         }
+        let (pipe, _writer) = io::pipe()?;
+        let route = route()?;
         let mut page = [0; 4096];
         let mut costs = Costs {
             rounds: self.rounds,
@@ -134,6 +148,12 @@ impl Cost {
                     .as_mut()
                     .is_some_and(|log| log.write_all(b"what a line costs\n").is_ok()),
                 Work::Device => read(c"/dev/null", &mut []),
+                Work::Ioctl => {
+                    let mut bytes: libc::c_int = 0;
+                    // SAFETY: this request writes one int.
+                    unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) == 0 }
+                }
+                Work::Route => ask(&route, &mut page),
             };
             let took = began.elapsed().as_nanos() as f64;
             if round >= self.warm_up {
@@ -190,6 +210,30 @@ fn read(path: &CStr, buffer: &mut [u8]) -> bool {
             || libc::read(file, buffer.as_mut_ptr().cast(), buffer.len())
                 == buffer.len().cast_signed();
         libc::close(file) == 0 && right
+    }
+}
+
+/// A socket of rtnetlink.
+fn route() -> io::Result<OwnedFd> {
+    // SAFETY: no preconditions; a result that is no error is a descriptor that nobody else has.
+    unsafe {
+        let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+        match libc::socket(libc::AF_NETLINK, flags, libc::NETLINK_ROUTE) {
+            -1 => Err(io::Error::last_os_error()),
+            socket => Ok(OwnedFd::from_raw_fd(socket)),
+        }
+    }
+}
+
+/// Asks for the link with index 1. Whether there was an answer.
+fn ask(socket: &OwnedFd, answer: &mut [u8]) -> bool {
+    /// `RTM_GETLINK` with `NLM_F_REQUEST`: `struct nlmsghdr`, then `struct ifinfomsg`.
+    const QUESTION: [u32; 8] = [32, 18 | 1 << 16, 0, 0, 0, 1, 0, 0];
+    let socket = socket.as_raw_fd();
+    // SAFETY: both buffers are as long as they say.
+    unsafe {
+        libc::send(socket, QUESTION.as_ptr().cast(), 32, 0) == 32
+            && libc::recv(socket, answer.as_mut_ptr().cast(), answer.len(), 0) > 32
     }
 }
 
