@@ -50,11 +50,11 @@ struct Variant {
 }
 
 /// Every kernel as Debian boots it, and hosts that differ in what matters.
-const VARIANTS: [Variant; 9] = [
+const VARIANTS: [Variant; 10] = [
     Variant {
         name: "6.12",
         kernel: Kernel::V6_12,
-        cmdline: "bulkhead.tests=patient",
+        cmdline: "",
     },
     Variant {
         name: "6.1",
@@ -70,6 +70,11 @@ const VARIANTS: [Variant; 9] = [
         name: "latest",
         kernel: Kernel::Latest,
         cmdline: "",
+    },
+    Variant {
+        name: "6.12-patient",
+        kernel: Kernel::V6_12,
+        cmdline: "bulkhead.tests=patient",
     },
     Variant {
         name: "6.1-without-bpf-in-lsm",

@@ -23,22 +23,22 @@ use crate::{
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "fork_storm::ten_kills_of_the_daemon_change_nothing",
-        needs: Needs::Refusing,
+        needs: Needs::Ordinary,
         run: ten_kills_of_the_daemon_change_nothing,
     },
     Scenario {
         name: "fork_storm::off_allows_everything_and_on_refuses_again",
-        needs: Needs::Refusing,
+        needs: Needs::Ordinary,
         run: off_allows_everything_and_on_refuses_again,
     },
     Scenario {
         name: "fork_storm::a_broken_policy_keeps_the_old_one",
-        needs: Needs::Refusing,
+        needs: Needs::Patience,
         run: a_broken_policy_keeps_the_old_one,
     },
     Scenario {
         name: "fork_storm::a_new_policy_counts_after_a_reload",
-        needs: Needs::Refusing,
+        needs: Needs::Ordinary,
         run: a_new_policy_counts_after_a_reload,
     },
     Scenario {
@@ -53,7 +53,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "fork_storm::a_second_daemon_says_so_and_ends",
-        needs: Needs::Nothing,
+        needs: Needs::Ordinary,
         run: a_second_daemon_says_so_and_ends,
     },
     Scenario {

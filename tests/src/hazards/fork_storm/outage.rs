@@ -20,7 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "fork_storm::a_thousand_forks_under_way_at_once_leave_the_hosts_reserve",
-        needs: Needs::Refusing,
+        needs: Needs::Ordinary,
         run: a_thousand_forks_under_way_at_once_leave_the_hosts_reserve,
     },
     Scenario {

@@ -26,7 +26,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "fork_storm::buckets_hold_across_reload_and_restart",
-        needs: Needs::Refusing,
+        needs: Needs::Ordinary,
         run: buckets_hold_across_reload_and_restart,
     },
     Scenario {
