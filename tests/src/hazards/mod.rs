@@ -46,6 +46,9 @@ impl Machine {
     }
 }
 
+/// The newest kernel of the machines is at least this.
+const NEW: (u32, u32) = (6, 13);
+
 /// What a scenario needs of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
@@ -59,6 +62,8 @@ pub enum Needs {
     Poor,
     /// A kernel as Debian boots it: what has nothing to do with rungs and cgroups need not be shown on its variants.
     Ordinary,
+    /// The same, on the oldest and on the newest kernel: what user space decides, or one place of the kernel that has not changed.
+    Ends,
     /// Minutes, or nothing that the kernel has a part in: `bulkhead.tests=patient` on the kernel's command line.
     Patience,
 }
@@ -83,6 +88,10 @@ impl Needs {
             Self::RefusingOnV2 if !machine.v2 => Some("cgroup v1"),
             Self::Poor if !poor => Some("the rung refuses"),
             Self::Ordinary if !machine.ordinary => Some("the kernel's plain boot shows it"),
+            Self::Ends if !machine.ordinary => Some("a kernel's plain boot shows it"),
+            Self::Ends if machine.release > (5, 10) && machine.release < NEW => {
+                Some("the oldest and the newest kernel show it")
+            }
             Self::Patience if !machine.patient => Some("one kernel shows it"),
             _ if machine.patient && self != Self::Patience => Some("another boot shows it"),
             Self::Nothing
@@ -90,6 +99,7 @@ impl Needs {
             | Self::RefusingOnV2
             | Self::Poor
             | Self::Ordinary
+            | Self::Ends
             | Self::Patience => None,
         }
     }

@@ -35,12 +35,12 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "fork_storm::off_and_restarts_give_up_no_cap_and_blame_nobody",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: off_and_restarts_give_up_no_cap_and_blame_nobody,
     },
     Scenario {
         name: "fork_storm::off_leaves_a_limit_that_the_runtime_set",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: off_leaves_a_limit_that_the_runtime_set,
     },
 ];

@@ -20,7 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "fork_storm::a_breach_that_ends_in_time_is_not_escalated",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: a_breach_that_ends_in_time_is_not_escalated,
     },
     Scenario {

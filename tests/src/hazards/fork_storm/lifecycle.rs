@@ -23,12 +23,12 @@ use crate::{
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "fork_storm::ten_kills_of_the_daemon_change_nothing",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: ten_kills_of_the_daemon_change_nothing,
     },
     Scenario {
         name: "fork_storm::off_allows_everything_and_on_refuses_again",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: off_allows_everything_and_on_refuses_again,
     },
     Scenario {
@@ -38,7 +38,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "fork_storm::a_new_policy_counts_after_a_reload",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: a_new_policy_counts_after_a_reload,
     },
     Scenario {
@@ -53,7 +53,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "fork_storm::a_second_daemon_says_so_and_ends",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: a_second_daemon_says_so_and_ends,
     },
     Scenario {

@@ -25,12 +25,12 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "fork_storm::no_stressor_of_stress_ng_escapes",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: no_stressor_of_stress_ng_escapes,
     },
     Scenario {
         name: "fork_storm::more_nested_cgroups_than_the_table_holds_free_nobody",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: more_nested_cgroups_than_the_table_holds_free_nobody,
     },
     Scenario {

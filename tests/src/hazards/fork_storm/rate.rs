@@ -26,7 +26,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "fork_storm::buckets_hold_across_reload_and_restart",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: buckets_hold_across_reload_and_restart,
     },
     Scenario {
@@ -41,36 +41,23 @@ const RATES: [u64; 4] = [200, 100, 50, 25];
 const SECONDS: f64 = 10.0;
 
 fn a_bomb_gets_burst_and_rate_and_no_more() -> Result<()> {
-    // Emulation is slow: the limit must be one that this machine would break by far.
+    // Without Bulkhead the bomb makes more than twice as many in the same time. Emulation is slow, and slower while another machine
+    // has work: the limit is one that this very bomb broke by far.
     let container = Cgroup::container()?;
-    let trial = bed::run(&container, "bomb --together 2 --seconds 1")?;
-    let speed = trial.made as f64 / trial.seconds;
-    let rate = RATES
-        .into_iter()
-        .find(|rate| speed * SECONDS > 2.6 * bound(*rate, 2 * rate, SECONDS) as f64)
-        .with_context(|| format!("this machine forks only {speed:.0} times a second"))?;
-    let burst = 2 * rate;
-    let most = bound(rate, burst, SECONDS);
-
-    // Without Bulkhead the same bomb makes more than twice as many in the same time.
     let unguarded = bed::run(
         &container,
-        &format!(
-            "bomb --together 2 --seconds {SECONDS} --made {}",
-            2 * most + 1
-        ),
+        &format!("bomb --together 2 --seconds {SECONDS}"),
     )?;
     println!(
         "    without: {} forks in {:.1} s, none refused",
         unguarded.made, unguarded.seconds
     );
     ensure!(unguarded.refused == 0, "refused without Bulkhead");
-    ensure!(
-        unguarded.made > 2 * most,
-        "only {} forks in {} s",
-        unguarded.made,
-        unguarded.seconds
-    );
+    let rate = RATES
+        .into_iter()
+        .find(|rate| unguarded.made > 2 * bound(*rate, 2 * rate, SECONDS))
+        .with_context(|| format!("this machine makes only {} forks", unguarded.made))?;
+    let burst = 2 * rate;
     drop(container);
 
     let policy = Policy::enforce(&format!("forks: {{rate: {rate}/s, burst: {burst}}}"))?;

@@ -16,7 +16,7 @@ use crate::{
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "fork_storm::a_hundred_thousand_refusals_are_a_handful_of_records",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: a_hundred_thousand_refusals_are_a_handful_of_records,
     },
     Scenario {

@@ -24,22 +24,22 @@ use crate::{
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "fork_storm::without_type_information_the_pids_controller_holds_the_cap",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: without_type_information_the_pids_controller_holds_the_cap,
     },
     Scenario {
         name: "fork_storm::a_start_that_cannot_recognise_leaves_the_last_ones_enforcement",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: a_start_that_cannot_recognise_leaves_the_last_ones_enforcement,
     },
     Scenario {
         name: "fork_storm::off_works_beside_a_daemon_that_hangs",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: off_works_beside_a_daemon_that_hangs,
     },
     Scenario {
         name: "fork_storm::a_user_takes_no_other_users_room",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: a_user_takes_no_other_users_room,
     },
 ];

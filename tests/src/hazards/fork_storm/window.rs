@@ -22,7 +22,7 @@ use crate::{
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "fork_storm::a_thousand_new_containers_are_governed_from_their_first_fork",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: a_thousand_new_containers_are_governed_from_their_first_fork,
     },
     Scenario {
@@ -37,7 +37,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "fork_storm::containers_made_while_the_daemon_is_dead_are_governed",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: containers_made_while_the_daemon_is_dead_are_governed,
     },
     Scenario {
