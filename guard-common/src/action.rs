@@ -34,10 +34,14 @@ actions! {
     BridgeCreate = 4, "bridge.create";
     /// Makes a network link of some kind.
     NetLinkCreate = 5, "net_link.create";
+    /// Makes a socket of some family, type and protocol.
+    Socket = 6, "socket";
+    /// Switches off the hooks that refuse. Denied to whom anything is denied.
+    GuardDisable = 7, "guard.disable";
 }
 
 /// How many there are.
-pub const ACTIONS: usize = 6;
+pub const ACTIONS: usize = 8;
 
 impl Action {
     /// Its bit in a profile's sets.
@@ -56,10 +60,19 @@ impl Action {
             )
     }
 
-    /// Whether a policy may say what it is done to: the kind of a link.
+    /// What a policy may say of what it is done to.
     #[must_use]
-    pub const fn has_kinds(self) -> bool {
-        matches!(self, Self::NetLinkCreate)
+    pub const fn takes(self) -> Takes {
+        match self {
+            Self::NetLinkCreate => Takes::Kinds,
+            Self::Socket => Takes::Sockets,
+            Self::KernelLogRead
+            | Self::KernelLogClear
+            | Self::KernelLogWrite
+            | Self::KernelLogConsole
+            | Self::BridgeCreate
+            | Self::GuardDisable => Takes::Nothing,
+        }
     }
 
     /// Whether it is done in a network namespace, so that a policy may say in which.
@@ -75,7 +88,19 @@ impl Action {
     }
 }
 
-/// What an action is done to, as a policy names it: a name of at most 15 bytes, and NULs behind it.
+/// What a policy may say of what an action is done to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Nothing: it is denied altogether.
+    Nothing,
+    /// `kinds` of links.
+    Kinds,
+    /// `families`, `types` and `protocols` of sockets.
+    Sockets,
+}
+
+/// What an action is done to, as the kernel side has it: a name of at most 15 bytes and NULs behind it, or a
+/// [`crate::socket::Socket`].
 pub type Argument = [u64; 2];
 
 /// A key of the kernel table `ARGUMENTS`: the value says what becomes of this action where it is done to this.

@@ -12,14 +12,16 @@ pub const PSTOREFS_MAGIC: u64 = 0x6165_676c;
 pub const TRACEFS_MAGIC: u64 = 0x7472_6163;
 
 /// Whether a file of tracefs, by the first eight bytes of its name, holds the trace itself (kernel/trace/trace.c): `trace`,
-/// `trace_pipe`, `trace_pipe_raw`, `snapshot`, `snapshot_raw`; of the whole host, of a processor or of an instance.
+/// `trace_pipe`, `trace_pipe_raw`, `snapshot`, `snapshot_raw`; of the whole host, of a processor or of an instance. Or the
+/// texts that a histogram of an event counts (kernel/trace/trace_events_hist.c): `hist`, `hist_debug`.
 #[must_use]
 #[inline(always)]
 pub const fn is_trace(name: [u8; 8]) -> bool {
     let [_, _, _, _, _, end, ..] = name;
     match &name {
-        b"trace_pi" | b"snapshot" => true,
+        b"trace_pi" | b"snapshot" | b"hist_deb" => true,
         [b't', b'r', b'a', b'c', b'e', ..] => end == 0,
+        [b'h', b'i', b's', b't', 0, ..] => true,
         _ => false,
     }
 }
@@ -73,6 +75,8 @@ const _: () = assert!(size_of::<Printed>() == 56 + PRINTED_TEXT);
 pub const PRINTED_BY_KERNEL: u32 = 1;
 /// Whose it was could not be read.
 pub const PRINTED_UNTOLD: u32 = 2;
+/// Above this bit: how many messages found no room before this one, as far as there is room.
+pub const PRINTED_LOST_SHIFT: u32 = 8;
 
 /// Signals that kill who has no handler for them, and that the kernel sends for what it prints a line about:
 /// SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGKILL, SIGSEGV, SIGSYS (signal(7), x86-64 and arm64).

@@ -15,6 +15,8 @@ pub mod host;
 pub mod identity;
 pub mod kernel_log;
 pub mod net_link;
+pub mod setting;
+pub mod socket;
 
 /// What a cgroup belongs to: the value of the kernel table `SUBJECTS`, whose key is a cgroup id (kernfs id).
 ///

@@ -33,7 +33,7 @@ const PEER: u32 = 1;
 
 /// Steps that are made at most: one for each message, each attribute of a link, and each end of a nest. What takes more is not
 /// read to its end.
-pub const STEPS: u32 = 256;
+pub const STEPS: u32 = 4096;
 
 /// Twenty bytes of a message: a message's header, or an attribute's and the beginning of what it holds.
 pub type Bytes = [u32; 5];
@@ -95,7 +95,7 @@ pub struct Read {
 const _: () = assert!(size_of::<Read>() == 8 + 16 + 56 + 8);
 
 /// Entries of the kernel table `READS`: so many tasks may be in the middle of it, of which on each processor one runs.
-pub const READS: u32 = 512;
+pub const READS: u32 = 2048;
 
 impl Reading {
     /// Of messages of so many bytes.
@@ -149,11 +149,7 @@ impl Reading {
             // A message that is cut off is no message, and what follows is not read.
             return true;
         }
-        let (kind, flags) = (bytes[1] & 0xffff, bytes[1] >> 16);
-        if kind == NEW_LINK
-            && flags & REQUEST_TO_CREATE == REQUEST_TO_CREATE
-            && size >= MESSAGE + LINK
-        {
+        if is_to_create(bytes[1]) && size >= MESSAGE + LINK {
             self.marks = 0;
             self.names_one = 0;
             self.enter(MESSAGE + LINK, size);
@@ -220,6 +216,21 @@ const fn depth(nest: u32) -> usize {
 #[inline(always)]
 const fn names_a_namespace(kind: u32) -> bool {
     kind == NET_NS_PID || kind == NET_NS_FD || kind == LINK_NETNSID || kind == TARGET_NETNSID
+}
+
+/// Whether what is sent is one message alone, and none of those that make a link, by its first eight bytes. What this says no to
+/// may make none all the same.
+#[inline(always)]
+#[must_use]
+pub const fn makes_no_link(head: [u32; 2], length: u32) -> bool {
+    head[0] >= MESSAGE && aligned(head[0]) >= length && !is_to_create(head[1])
+}
+
+/// Whether a message of this type and these flags is to make a link.
+#[inline(always)]
+const fn is_to_create(type_and_flags: u32) -> bool {
+    let (kind, flags) = (type_and_flags & 0xffff, type_and_flags >> 16);
+    kind == NEW_LINK && flags & REQUEST_TO_CREATE == REQUEST_TO_CREATE
 }
 
 /// The next place where a message or an attribute may begin (`NLMSG_ALIGN`, `NLA_ALIGN`).

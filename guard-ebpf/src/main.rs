@@ -7,6 +7,7 @@
 // For `kernel::apart` and `names::behind`.
 #![feature(asm_experimental_arch)]
 
+mod asking;
 mod event;
 mod gate;
 mod hazards;

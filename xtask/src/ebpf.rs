@@ -96,7 +96,9 @@ fn compile(root: &Path) -> Result<Vec<u8>> {
 /// A mangled name carries a hash of where `guard-common` lies, which is outside the kernel side's workspace: with one in it, the
 /// object would be these sources' on this machine alone.
 fn no_mangled_symbol(object: &[u8]) -> Result<()> {
-    let found = object.windows(3).position(|name| name == b"\0_R");
+    // What begins so among the code has no path behind it (the Rust reference, "v0 symbol format").
+    let found = (object.windows(4))
+        .position(|name| name.starts_with(b"\0_R") && b"CMXYNIB0123456789".contains(&name[3]));
     let Some(at) = found else { return Ok(()) };
     let name = object[at + 1..].split(|byte| *byte == 0).next();
     bail!(

@@ -4,7 +4,7 @@ use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::lsm, programs::LsmCont
 use guard_common::{
     action::{Action, Argument, Fate},
     config::Field,
-    net_link::{Bytes, Links, Read, Reading, STEPS, kind},
+    net_link::{Bytes, Links, Read, Reading, STEPS, kind, makes_no_link},
 };
 
 use crate::{
@@ -42,14 +42,47 @@ const ACTIONS: u64 = Action::BridgeCreate.bit() | Action::NetLinkCreate.bit();
 #[lsm(hook = "netlink_send")]
 pub fn net_link_netlink_send(ctx: LsmContext) -> i32 {
     let (socket, message): (u64, u64) = (ctx.arg(0), ctx.arg(1));
-    // SAFETY: the hook's argument, and a field of its type.
-    if unsafe { kernel::typed::<u16>(socket, Field::SockProtocol) } != Some(ROUTE) {
+    // SAFETY: the hook's arguments.
+    let Some(sent) = (unsafe { sent(socket, message) }) else {
         return ALLOW;
-    }
-    if judge(socket, message) == Some(Verdict::Deny) {
+    };
+    if judge(socket, sent) == Some(Verdict::Deny) {
         return kernel::apart(-EPERM);
     }
     ALLOW
+}
+
+/// What is sent by rtnetlink.
+#[derive(Clone, Copy)]
+struct Sent {
+    data: u64,
+    length: u32,
+}
+
+/// `None`: it cannot make a link. This is asked of whatever anybody sends: a question to rtnetlink is one message, and its first
+/// bytes say so.
+///
+/// # Safety
+/// The arguments are a hook's, of the types `struct sock *` and `struct sk_buff *`.
+#[inline(always)]
+unsafe fn sent(socket: u64, message: u64) -> Option<Sent> {
+    // SAFETY: the caller's promise, and fields of these types.
+    let (protocol, data, length) = unsafe {
+        (
+            kernel::typed::<u16>(socket, Field::SockProtocol)?,
+            kernel::typed::<u64>(message, Field::SkbData)?,
+            kernel::typed::<u32>(message, Field::SkbLength)?,
+        )
+    };
+    if protocol != ROUTE {
+        return None;
+    }
+    let sent = Sent { data, length };
+    match kernel::read_at::<[u32; 2]>(data) {
+        Some(head) if makes_no_link(head, length) => None,
+        // What cannot be read is judged as such.
+        Some(_) | None => Some(sent),
+    }
 }
 
 // int security_file_ioctl(struct file *file, unsigned int cmd, unsigned long arg)   5.10 to 7.3
@@ -66,7 +99,7 @@ pub fn net_link_file_ioctl_compat(ctx: LsmContext) -> i32 {
 }
 
 #[inline(always)]
-fn judge(socket: u64, message: u64) -> Option<Verdict> {
+fn judge(socket: u64, sent: Sent) -> Option<Verdict> {
     let case = Case::of_current()?;
     let all = [
         Fate::Refused,
@@ -78,8 +111,8 @@ fn judge(socket: u64, message: u64) -> Option<Verdict> {
         return None;
     }
     let nested = is_nested(socket);
-    let (found, kind) = read(&case, message);
-    if found.unread && unread(&case, nested) == Verdict::Deny {
+    let (found, kind) = read(&case, sent);
+    if found.unread && unread(&case) == Verdict::Deny {
         return Some(Verdict::Deny);
     }
     let any = found.here | found.elsewhere;
@@ -101,10 +134,10 @@ fn judge(socket: u64, message: u64) -> Option<Verdict> {
     Some(case.close(Action::NetLinkCreate, kind, whatever.and(of_kind)))
 }
 
-/// A message that is too long to be read whole: refused in a nested namespace, if anything that it may hold would be; allowed in
-/// the host's, and counted.
+/// A message that is too long to be read whole is refused if anything that it may hold would be: it may name any namespace behind
+/// what was read, so that the socket's own says nothing.
 #[inline(always)]
-fn unread(case: &Case, nested: u32) -> Verdict {
+fn unread(case: &Case) -> Verdict {
     let would = [Fate::Refused, Fate::RefusedNested];
     let action = if case.is_about(Action::BridgeCreate.bit(), &would) {
         Action::BridgeCreate
@@ -112,11 +145,11 @@ fn unread(case: &Case, nested: u32) -> Verdict {
         Action::NetLinkCreate
     };
     let fates = if case.is_about(ACTIONS, &would) {
-        Fate::RefusedNested.bit() | Fate::Audited.bit()
+        Fate::Refused.bit()
     } else {
         Fate::Audited.bit()
     };
-    case.close(action, TOO_LONG, Sentence::of(fates, nested))
+    case.close(action, TOO_LONG, Sentence::of(fates, 0))
 }
 
 /// A truth, for [`Sentence::of`].
@@ -140,14 +173,8 @@ const BRIDGE: Argument = match kind("bridge") {
 
 /// The links that a message makes, and what kind the last of them is.
 #[inline(always)]
-fn read(case: &Case, message: u64) -> (Links, Argument) {
+fn read(case: &Case, Sent { data, length }: Sent) -> (Links, Argument) {
     let unread = (Reading::default().found(false), NONE);
-    let (Some(data), Some(length)) = (
-        kernel::read::<u64>(message, Field::SkbData),
-        kernel::read::<u32>(message, Field::SkbLength),
-    ) else {
-        return unread;
-    };
     let task = bpf_get_current_pid_tgid();
     let begun = Read {
         data,
@@ -160,8 +187,8 @@ fn read(case: &Case, message: u64) -> (Links, Argument) {
         return unread;
     }
     let mut made = Step::More as u32;
-    for _ in 0..STEPS / AT_ONCE {
-        made = net_link_steps();
+    for _ in 0..STEPS / AT_ONCE / AT_ONCE {
+        made = net_link_many_steps();
         if made != Step::More as u32 {
             break;
         }
@@ -191,7 +218,20 @@ enum Step {
 
 /// So many steps are made by one call: the verifier follows each round of either loop.
 const AT_ONCE: u32 = 16;
-const _: () = assert!(STEPS.is_multiple_of(AT_ONCE));
+const _: () = assert!(STEPS.is_multiple_of(AT_ONCE * AT_ONCE));
+
+/// Makes as many again. Global, as [`net_link_step`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn net_link_many_steps() -> u32 {
+    for _ in 0..AT_ONCE {
+        let made = net_link_steps();
+        if made != Step::More as u32 {
+            return made;
+        }
+    }
+    Step::More as u32
+}
 
 /// Makes some steps. Global, as [`net_link_step`] is.
 #[unsafe(no_mangle)]
@@ -222,8 +262,11 @@ pub extern "C" fn net_link_step() -> u32 {
     };
     let (profile, last) = (read.profile as u32, &mut read.last);
     let mark = |kind| {
-        *last = kind;
         let fates = fates_by_argument(profile, Action::NetLinkCreate, kind);
+        // On record is what is denied, if anything of it is.
+        if fates != 0 || *last == NONE {
+            *last = kind;
+        }
         let bridge = if kind == BRIDGE { IS_BRIDGE } else { 0 };
         IS_LINK | bridge | fates << FATES
     };

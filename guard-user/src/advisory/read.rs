@@ -1,7 +1,7 @@
 //! One file: every field in its place and of its form, or an error that says so.
 
 use chrono::NaiveDate;
-use guard_common::net_link;
+use guard_common::{net_link, socket::FAMILIES};
 
 use super::{
     language::ADVISORY,
@@ -222,13 +222,21 @@ fn trigger(desk: &mut Desk, node: &Node) -> Option<Trigger> {
     let section = Section::of(&ADVISORY, desk, node, "triggers[]")?;
     let action = (section.need(desk, "action")).and_then(|given| given.parse(desk, action));
     let what = section.get("what").and_then(|given| line(desk, given));
-    let kinds = (section.get("kinds"))
+    let mut kinds = (section.get("kinds"))
         .map(|given| {
             each(desk, given, |name| {
                 net_link::kind(name).map(|_| name.to_owned())
             })
         })
         .unwrap_or_default();
+    kinds.extend((section.get("families")).map_or_else(Vec::new, |given| {
+        each(desk, given, |name| {
+            let mut known = FAMILIES.iter();
+            known
+                .find(|(known, _)| *known == name)
+                .map(|_| name.to_owned())
+        })
+    }));
     let nested = (section.get("netns"))
         .and_then(|given| given.parse(desk, |text| (text == "nested").then_some(true)))
         .unwrap_or(false);

@@ -73,6 +73,7 @@ pub fn status() -> Result<Option<Status>> {
     status.refused = host.refused;
     status.audited = host.audited;
     status.losses.events = host.events_lost;
+    status.losses.printers = host.printed_lost;
     status.losses.unrecognised = host.unrecognised;
     status.losses.unlisted = host.unlisted;
     status.losses.walks = host.walks;

@@ -177,6 +177,10 @@ fn print(out: &mut impl Write, status: &Status, daemon: bool, all: bool) -> io::
             losses.events,
             "messages of the kernel side lost (all is counted still)",
         ),
+        (
+            losses.printers,
+            "lines of the kernel log of which nobody told who printed them",
+        ),
         (losses.records, "audit records lost"),
         (
             losses.unrecognised,

@@ -162,6 +162,8 @@ pub struct ForwardStatus {
 pub struct Losses {
     /// Messages of the kernel side that found no room; what they told was counted all the same.
     pub events: u64,
+    /// Messages about who printed a line of the kernel log that found no room: those lines are nobody's.
+    pub printers: u64,
     /// Audit records that could not be written.
     pub records: u64,
     /// Containers for which a kernel table had no room: they are not governed.

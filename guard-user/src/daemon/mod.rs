@@ -12,6 +12,7 @@ mod start;
 mod status;
 mod switch;
 mod tick;
+mod unjudged;
 mod witness;
 
 use std::{

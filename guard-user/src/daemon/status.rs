@@ -74,6 +74,7 @@ impl Daemon {
             host: self.pids,
             losses: Losses {
                 events: host.events_lost,
+                printers: host.printed_lost,
                 records: self.audit.health().lost,
                 unrecognised: host.unrecognised,
                 unlisted: host.unlisted,

@@ -374,22 +374,6 @@ impl Daemon {
         }
     }
 
-    /// Puts the count of forks under way right, and says if forks were not judged at all.
-    fn note_unjudged(&mut self) {
-        let unjudged = self.kernel.mend_forking(&self.links);
-        if unjudged > self.unjudged {
-            self.unjudged = unjudged;
-            self.note(
-                "unjudged",
-                format!(
-                    "forks pass unjudged, {unjudged} so far: this kernel leaves a program out where it was preempted in it. \
-                     pids.max holds the caps all the same. Boot with bpf among the security modules (lsm=…,bpf), or with \
-                     preempt=voluntary"
-                ),
-            );
-        }
-    }
-
     /// Messages that were lost may have told of containers: the kernel table has all of them.
     fn note_losses(&mut self) {
         let host: HostTable = self.kernel.host.get(0);

@@ -22,7 +22,7 @@ use crate::identity::tree::{Hierarchy, Version};
 pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
 
 /// Functions of the kernel that programs attach to.
-pub const FUNCTIONS: [&str; 19] = [
+pub const FUNCTIONS: [&str; 21] = [
     "bpf_lsm_task_alloc",
     "security_task_alloc",
     "cgroup_attach_task",
@@ -42,6 +42,8 @@ pub const FUNCTIONS: [&str; 19] = [
     "security_file_ioctl",
     "bpf_lsm_file_ioctl_compat",
     "security_file_ioctl_compat",
+    "bpf_lsm_socket_create",
+    "security_socket_create",
 ];
 
 /// A program that is attached; dropped, it is so no longer, unless it is pinned.
@@ -60,6 +62,15 @@ enum How<'r> {
     Tracepoint(&'static str),
     RawTracepoint(&'static CStr),
     Devices(BorrowedFd<'r>),
+    Settings(BorrowedFd<'r>),
+}
+
+impl Link {
+    /// Runs that the kernel left out; see [`sys::misses`].
+    #[must_use]
+    pub fn misses(&self) -> u64 {
+        sys::misses(self.program.as_fd()).unwrap_or_default()
+    }
 }
 
 impl How<'_> {
@@ -71,6 +82,7 @@ impl How<'_> {
             Self::Tracepoint(_) => "tp_btf",
             Self::RawTracepoint(_) => "raw tracepoint",
             Self::Devices(_) => "cgroup device",
+            Self::Settings(_) => "cgroup sysctl",
         }
     }
 }
@@ -140,6 +152,10 @@ impl Kernel {
             (Place::Devices { plain }, _) => {
                 return self.attach_to_devices(btf, hierarchy, hook.program, plain);
             }
+            (Place::Settings, _) => {
+                let root = unified_root(hierarchy)?;
+                return self.attach(btf, hook.program, How::Settings(root.as_fd()));
+            }
         };
         self.attach(btf, hook.program, how)
     }
@@ -153,10 +169,7 @@ impl Kernel {
         program: &'static str,
         plain: &'static str,
     ) -> Result<Link, LoadError> {
-        let root = hierarchy
-            .unified()
-            .and_then(|mounted| mounted.map_or_else(sys::detached_unified_root, Ok))
-            .map_err(LoadError::Unified)?;
+        let root = unified_root(hierarchy)?;
         let how = How::Devices(root.as_fd());
         let reading = if btf.is_some() && !rungs::locked_down() {
             self.attach(btf, program, how)
@@ -257,6 +270,11 @@ impl Kernel {
                 bpf_attach_type::BPF_CGROUP_DEVICE as u32,
                 0,
             ),
+            How::Settings(_) => (
+                bpf_prog_type::BPF_PROG_TYPE_CGROUP_SYSCTL,
+                bpf_attach_type::BPF_CGROUP_SYSCTL as u32,
+                0,
+            ),
         };
         let refused = |source, log| LoadError::Program {
             program,
@@ -281,7 +299,9 @@ impl Kernel {
             How::Lsm(_) | How::ModifyReturn(_) | How::Entry(_) | How::Tracepoint(_) => {
                 sys::attach(loaded.as_fd(), None)
             }
-            How::Devices(root) => sys::attach_to_cgroup(loaded.as_fd(), root, attach),
+            How::Devices(root) | How::Settings(root) => {
+                sys::attach_to_cgroup(loaded.as_fd(), root, attach)
+            }
         }
         .map_err(|source| refused(source, String::new()))?;
         Ok(Link {
@@ -292,6 +312,13 @@ impl Kernel {
     }
 }
 
+/// The root of the v2 hierarchy, where every task of the host stands.
+fn unified_root(hierarchy: &Hierarchy) -> Result<OwnedFd, LoadError> {
+    (hierarchy.unified())
+        .and_then(|mounted| mounted.map_or_else(sys::detached_unified_root, Ok))
+        .map_err(LoadError::Unified)
+}
+
 /// Whether this kernel passes the tracepoint `console` in the context of the task that prints (6.1). Before, whoever holds the
 /// console passes it, later and for others.
 #[must_use]
@@ -300,7 +327,8 @@ pub fn tells_printed() -> bool {
 }
 
 /// Version and patch level of the running kernel; (0, 0) if it says neither.
-fn release() -> (u32, u32) {
+#[must_use]
+pub fn release() -> (u32, u32) {
     let Ok(names) = nix::sys::utsname::uname() else {
         return (0, 0);
     };

@@ -5,10 +5,11 @@ use guard_common::action::Action;
 use super::hooks::{Hook, KERNEL_LOG};
 
 /// Ways to read the kernel log that no hook stands before, on any rung.
-const ALWAYS: [&str; 3] = [
+const ALWAYS: [&str; 4] = [
     "perf_event_open, BPF programs and a mapped trace on the tracepoint of printk, to who may use them",
     "a pstore that is mounted already, to who can see it",
-    "/dev/mem, /dev/vcs* and netconsole, to who has them",
+    "/dev/mem, /proc/kcore, /dev/vcs* and netconsole, to who has them",
+    "the console's level by /proc/sysrq-trigger, to who may write it",
 ];
 
 /// Beside what the `syslog` hook leaves open, where `kernel.dmesg_restrict` is 0.

@@ -6,7 +6,7 @@
 mod clock;
 mod told;
 
-use guard_common::kernel_log::{PRINTED_BY_KERNEL, PRINTED_UNTOLD, Printed};
+use guard_common::kernel_log::{PRINTED_BY_KERNEL, PRINTED_LOST_SHIFT, PRINTED_UNTOLD, Printed};
 
 use clock::Ahead;
 use told::{Fit, Told};
@@ -76,11 +76,23 @@ impl Printer {
 pub struct Naming {
     told: Told,
     ahead: Ahead,
+    /// How many messages were lost before the last one, as that one says, and when it was told.
+    last: Option<(u32, i64)>,
+    /// Between these times, by the kernel side's clock, some that were told were lost: what fits a line of then may be another's.
+    lossy: Option<(i64, i64)>,
 }
 
 impl Naming {
     /// The kernel side told of a line, before its record can be read.
     pub fn told(&mut self, printed: Printed) {
+        let (lost, at) = (printed.flags >> PRINTED_LOST_SHIFT, printed.time_ns as i64);
+        // Of a daemon before this one nothing is known.
+        let (before, since) = self.last.unwrap_or((0, i64::MIN));
+        if before != lost {
+            let from = self.lossy.map_or(since, |(from, _)| from);
+            self.lossy = Some((from, at));
+        }
+        self.last = Some((lost, at));
         self.told.push(printed);
     }
 
@@ -98,6 +110,7 @@ impl Naming {
         if let Some(at) = self.at(line) {
             self.told
                 .forget_while(|told| at - told.time_ns as i64 > FORGOTTEN_NS);
+            self.lossy = self.lossy.filter(|(_, until)| at <= until + FORGOTTEN_NS);
         }
         self.by_text(line).unwrap_or(Printer::Unknown)
     }
@@ -108,7 +121,8 @@ impl Naming {
     }
 
     fn by_text(&mut self, line: Line<'_>) -> Option<Printer> {
-        let expected = (self.at(line)).unwrap_or(line.time_us as i64 * 1000);
+        let known = self.at(line);
+        let expected = known.unwrap_or(line.time_us as i64 * 1000);
         let fits: Vec<Fit> = (self.told.that_begin(line.text, expected).into_iter())
             .filter_map(|first| {
                 let pieces = self.told.pieces(first, line.text)?;
@@ -123,9 +137,19 @@ impl Naming {
             }
             several => self.nearest(line, several)?,
         };
-        let printer = Printer::of(self.told.get(fit.first)?);
+        let told = *self.told.get(fit.first)?;
+        let (printer, late) = (Printer::of(&told), told.time_ns as i64 - expected);
+        // That of this line may have been lost, and another have printed the same words since.
+        let is_sure = match (self.lossy, known) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some((from, until)), Some(at)) => {
+                let within = at >= from.saturating_sub(APART_NS) && at <= until + APART_NS;
+                !within || late.abs() <= APART_NS
+            }
+        };
         self.told.take(fit);
-        Some(printer)
+        is_sure.then_some(printer)
     }
 
     /// The one of several that is nearest in time, if they are not all the same one's anyway.
@@ -281,6 +305,33 @@ mod tests {
         naming.told(told(60_000_000, 7, 1, "same"));
         naming.lost(line(58_000_000, "other"));
         assert_eq!(pid(naming.name(line(60_000_000, "same"))), 7);
+    }
+
+    #[test]
+    fn where_messages_were_lost_no_others_is_taken_for_them() {
+        let mut naming = Naming::default();
+        for number in 0..5 {
+            naming.told(told(number, 3, 3, "begin"));
+            assert_eq!(pid(naming.name(line(number as u64, "begin"))), 3);
+        }
+        // What 7 printed at 1000 was lost; 8 prints the same a second later.
+        let mut after = told(1_001_000, 8, 2, "same");
+        after.flags |= 1 << PRINTED_LOST_SHIFT;
+        naming.told(after);
+        assert_eq!(naming.name(line(1_000, "same")), Printer::Unknown);
+        // What comes later is told as ever, and what was told at the very time is sure.
+        for (number, text) in [(2_000_000, "next"), (2_100_000, "same")] {
+            let mut printed = told(number, 9, 2, text);
+            printed.flags |= 1 << PRINTED_LOST_SHIFT;
+            naming.told(printed);
+            assert_eq!(pid(naming.name(line(number as u64, text))), 9);
+        }
+        // A daemon that comes after a loss knows nothing of the clocks yet.
+        let mut naming = Naming::default();
+        let mut first = told(5_000, 7, 1, "first");
+        first.flags |= 3 << PRINTED_LOST_SHIFT;
+        naming.told(first);
+        assert_eq!(naming.name(line(5_000, "first")), Printer::Unknown);
     }
 
     #[test]

@@ -236,7 +236,12 @@ fn treat(
         (pids_enforced.as_ref()).is_none_or(|enforced| audited.limit < enforced.limit)
     });
 
-    let refused = denied::denied(&rules, Mode::Enforce);
+    let reserve_mode = reserve.map(|reserve| reserve.mode);
+    let refused = denied::with_the_guard_itself(
+        denied::denied(&rules, Mode::Enforce),
+        &rules,
+        (reserve_mode == Some(Mode::Enforce)).then_some(Mode::Enforce),
+    );
     let would = denied::would_be_denied(denied::denied(&rules, Mode::Audit), &refused);
     let (actions, by_argument, arguments) = denied::fates(&refused, &would);
 
@@ -273,7 +278,7 @@ fn treat(
             audited: fork_limits(&rate_audited),
             pids_enforced: cap(&pids_enforced),
             pids_audited: cap(&pids_audited),
-            reserve: match reserve.map(|reserve| reserve.mode) {
+            reserve: match reserve_mode {
                 None => MODE_OFF,
                 Some(Mode::Audit) => MODE_AUDIT,
                 Some(Mode::Enforce) => MODE_ENFORCE,
@@ -291,7 +296,7 @@ fn treat(
         refused,
         audited: would,
         arguments,
-        reserve: reserve.map(|reserve| reserve.mode),
+        reserve: reserve_mode,
         ladder: ladder_enforced,
         ladder_audited,
         leak,

@@ -52,6 +52,27 @@ pub(super) fn denied(rules: &[(&Rule, Mode)], mode: Mode) -> Vec<Applied<Denied>
     all
 }
 
+/// Whoever is refused anything is refused to switch that off. `reserve`: the mode of the host's reserve, which is of no rule.
+pub(super) fn with_the_guard_itself(
+    mut all: Vec<Applied<Denied>>,
+    rules: &[(&Rule, Mode)],
+    reserve: Option<Mode>,
+) -> Vec<Applied<Denied>> {
+    let guard = Denied {
+        action: Action::GuardDisable,
+        kind: None,
+        nested: false,
+    };
+    let enforced = rules.iter().find(|(_, mode)| *mode == Mode::Enforce);
+    let by = enforced.or_else(|| rules.first().filter(|_| reserve == Some(Mode::Enforce)));
+    if let Some((rule, _)) = by
+        && !all.iter().any(|known| known.limit.action == guard.action)
+    {
+        all.extend(applied(rule, guard));
+    }
+    all
+}
+
 /// The same without what enforcing refuses anyway.
 pub(super) fn would_be_denied(
     mut audited: Vec<Applied<Denied>>,

@@ -1,8 +1,9 @@
 //! What a rule denies: actions, some of them only of certain kinds, and where.
 
 use guard_common::{
-    action::{Action, Argument},
+    action::{Action, Argument, Takes},
     net_link,
+    socket::{ANY, FAMILIES, PROTOCOLS, Socket, TYPES},
 };
 
 use super::{
@@ -14,6 +15,8 @@ use super::{
 
 /// Kinds that one action of a rule may name.
 const KINDS: usize = 64;
+/// Combinations of families, types and protocols that one action of a rule may name.
+const SOCKETS: usize = 256;
 
 /// An action that a rule denies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,9 +132,9 @@ fn denial(desk: &mut Desk, node: &Node) -> Option<(Denial, At)> {
         );
         return None;
     };
-    let kinds = match arguments {
-        None => Vec::new(),
-        Some(_) if !action.has_kinds() => {
+    let kinds = match (arguments, action.takes()) {
+        (None, _) => Vec::new(),
+        (Some(_), Takes::Nothing) => {
             desk.tell(
                 at,
                 format!("`{word}` is refused whatever it is done to"),
@@ -140,10 +143,14 @@ fn denial(desk: &mut Desk, node: &Node) -> Option<(Denial, At)> {
             );
             return None;
         }
-        Some(value) => {
-            let section = Section::new(desk, value, "rules[].deny[].ACTION")?;
+        (Some(value), Takes::Kinds) => {
+            let section = of_action(desk, value, action, &["kinds"])?;
             let given = section.need(desk, "kinds")?;
             kinds(desk, given)
+        }
+        (Some(value), Takes::Sockets) => {
+            let section = of_action(desk, value, action, &["families", "types", "protocols"])?;
+            sockets(desk, &section, at)
         }
     };
     Some((
@@ -160,10 +167,122 @@ fn no_action(desk: &mut Desk, at: At) -> Option<(Denial, At)> {
     desk.tell(
         At { length: 1, ..at },
         "an item of `deny` that is no action",
-        "an action's name, or `net_link.create: {kinds: […]}`",
+        "an action's name, or one with what it is done to: `net_link.create: {kinds: […]}`",
         "see `bulkhead explain deny`",
     );
     None
+}
+
+/// What an action is done to, of which only these keys are this action's.
+fn of_action<'n>(
+    desk: &mut Desk,
+    value: &'n Node,
+    action: Action,
+    keys: &[&str],
+) -> Option<Section<'n>> {
+    let section = Section::new(desk, value, "rules[].deny[].ACTION")?;
+    for given in section
+        .all()
+        .filter(|given| !keys.contains(&given.field.key()))
+    {
+        desk.tell(
+            given.key,
+            format!("`{}` is not of {}", given.field.key(), action.name()),
+            &keys.join(", "),
+            &format!("see `bulkhead explain {}`", given.field.key()),
+        );
+    }
+    Some(section)
+}
+
+/// Every combination of the families, types and protocols that are named; what is not named is whichever.
+fn sockets(desk: &mut Desk, section: &Section<'_>, at: At) -> Vec<Kind> {
+    let mut of = |key, names| match section.get(key) {
+        Some(given) => numbers(desk, given, names),
+        None => vec![(String::new(), ANY)],
+    };
+    let (families, types) = (of("families", FAMILIES), of("types", TYPES));
+    let protocols = of("protocols", PROTOCOLS);
+    if section.all().next().is_none() {
+        desk.tell(
+            At { length: 1, ..at },
+            "`socket` is denied for nothing",
+            "families, types or protocols",
+            "name some, or write `socket` without a colon to deny all",
+        );
+    }
+    let count = families.len() * types.len() * protocols.len();
+    if count > SOCKETS {
+        desk.tell(
+            at,
+            format!("{count} combinations of families, types and protocols"),
+            &format!("at most {SOCKETS}"),
+            "name less of them, or leave one of the keys out",
+        );
+        return Vec::new();
+    }
+    let mut kinds = Vec::with_capacity(count);
+    for (family, one) in &families {
+        for (kind, two) in &types {
+            for (protocol, three) in &protocols {
+                let words: Vec<&str> = [family, kind, protocol]
+                    .into_iter()
+                    .map(String::as_str)
+                    .filter(|word| !word.is_empty())
+                    .collect();
+                let socket = Socket {
+                    family: *one,
+                    kind: *two,
+                    protocol: *three,
+                };
+                kinds.push(Kind {
+                    name: words.join(" "),
+                    argument: socket.argument(),
+                });
+            }
+        }
+    }
+    kinds
+}
+
+/// Names out of a table, or numbers.
+fn numbers(desk: &mut Desk, given: Given<'_>, known: &[(&str, u16)]) -> Vec<(String, u16)> {
+    let mut all = Vec::new();
+    if given.list_is_empty() {
+        given.wrong(
+            desk,
+            format!(
+                "`{}` names none: the rule can never apply",
+                given.field.key()
+            ),
+        );
+    }
+    for (word, at) in given.texts(desk).unwrap_or_default() {
+        let by_name = known
+            .iter()
+            .find(|(name, _)| *name == word)
+            .map(|(_, number)| *number);
+        match by_name.or_else(|| word.parse().ok().filter(|number| *number < 0x7fff)) {
+            Some(number) => all.push((word.to_owned(), number)),
+            None => {
+                let names = || known.iter().map(|(name, _)| *name);
+                let advice = match near(word, names()).first() {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "write its number where it has no name here".to_owned(),
+                };
+                desk.tell(
+                    at,
+                    format!("`{}` cannot be `{word}`", given.field.key()),
+                    &format!(
+                        "{}, or a number up to 32766",
+                        names().collect::<Vec<_>>().join(", ")
+                    ),
+                    &advice,
+                );
+            }
+        }
+    }
+    all
 }
 
 fn kinds(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {

@@ -164,6 +164,15 @@ impl<'n> Section<'n> {
             })
     }
 
+    /// Every field that is there.
+    pub fn all(&self) -> impl Iterator<Item = Given<'n>> {
+        (self.values.iter()).map(|(field, key, node)| Given {
+            field,
+            key: *key,
+            node,
+        })
+    }
+
     /// A field that must be there.
     pub fn need(&self, desk: &mut Desk, key: &'static str) -> Option<Given<'n>> {
         let given = self.get(key);

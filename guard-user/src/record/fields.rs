@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
-use guard_common::action::Argument;
+use guard_common::{action::Argument, socket::Socket};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -220,8 +220,10 @@ impl Record {
     /// Says what it was done to, by the kernel side's words; says nothing if they are empty.
     #[must_use]
     pub fn argument(mut self, words: Argument) -> Self {
-        let bytes = words.map(u64::to_le_bytes).concat();
-        if words != [0; 2] {
+        if let Some(socket) = Socket::from_argument(words) {
+            self.argument = Some(Text::from_buffer(socket.to_string().as_bytes()));
+        } else if words != [0; 2] {
+            let bytes = words.map(u64::to_le_bytes).concat();
             self.argument = Some(Text::from_buffer(&bytes));
         }
         self

@@ -8,6 +8,7 @@ use guard_tests::probe::{
     crowd::{Crowd, Leak},
     klog::{self, Syslog},
     link::Link,
+    socket::Socket,
     tally::Counted,
 };
 
@@ -29,6 +30,7 @@ enum Probe {
     Crash(Crash),
     Syslog(Syslog),
     Link(Link),
+    Socket(Socket),
     /// Reads from a descriptor that comes through the socket at standard input.
     Received,
 }
@@ -46,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         }
         Probe::Syslog(syslog) => return Ok(syslog.run()?),
         Probe::Link(link) => return Ok(link.run()?),
+        Probe::Socket(socket) => return Ok(socket.run()?),
         Probe::Received => return Ok(klog::read_received()?),
         Probe::Cost(cost) => {
             println!("{}", serde_json::to_string(&cost.run()?)?);

@@ -3,6 +3,8 @@
 pub mod fork_storm;
 pub mod kernel_log;
 pub mod net_link;
+pub mod setting;
+pub mod socket;
 
 use std::{fs, path::Path};
 
@@ -112,6 +114,8 @@ pub fn all() -> Vec<&'static Scenario> {
         fork_storm::SCENARIOS,
         kernel_log::SCENARIOS,
         net_link::SCENARIOS,
+        socket::SCENARIOS,
+        setting::SCENARIOS,
     ]
     .into_iter()
     .flatten()

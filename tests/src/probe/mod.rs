@@ -7,4 +7,5 @@ pub mod crowd;
 pub mod forks;
 pub mod klog;
 pub mod link;
+pub mod socket;
 pub mod tally;

@@ -8,12 +8,11 @@ use aya_ebpf::{
     macros::cgroup_device,
     programs::DeviceContext,
 };
-use guard_common::{action::Action, config::Field, kernel_log::KMSG_DEVICE};
+use guard_common::{action::Action, kernel_log::KMSG_DEVICE};
 
 use crate::{
-    event::Who,
-    gate::{self, Verdict},
-    kernel, subject,
+    asking::{Ask, ByHelpers, ByReading},
+    gate::Verdict,
 };
 
 const ALLOW: i32 = 1;
@@ -33,36 +32,6 @@ pub fn kernel_log_device(ctx: DeviceContext) -> i32 {
 #[cgroup_device]
 pub fn kernel_log_device_plain(ctx: DeviceContext) -> i32 {
     judge(&ctx, &ByHelpers)
-}
-
-/// A way to find out whose the running task is, and whether it may. No closure: that can be a function of its own, which is asked
-/// for an action that the verifier does not know.
-trait Ask {
-    fn ask(&self, action: Action) -> Option<Verdict>;
-}
-
-/// By reading the task.
-struct ByReading;
-
-impl Ask for ByReading {
-    #[inline(always)]
-    fn ask(&self, action: Action) -> Option<Verdict> {
-        let host = subject::host()?;
-        let may_all = || kernel::is_kernel_thread() || who().tgid == 1;
-        gate::ask_of(host, subject::of_current(host)?, action, may_all, who)
-    }
-}
-
-/// By helpers alone.
-struct ByHelpers;
-
-impl Ask for ByHelpers {
-    #[inline(always)]
-    fn ask(&self, action: Action) -> Option<Verdict> {
-        let host = subject::host()?;
-        let subject = subject::of_current_unread()?;
-        gate::ask_of(host, subject, action, || false, Who::default)
-    }
 }
 
 /// Making a node is nobody's harm and a runtime's daily work, so only opening it is judged.
@@ -91,15 +60,4 @@ fn judge(ctx: &DeviceContext, by: &impl Ask) -> i32 {
         return DENY;
     }
     ALLOW
-}
-
-/// The running task. By reading it: 5.10 gives these programs no helper for that.
-#[inline(always)]
-fn who() -> Who {
-    let task = kernel::current();
-    Who {
-        pid: kernel::read(task, Field::TaskNumber).unwrap_or_default(),
-        tgid: kernel::read(task, Field::TaskProcess).unwrap_or_default(),
-        comm: kernel::name_of(task),
-    }
 }

@@ -9,7 +9,9 @@ use aya_ebpf::{
 use guard_common::{
     config::Field,
     host::Host,
-    kernel_log::{PRINTED_BY_KERNEL, PRINTED_TEXT, PRINTED_UNTOLD, Printed, STACK_BYTES},
+    kernel_log::{
+        PRINTED_BY_KERNEL, PRINTED_LOST_SHIFT, PRINTED_TEXT, PRINTED_UNTOLD, Printed, STACK_BYTES,
+    },
 };
 
 use crate::{
@@ -50,7 +52,9 @@ fn printed(host: *mut Host, stack: u64, text: u64, length: u32) {
         scratch.read_volatile()
     };
     let pid_tgid = bpf_get_current_pid_tgid();
-    let (mut flags, mut container, mut cgroup) = (0, 0, 0);
+    // SAFETY: a live map value.
+    let lost = unsafe { (&raw const (*host).printed_lost).read_volatile() };
+    let (mut flags, mut container, mut cgroup) = ((lost as u32) << PRINTED_LOST_SHIFT, 0, 0);
     if !is_task(stack) || kernel::is_kernel_thread() {
         flags |= PRINTED_BY_KERNEL;
     } else {

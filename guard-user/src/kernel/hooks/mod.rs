@@ -2,6 +2,8 @@
 
 mod kernel_log;
 mod net_link;
+mod setting;
+mod socket;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -19,6 +21,8 @@ use crate::identity::tree::{Hierarchy, id_of};
 
 pub use kernel_log::{KERNEL_LOG, KERNEL_LOG_DEVICES};
 pub use net_link::NET_LINK;
+pub use setting::{SETTING, SWITCH};
+pub use socket::SOCKET;
 
 /// A place where the kernel asks its security modules.
 pub struct Hook {
@@ -57,6 +61,8 @@ pub enum Place {
         /// The program that reads no kernel memory.
         plain: &'static str,
     },
+    /// Where it asks the programs of cgroups before a file below /proc/sys is read or written.
+    Settings,
 }
 
 impl Hook {
@@ -64,7 +70,7 @@ impl Hook {
     #[must_use]
     pub const fn is_lower(&self) -> bool {
         match self.place {
-            Place::Asked { .. } => false,
+            Place::Asked { .. } | Place::Settings => false,
             Place::Devices { .. } => true,
         }
     }
@@ -78,7 +84,10 @@ struct Tool {
 
 /// Every hook that judges actions; not those that take the place of another.
 pub fn all() -> impl Iterator<Item = &'static Hook> {
-    KERNEL_LOG.iter().chain(&NET_LINK)
+    (KERNEL_LOG.iter())
+        .chain(&NET_LINK)
+        .chain(&SOCKET)
+        .chain(&SETTING)
 }
 
 /// What became of a hook.
@@ -152,7 +161,7 @@ fn attach_one(
         link: None,
     };
     let rung = match forced {
-        _ if hook.is_lower() => Rung::Cgroup,
+        _ if !matches!(hook.place, Place::Asked { .. }) => Rung::Cgroup,
         Some(rung @ (Rung::Lsm | Rung::FmodRet)) => rung,
         Some(Rung::Cgroup | Rung::Observe | Rung::Setting) => {
             proved.reason = "--rung asks for no program that refuses".to_owned();

@@ -210,7 +210,9 @@ rules:
     let write = Action::KernelLogWrite.bit() | console;
     let judged = |path| {
         let limits = &treatment(&compiled, path).limits;
-        let of = |fate: Fate| limits.actions[fate as usize];
+        // Whoever is refused anything may not switch that off.
+        assert!(limits.actions[0] & Action::GuardDisable.bit() != 0);
+        let of = |fate: Fate| limits.actions[fate as usize] & !Action::GuardDisable.bit();
         (of(Fate::Refused), of(Fate::Audited))
     };
     assert_eq!(judged("/docker-a"), (read | clear, write));
@@ -248,7 +250,8 @@ rules:
     let (bridge, link) = (Action::BridgeCreate.bit(), Action::NetLinkCreate.bit());
     let all = treatment(&compiled, "/docker-a");
     // Refused in a nested namespace, and audited elsewhere.
-    assert_eq!(all.limits.actions, [0, bridge, bridge, 0]);
+    let guard = Action::GuardDisable.bit();
+    assert_eq!(all.limits.actions, [guard, bridge, bridge, 0]);
     assert_eq!(all.limits.by_argument, [0, link, link, 0]);
     let fates = |path: &str, name: &str| {
         let of = net_link::kind(name).unwrap();
@@ -317,4 +320,25 @@ fn more_kinds_of_containers_than_profiles_are_refused() {
         format!("{:?}", error).contains("TooManyProfiles"),
         "{error:?}"
     );
+}
+
+#[test]
+fn who_is_refused_anything_may_not_switch_that_off() {
+    let refuses = |mode: &str, reserve: &str| {
+        let policy = load::from_bytes(
+            "x",
+            format!(
+                "version: 1\nmode: {mode}\nsubjects: {{all: {{cgroups: [/docker-*]}}}}\nrules: [{{name: r, subjects: [all], pids: {{max: 9}}}}]\nhost: {{reserve: {{pids: {reserve}, mode: {mode}}}}}"
+            )
+            .as_bytes(),
+        )
+        .unwrap();
+        let compiled = compile(&policy, None).unwrap();
+        let actions = treatment(&compiled, "/docker-a").limits.actions;
+        assert_eq!(actions[1..], [0; 3]);
+        actions[0]
+    };
+    assert_eq!(refuses("enforce", "300"), Action::GuardDisable.bit());
+    // Auditing refuses nothing, this neither.
+    assert_eq!(refuses("audit", "300"), 0);
 }

@@ -10,8 +10,13 @@ use crate::policy::{
 
 const DOCS: &str = include_str!("../../../../docs/policy.md");
 
-/// An action that may be of some kinds.
-const ACTION: &str = "net_link.create";
+/// An action to which a field of that name belongs.
+fn action(key: &str) -> &'static str {
+    match key {
+        "families" | "types" | "protocols" => "socket",
+        _ => "net_link.create",
+    }
+}
 
 fn is_leaf(field: &Field) -> bool {
     children(field.path).next().is_none()
@@ -21,7 +26,9 @@ fn is_leaf(field: &Field) -> bool {
 fn with_nonsense(field: &Field) -> String {
     let mut text = String::from("{nonsense: [[]]}");
     for part in field.path.rsplit('.') {
-        let key = part.trim_end_matches("[]").replace("ACTION", ACTION);
+        let key = part
+            .trim_end_matches("[]")
+            .replace("ACTION", action(field.key()));
         let list =
             part.ends_with("[]") && part != field.path.rsplit('.').next().unwrap_or_default();
         text = if list {
@@ -97,7 +104,9 @@ fn every_example_of_the_table_is_what_the_parser_takes() {
             text = format!("subjects: {{{text}}}");
         } else {
             for part in field.parent().rsplit('.').filter(|part| !part.is_empty()) {
-                let key = part.trim_end_matches("[]").replace("ACTION", ACTION);
+                let key = part
+                    .trim_end_matches("[]")
+                    .replace("ACTION", action(field.key()));
                 text = if !part.ends_with("[]") {
                     format!("{key}: {{{text}}}")
                 } else {
@@ -204,4 +213,11 @@ fn a_denial_covers_what_is_no_more_than_it_denies() {
     assert!(!links(some, &["veth", "netkit"], false) && !links(some, &[], false));
     assert!(links(nested, &["veth"], true) && !links(nested, &["veth"], false));
     assert!(!denials("deny: [bridge.create]")[0].covers(Action::NetLinkCreate, &[], false));
+    let sockets =
+        |rule: &str| denials(rule)[0].covers(Action::Socket, &["vsock".to_owned()], false);
+    assert!(sockets("deny: [socket]") && sockets("deny: [{socket: {families: [alg, vsock]}}]"));
+    // Of some types alone it leaves the others.
+    assert!(!sockets(
+        "deny: [{socket: {families: [vsock], types: [stream]}}]"
+    ));
 }

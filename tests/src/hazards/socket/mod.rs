@@ -1,0 +1,158 @@
+//! Sockets: a container that would make one of a family, type or protocol that a policy denies is refused.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{Needs, Scenario, kernel_log::refusing::count};
+use crate::{
+    cgroup::Cgroup,
+    daemon::{Daemon, Policy, status},
+    host::{release, wait_for},
+};
+
+/// All scenarios of this hazard.
+pub const SCENARIOS: &[&[Scenario]] = &[&[
+    Scenario {
+        name: "socket::what_a_rule_denies_is_refused_in_each_way_and_nothing_beside_it",
+        needs: Needs::Refusing,
+        run: refused,
+    },
+    Scenario {
+        name: "socket::in_audit_mode_every_socket_is_made_and_counted",
+        needs: Needs::Ordinary,
+        run: audited,
+    },
+]];
+
+const RULE: &str = "deny:
+  - socket: {families: [vsock, alg, 29]}
+  - bridge.create";
+const PARTS: &str = "deny:
+  - socket: {families: [inet, inet6], types: [raw]}";
+
+/// What came of a script: done, or EPERM.
+pub(super) fn may(cgroup: Option<&Cgroup>, script: &str) -> Result<bool> {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script])
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    if let Some(cgroup) = cgroup {
+        cgroup.enter(&mut command)?;
+    }
+    let output = command.spawn()?.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        return Ok(true);
+    }
+    if said.contains("Operation not permitted") {
+        return Ok(false);
+    }
+    bail!("{script}: {} {said}", output.status);
+}
+
+fn probe(family: i32, rest: &str) -> String {
+    format!("bulkhead-probe socket --family {family} {rest}")
+}
+
+/// Families that are denied, as somebody makes a socket of them here.
+fn denied() -> Vec<String> {
+    let seqpacket = libc::SOCK_SEQPACKET;
+    let mut all = vec![
+        probe(libc::AF_ALG, &format!("--kind {seqpacket}")),
+        probe(libc::AF_VSOCK, ""),
+        probe(libc::AF_CAN, "--kind 3 --protocol 1"),
+    ];
+    if release() >= (5, 19) {
+        let rest = format!("--kind {seqpacket} --way io-uring");
+        all.push(probe(libc::AF_ALG, &rest));
+    }
+    all
+}
+
+/// Those that are not, and tools that make some.
+fn others() -> Vec<String> {
+    vec![
+        probe(libc::AF_UNIX, ""),
+        probe(libc::AF_UNIX, "--way pair"),
+        probe(libc::AF_INET, ""),
+        probe(libc::AF_PACKET, "--kind 3"),
+        "ip link show lo".to_owned(),
+    ]
+}
+
+fn refused() -> Result<()> {
+    let container = Cgroup::container()?;
+    let service = Cgroup::service()?;
+    let us = Some(&container);
+    for script in denied().iter().chain(&others()) {
+        ensure!(may(us, script)?, "without Bulkhead: {script}");
+    }
+    let policy = Policy::enforce(RULE)?;
+    let daemon = Daemon::start(&policy, &[])?;
+    for script in denied() {
+        ensure!(!may(us, &script)?, "the container may: {script}");
+        ensure!(may(None, &script)?, "the host may not: {script}");
+        ensure!(may(Some(&service), &script)?, "a service may not: {script}");
+    }
+    for script in others() {
+        ensure!(may(us, &script)?, "the container may not: {script}");
+    }
+    let seen = status()?;
+    ensure!(count(&seen, &container, "socket", "refused")? == denied().len() as u64);
+    ensure!(count(&seen, &container, "socket", "audited")? == 0);
+    wait_for("the record", std::time::Duration::from_secs(10), || {
+        Ok(policy.records()?.iter().any(|record| {
+            record["kind"] == "action"
+                && record["action"] == "socket"
+                && record["verdict"] == "deny"
+                && record["argument"] == "alg seqpacket"
+                && record["cgroup"].as_str() == Some(&container.path)
+        }))
+    })?;
+    let hooks = seen["hooks"].as_array().context("no hooks")?;
+    let hook = (hooks.iter())
+        .find(|hook| hook["hook"] == "socket_create")
+        .context("no hook socket_create")?;
+    ensure!(hook["state"] == "ENFORCING", "{hook}");
+    println!("    socket_create {} on {}", hook["state"], hook["rung"]);
+    // Of what has two parts, only that to which both apply.
+    policy.rewrite("enforce", PARTS, "reserve: {pids: 300}")?;
+    daemon.reload()?;
+    let raw = probe(libc::AF_INET, "--kind 3 --protocol 1");
+    wait_for("the reload", std::time::Duration::from_secs(20), || {
+        Ok(!may(us, &raw)?)
+    })?;
+    for script in [
+        probe(libc::AF_INET6, "--kind 3 --protocol 58"),
+        probe(libc::AF_INET, "--kind 3 --protocol 255"),
+    ] {
+        ensure!(!may(us, &script)?, "the container may: {script}");
+    }
+    for script in [
+        probe(libc::AF_INET, "--kind 2"),
+        probe(libc::AF_PACKET, "--kind 3"),
+        probe(libc::AF_VSOCK, ""),
+    ] {
+        ensure!(may(us, &script)?, "the container may not: {script}");
+    }
+    drop(daemon);
+    ensure!(may(us, &raw)?, "nobody is there, and it is refused");
+    Ok(())
+}
+
+fn audited() -> Result<()> {
+    let container = Cgroup::container()?;
+    let policy = Policy::write("audit", RULE, "reserve: {pids: 300}")?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    for script in denied().iter().chain(&others()) {
+        ensure!(may(Some(&container), script)?, "refused: {script}");
+    }
+    let seen = status()?;
+    ensure!(count(&seen, &container, "socket", "audited")? == denied().len() as u64);
+    ensure!(count(&seen, &container, "socket", "refused")? == 0);
+    Ok(())
+}
