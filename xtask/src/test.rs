@@ -336,7 +336,7 @@ fn one(
             smp: 2,
             memory: 1024,
             cmdline: variant.cmdline.to_owned(),
-            timeout: 1200,
+            timeout: 1800,
             add: additions.to_vec(),
             qemu: String::new(),
             no_build: true,
