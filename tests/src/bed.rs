@@ -2,10 +2,10 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -30,6 +30,37 @@ pub fn start(cgroup: Option<&Cgroup>, arguments: &str) -> Result<Running> {
     let mut command = Command::new(PROBE);
     command.args(arguments.split_whitespace());
     start_by(cgroup, command).with_context(|| format!("cannot start the probe {arguments}"))
+}
+
+/// Runs a program to its end, in a cgroup or on the host's own, with no input; what it says to its errors is kept.
+///
+/// # Errors
+/// It cannot be started.
+pub fn output(cgroup: Option<&Cgroup>, mut command: Command) -> Result<Output> {
+    command
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    if let Some(cgroup) = cgroup {
+        cgroup.enter(&mut command)?;
+    }
+    Ok(command.spawn()?.wait_with_output()?)
+}
+
+/// Whether a script of the shell does what it is to, or is refused with EPERM.
+///
+/// # Errors
+/// It fails for another reason.
+pub fn may(cgroup: Option<&Cgroup>, script: &str) -> Result<bool> {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    let output = output(cgroup, command)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() && !said.contains("Operation not permitted") {
+        bail!("{script}: {} {said}", output.status);
+    }
+    Ok(output.status.success())
 }
 
 /// Runs a probe to its end that a shell starts, after whatever it does first.

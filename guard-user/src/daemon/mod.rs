@@ -196,6 +196,8 @@ pub struct Daemon {
     ticks: u64,
     /// Forks that the programs were not asked about.
     unjudged: u64,
+    /// Runs that the hooks' programs were left out of.
+    passed_by: u64,
     /// Losses of the kernel side that the roster was put right after.
     losses: tick::Losses,
     /// The panic switch was thrown, and that is on record.

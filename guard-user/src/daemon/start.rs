@@ -175,6 +175,7 @@ impl Daemon {
             stamps: [stamps.clone(), stamps],
             ticks: 0,
             unjudged: 0,
+            passed_by: 0,
             off_seen: false,
             options,
             kernel,

@@ -1,10 +1,10 @@
 //! Every way to make a network link that is tried: with the tools that people use, and a probe where there is none.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::cgroup::Cgroup;
+use crate::{bed, cgroup::Cgroup};
 
 /// Where the socket of a way stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,15 +99,7 @@ pub fn go(cgroup: Option<&Cgroup>, netns: Netns, script: &str, name: &str) -> Re
         )),
         Netns::Host => command.args(["--mount", "sh", "-c", &whole]),
     };
-    command
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    if let Some(cgroup) = cgroup {
-        cgroup.enter(&mut command)?;
-    }
-    let output = command.spawn()?.wait_with_output()?;
+    let output = bed::output(cgroup, command)?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
         return Ok(Came::Done);

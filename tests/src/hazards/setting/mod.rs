@@ -4,8 +4,9 @@ use std::{fs, time::Duration};
 
 use anyhow::{Result, ensure};
 
-use super::{Needs, Scenario, kernel_log::refusing::count, socket::may};
+use super::{Needs, Scenario, kernel_log::refusing::count};
 use crate::{
+    bed::may,
     cgroup::Cgroup,
     daemon::{Daemon, Policy, status},
     host::{Setting, release, wait_for},

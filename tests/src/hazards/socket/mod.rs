@@ -1,11 +1,10 @@
 //! Sockets: a container that would make one of a family, type or protocol that a policy denies is refused.
 
-use std::process::{Command, Stdio};
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{Needs, Scenario, kernel_log::refusing::count};
 use crate::{
+    bed::may,
     cgroup::Cgroup,
     daemon::{Daemon, Policy, status},
     host::{release, wait_for},
@@ -30,29 +29,6 @@ const RULE: &str = "deny:
   - bridge.create";
 const PARTS: &str = "deny:
   - socket: {families: [inet, inet6], types: [raw]}";
-
-/// What came of a script: done, or EPERM.
-pub(super) fn may(cgroup: Option<&Cgroup>, script: &str) -> Result<bool> {
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", script])
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    if let Some(cgroup) = cgroup {
-        cgroup.enter(&mut command)?;
-    }
-    let output = command.spawn()?.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() {
-        return Ok(true);
-    }
-    if said.contains("Operation not permitted") {
-        return Ok(false);
-    }
-    bail!("{script}: {} {said}", output.status);
-}
 
 fn probe(family: i32, rest: &str) -> String {
     format!("bulkhead-probe socket --family {family} {rest}")
