@@ -20,7 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "fork_storm::a_thousand_forks_under_way_at_once_leave_the_hosts_reserve",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: a_thousand_forks_under_way_at_once_leave_the_hosts_reserve,
     },
     Scenario {
@@ -114,19 +114,19 @@ fn a_leak_takes_every_pid_but_the_hosts_reserve() -> Result<()> {
 
 /// Threads of one process that fork in the same moment stand in line for its memory, each allowed already and without a pid.
 fn a_thousand_forks_under_way_at_once_leave_the_hosts_reserve() -> Result<()> {
-    let swarm = |seconds: u32| {
-        format!("crowd --processes 1 --threads 2000 --megabytes 4 --seconds {seconds}")
+    let swarm = |threads: u32, seconds: u32| {
+        format!("crowd --processes 1 --threads {threads} --megabytes 4 --seconds {seconds}")
     };
     let _pid_max = Setting::new("kernel/pid_max", "4096")?;
     let limit = host::task_limit()?;
     {
         let container = Cgroup::container()?;
-        // As long as this machine needs.
-        let mut full = bed::start(Some(&container), &swarm(120))?;
+        // As long as this machine needs. They fork one after the other: with more threads, fewer forks are needed.
+        let mut full = bed::start(Some(&container), &swarm(3000, 300))?;
         let mut failed = 0;
         host::wait_for(
             "the swarm to fill the host",
-            Duration::from_secs(60),
+            Duration::from_secs(240),
             || {
                 failed = 20 - host::spawn(20).0;
                 Ok(failed > 0 || full.has_ended()?)
@@ -140,7 +140,7 @@ fn a_thousand_forks_under_way_at_once_leave_the_hosts_reserve() -> Result<()> {
     let _daemon = Daemon::start(&policy, &[])?;
     let container = Cgroup::container()?;
     let watch = Watch::new();
-    let mut swarm = bed::start(Some(&container), &swarm(15))?;
+    let mut swarm = bed::start(Some(&container), &swarm(2000, 15))?;
     let (mut spawned, mut tried, mut error) = (0, 0, String::new());
     while !swarm.has_ended()? {
         let (worked, failed) = host::spawn(5);

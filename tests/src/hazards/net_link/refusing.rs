@@ -15,7 +15,7 @@ use crate::{
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "net_link::a_bridge_in_a_nested_namespace_is_refused_by_every_way_and_in_the_hosts_by_none",
-        needs: Needs::Refusing,
+        needs: Needs::RefusingOnV2,
         run: nested,
     },
     Scenario {
@@ -25,7 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "net_link::in_audit_mode_every_bridge_is_made_and_counted",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: audited,
     },
     Scenario {
