@@ -38,10 +38,14 @@ actions! {
     Socket = 6, "socket";
     /// Switches off the hooks that refuse. Denied to whom anything is denied.
     GuardDisable = 7, "guard.disable";
+    /// Takes lines out of the kernel log: whoever else reads it in the same way lacks them.
+    KernelLogConsume = 8, "kernel_log.consume";
+    /// Calls bpf(2).
+    Bpf = 9, "bpf";
 }
 
 /// How many there are.
-pub const ACTIONS: usize = 8;
+pub const ACTIONS: usize = 10;
 
 impl Action {
     /// Its bit in a profile's sets.
@@ -50,13 +54,15 @@ impl Action {
         1 << self as u32
     }
 
-    /// Whether who refuses this refuses `other` too: a forged line is no worse than a console that shows none.
+    /// Whether who refuses this refuses `other` too: who may not read takes nothing out either, and a forged line is no worse
+    /// than a console that shows none.
     #[must_use]
     pub const fn includes(self, other: Self) -> bool {
         self as u32 == other as u32
             || matches!(
                 (self, other),
-                (Self::KernelLogWrite, Self::KernelLogConsole)
+                (Self::KernelLogRead, Self::KernelLogConsume)
+                    | (Self::KernelLogWrite, Self::KernelLogConsole)
             )
     }
 
@@ -70,6 +76,8 @@ impl Action {
             | Self::KernelLogClear
             | Self::KernelLogWrite
             | Self::KernelLogConsole
+            | Self::KernelLogConsume
+            | Self::Bpf
             | Self::BridgeCreate
             | Self::GuardDisable => Takes::Nothing,
         }
@@ -162,11 +170,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_action_includes_itself_and_writing_the_console() {
+    fn an_action_includes_itself_and_what_is_no_worse() {
         for one in Action::ALL {
             for other in Action::ALL {
                 let both = (one.name(), other.name());
-                let expected = one == other || both == ("kernel_log.write", "kernel_log.console");
+                let expected = one == other
+                    || both == ("kernel_log.write", "kernel_log.console")
+                    || both == ("kernel_log.read", "kernel_log.consume");
                 assert_eq!(one.includes(other), expected, "{both:?}");
             }
         }

@@ -6,6 +6,18 @@ pub const MISSING: u32 = u32::MAX;
 /// No field of a structure that is read lies further behind its beginning. A bound that an instruction has room for.
 pub const OFFSET_MAX: u32 = 0xffff;
 
+/// In a program, the address of the per-CPU variable that holds `preempt_count`: the loader puts the variable in its place, as
+/// the verifier knows it (`BPF_PSEUDO_BTF_ID`, include/uapi/linux/bpf.h).
+pub const PREEMPT_COUNT: u64 = 0x7065_7263_7075_0001;
+/// In a program, the address of the kernel's `prb`, which points to the ring of the kernel log's records.
+pub const PRINTK_RING: u64 = 0x7065_7263_7075_0002;
+
+/// Bits of `preempt_count` that say that an interrupt is being handled, soft, hard or NMI (`in_task`, include/linux/preempt.h):
+/// while it has 32 bits, 5.10 to 6.x.
+pub const INTERRUPT_BITS: u32 = 0x00ff_0100;
+/// The same since it has 64 (7.x), of which the upper half says nothing else.
+pub const INTERRUPT_BITS_OF_64: u32 = 0xff00_0100;
+
 macro_rules! fields {
     ($($(#[$doc:meta])* $name:ident = $path:literal,)*) => {
         /// A word of the kernel side's read-only `CONFIG`.
@@ -17,8 +29,8 @@ macro_rules! fields {
             /// Every field, in order.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
-            /// Where the running kernel's BTF says it: `struct.member.member` (offset in bytes), `enum:constant`, or
-            /// empty where the daemon sets it.
+            /// Where the running kernel's BTF says it: `struct.member.member` (offset in bytes), `struct` (its size),
+            /// `enum:constant`, or empty where the daemon sets it.
             #[must_use]
             pub const fn btf(self) -> &'static str {
                 match self { $(Self::$name => $path,)* }
@@ -52,8 +64,10 @@ fields! {
     TaskName = "task_struct.comm",
     /// A task's shared memory segments, a list: where it is empty it leads to itself, from `shm_init_task` on.
     TaskShared = "task_struct.sysvshm.shm_clist.next",
-    /// The kernel stack of a task.
-    TaskStack = "task_struct.stack",
+    /// Where a processor's `preempt_count` is in the per-CPU variable that holds it.
+    PreemptCount = "",
+    /// Which of its bits say that an interrupt is being handled.
+    InterruptBits = "",
     /// What a task does about a signal; 0: what the kernel does.
     SignalHandler = "k_sigaction.sa.sa_handler",
     /// When a task began, `CLOCK_MONOTONIC`, nanoseconds.
@@ -134,6 +148,20 @@ fields! {
     SkbData = "sk_buff.data",
     /// How many bytes a message has.
     SkbLength = "sk_buff.len",
+    /// The descriptors of a ring of records.
+    RingDescriptors = "printk_ringbuffer.desc_ring",
+    /// How many there are, as a power of two.
+    DescriptorBits = "prb_desc_ring.count_bits",
+    /// What is known of each record, by its descriptor.
+    DescriptorInfos = "prb_desc_ring.infos",
+    /// The last descriptor that was taken, counted on.
+    DescriptorHead = "prb_desc_ring.head_id",
+    /// The number of a record.
+    InfoNumber = "printk_info.seq",
+    /// Who printed a record: a task's number, or that of a processor that handled an interrupt.
+    InfoCaller = "printk_info.caller_id",
+    /// Bytes of what is known of a record.
+    InfoSize = "printk_info",
     /// The pids controller's number.
     PidsController = "cgroup_subsys_id:pids_cgrp_id",
 }

@@ -32,8 +32,10 @@ pub const fn is_trace(name: [u8; 8]) -> bool {
 #[inline(always)]
 pub const fn actions_of_syslog(kind: u32) -> (Option<Action>, Option<Action>) {
     match kind {
-        // Opening /proc/kmsg; read; read all; how much is unread; the buffer's size.
-        1 | 2 | 3 | 9 | 10 => (Some(Action::KernelLogRead), None),
+        // Opening /proc/kmsg, and reading what nobody can read again.
+        1 | 2 => (Some(Action::KernelLogRead), Some(Action::KernelLogConsume)),
+        // Read all; how much is unread; the buffer's size.
+        3 | 9 | 10 => (Some(Action::KernelLogRead), None),
         // Read all, and clear.
         4 => (Some(Action::KernelLogRead), Some(Action::KernelLogClear)),
         5 => (Some(Action::KernelLogClear), None),
@@ -75,6 +77,8 @@ const _: () = assert!(size_of::<Printed>() == 56 + PRINTED_TEXT);
 pub const PRINTED_BY_KERNEL: u32 = 1;
 /// Whose it was could not be read.
 pub const PRINTED_UNTOLD: u32 = 2;
+/// Told of a record, and not of its text, which is the record's number and zeros: there is no length then.
+pub const PRINTED_NUMBER: u32 = 4;
 /// Above this bit: how many messages found no room before this one, as far as there is room.
 pub const PRINTED_LOST_SHIFT: u32 = 8;
 
@@ -112,8 +116,6 @@ pub const ENDED: u32 = 4096;
 
 /// Bytes of the ring `PRINTED`.
 pub const PRINTED_BYTES: u32 = 1 << 19;
-/// Bytes of a kernel stack on x86-64 (`THREAD_SIZE`, arch/x86/include/asm/page_64_types.h, without KASAN).
-pub const STACK_BYTES: u32 = 1 << 14;
 
 #[cfg(test)]
 mod tests {
@@ -176,6 +178,10 @@ mod tests {
             assert_eq!(actions_of_syslog(kind as u32).0, expected, "type {kind}");
         }
         assert_eq!(actions_of_syslog(4).1, Some(Clear));
+        for kind in 0..12 {
+            let takes = actions_of_syslog(kind).1 == Some(Action::KernelLogConsume);
+            assert_eq!(takes, matches!(kind, 1 | 2), "type {kind}");
+        }
         assert_eq!(actions_of_syslog(u32::MAX), (None, None));
     }
 }

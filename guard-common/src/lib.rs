@@ -8,6 +8,7 @@
 extern crate std;
 
 pub mod action;
+pub mod bpf;
 pub mod config;
 pub mod event;
 pub mod fork_storm;

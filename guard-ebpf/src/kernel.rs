@@ -31,7 +31,7 @@ pub fn config(field: Field) -> u32 {
 
 /// Where a field stands in its structure; `None` if this kernel has no such field.
 #[inline(always)]
-fn offset(field: Field) -> Option<u64> {
+pub fn offset(field: Field) -> Option<u64> {
     let offset = config(field);
     (offset <= OFFSET_MAX).then_some(u64::from(offset))
 }

@@ -4,10 +4,11 @@
 // For `atomic_xadd`, which stable `core` does not offer on this target.
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
-// For `kernel::apart` and `names::behind`.
+// For `kernel::apart`, `names::behind` and `context::loaded`.
 #![feature(asm_experimental_arch)]
 
 mod asking;
+mod context;
 mod event;
 mod gate;
 mod hazards;

@@ -8,6 +8,7 @@ use aya_ebpf::{
 use guard_common::{
     Container, EVENT_BYTES, HINTS as HINTS_MAX, SLOTS, SUBJECTS as SUBJECTS_MAX, Subject,
     action::{ARGUMENTS as ARGUMENTS_MAX, ArgumentKey},
+    bpf::OWN as OWN_MAX,
     fork_storm::{PROFILES as PROFILES_MAX, Profile},
     host::Host,
     identity::{NameMatcher, PATH_MAX, PATH_STEP},
@@ -63,6 +64,10 @@ pub static PRINTED: RingBuf = RingBuf::with_byte_size(PRINTED_BYTES, 0);
 /// The last bits of a task's number → the last task of a container's that had such a number, and that a signal has ended.
 #[map]
 pub static ENDED: Array<Ended> = Array::with_max_entries(ENDED_MAX, BPF_F_MMAPABLE);
+
+/// What Bulkhead itself has in the kernel, by [`guard_common::bpf::own`].
+#[map]
+pub static OWN: HashMap<u64, u32> = HashMap::with_max_entries(OWN_MAX, 0);
 
 /// Task → what it sends by netlink, while that is being read.
 #[map]

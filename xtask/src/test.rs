@@ -127,15 +127,24 @@ struct Ran {
 /// Formatting, lints and unit tests of the workspace, the committed object, dependencies, and every hazard on every kernel.
 pub fn run(options: &Options) -> Result<()> {
     let began = Instant::now();
-    if options.filter.is_none() && options.kernel.is_empty() {
-        on_this_machine(options)?;
-    }
-    if !options.no_build {
-        step("build for the virtual machines", || {
-            build_release()?;
-            build_tests()
-        })?;
-    }
+    // What the machines boot is fetched meanwhile.
+    thread::scope(|scope| {
+        let images = scope.spawn(|| {
+            let mut kernels: Vec<Kernel> = variants(options).map(|one| one.kernel).collect();
+            kernels.dedup();
+            kernels.into_iter().try_for_each(vm::build)
+        });
+        if options.filter.is_none() && options.kernel.is_empty() {
+            on_this_machine(options)?;
+        }
+        if !options.no_build {
+            step("build for the virtual machines", || {
+                build_release()?;
+                build_tests()
+            })?;
+        }
+        (images.join()).unwrap_or_else(|_| bail!("what builds the images panicked"))
+    })?;
     let ran = step("virtual machines", || in_machines(options))?;
     println!();
     for Ran {
@@ -268,6 +277,13 @@ pub fn additions() -> Result<Vec<String>> {
     Ok(all)
 }
 
+/// The boots that are asked for.
+fn variants(options: &Options) -> impl Iterator<Item = &'static Variant> {
+    (VARIANTS.iter())
+        .filter(|variant| options.kernel.is_empty() || options.kernel.contains(&variant.kernel))
+        .filter(|variant| !(options.ci && variant.second))
+}
+
 fn in_machines(options: &Options) -> Result<Vec<Ran>> {
     let logs = root()?.join("target/vm/tests");
     fs::create_dir_all(&logs)?;
@@ -279,13 +295,7 @@ fn in_machines(options: &Options) -> Result<Vec<Ran>> {
         &script,
         format!("#!/bin/bash\nexec bulkhead-vm-tests '{filter}' 2>&1\n"),
     )?;
-    let queue: Mutex<VecDeque<&Variant>> = Mutex::new(
-        VARIANTS
-            .iter()
-            .filter(|variant| options.kernel.is_empty() || options.kernel.contains(&variant.kernel))
-            .filter(|variant| !(options.ci && variant.second))
-            .collect(),
-    );
+    let queue: Mutex<VecDeque<&Variant>> = Mutex::new(variants(options).collect());
     let jobs = if options.jobs == 0 {
         thread::available_parallelism().map_or(1, usize::from) / 2 + 1
     } else {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Programs that scripts find in the virtual machine, with all that they need.
-const USERLAND: [&str; 28] = [
+const USERLAND: [&str; 29] = [
     "base-files",
     "dash",
     "bash",
@@ -29,6 +29,7 @@ const USERLAND: [&str; 28] = [
     "mount",
     "iproute2",
     "bridge-utils",
+    "bpftool",
     "procps",
     "psmisc",
     "kmod",
@@ -127,6 +128,11 @@ pub fn boot(boot: &Boot, streams: Streams) -> Result<Outcome> {
     let _ = fs::rename(work.join("console"), kept);
     let _ = fs::remove_dir_all(&work);
     result
+}
+
+/// Builds what a boot of this kernel needs, if that has not been done.
+pub fn build(kernel: Kernel) -> Result<()> {
+    built(&folder()?, kernel).map(drop)
 }
 
 /// Everything that is built once, and by one process at a time.

@@ -1,3 +1,4 @@
+pub mod bpf;
 pub mod fork_storm;
 pub mod kernel_log;
 pub mod net_link;

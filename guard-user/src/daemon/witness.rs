@@ -1,11 +1,7 @@
 //! Programs that refuse nothing and only tell: they are loaded when what is enforced is, and cost its start nothing.
 
 use super::{Daemon, Plan, notes::Notes};
-use crate::kernel::{
-    attach::{Link, tells_printed},
-    btf::Btf,
-    load::Kernel,
-};
+use crate::kernel::{attach::Link, btf::Btf, load::Kernel};
 
 /// Loads and attaches those that the plan wants. What one that cannot be had would have told, is said.
 pub(super) fn attach(kernel: &Kernel, btf: &Btf, plan: &Plan, notes: &mut Notes) -> Vec<Link> {
@@ -15,14 +11,12 @@ pub(super) fn attach(kernel: &Kernel, btf: &Btf, plan: &Plan, notes: &mut Notes)
         "tasks that leave their container are not recorded",
         kernel.attach_moves(btf),
     )];
-    if keeps && tells_printed() {
+    if keeps {
         all.push((
             "printed",
             "nobody tells who prints into the kernel log",
             kernel.attach_printed(btf),
         ));
-    }
-    if keeps {
         all.push((
             "ended",
             "whom the kernel log is about is not told of those that have ended",

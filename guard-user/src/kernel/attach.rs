@@ -5,6 +5,8 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use guard_common::bpf::Object;
+
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 
 use super::{
@@ -15,6 +17,7 @@ use super::{
     rungs::{self, Rung},
     sys,
     under_way::{self, Counting},
+    variables,
 };
 use crate::identity::tree::{Hierarchy, Version};
 
@@ -22,7 +25,7 @@ use crate::identity::tree::{Hierarchy, Version};
 pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
 
 /// Functions of the kernel that programs attach to.
-pub const FUNCTIONS: [&str; 21] = [
+pub const FUNCTIONS: [&str; 24] = [
     "bpf_lsm_task_alloc",
     "security_task_alloc",
     "cgroup_attach_task",
@@ -30,6 +33,7 @@ pub const FUNCTIONS: [&str; 21] = [
     "btf_trace_signal_deliver",
     "perf_event_free_task",
     "security_task_free",
+    "vprintk_store",
     "bpf_lsm_syslog",
     "security_syslog",
     "bpf_lsm_file_permission",
@@ -42,6 +46,8 @@ pub const FUNCTIONS: [&str; 21] = [
     "security_file_ioctl",
     "bpf_lsm_file_ioctl_compat",
     "security_file_ioctl_compat",
+    "bpf_lsm_bpf",
+    "security_bpf",
     "bpf_lsm_socket_create",
     "security_socket_create",
 ];
@@ -59,6 +65,7 @@ enum How<'r> {
     Lsm(&'static str),
     ModifyReturn(&'static str),
     Entry(&'static str),
+    Exit(&'static str),
     Tracepoint(&'static str),
     RawTracepoint(&'static CStr),
     Devices(BorrowedFd<'r>),
@@ -79,6 +86,7 @@ impl How<'_> {
             Self::Lsm(_) => "lsm",
             Self::ModifyReturn(_) => "fmod_ret",
             Self::Entry(_) => "fentry",
+            Self::Exit(_) => "fexit",
             Self::Tracepoint(_) => "tp_btf",
             Self::RawTracepoint(_) => "raw tracepoint",
             Self::Devices(_) => "cgroup device",
@@ -213,12 +221,20 @@ impl Kernel {
         )
     }
 
-    /// Loads and attaches the program that tells who prints into the kernel log; see [`tells_printed`].
+    /// Loads and attaches the program that tells who prints into the kernel log: by the tracepoint `console` where that is
+    /// passed in the context of the task that prints (6.1). On 5.10 whoever holds the console passes it, later and for others:
+    /// there by the function that stores a record, under a lock until 5.11. In between there is neither.
     ///
     /// # Errors
     /// [`LoadError`].
     pub fn attach_printed(&self, btf: &Btf) -> Result<Link, LoadError> {
-        self.attach(btf, "kernel_log_printed", How::RawTracepoint(c"console"))
+        match release() {
+            (6, 1..) | (7.., _) => {
+                self.attach(btf, "kernel_log_printed", How::RawTracepoint(c"console"))
+            }
+            (..=5, ..=10) => self.attach(btf, "kernel_log_stored", How::Exit("vprintk_store")),
+            _ => Err(LoadError::NoFunction("that is passed by who prints")),
+        }
     }
 
     /// Loads and attaches the program that remembers which task of a container a signal has ended: lines of the kernel log name
@@ -259,6 +275,11 @@ impl Kernel {
                 bpf_attach_type::BPF_TRACE_FENTRY as u32,
                 function(name)?,
             ),
+            How::Exit(name) => (
+                bpf_prog_type::BPF_PROG_TYPE_TRACING,
+                bpf_attach_type::BPF_TRACE_FEXIT as u32,
+                function(name)?,
+            ),
             How::Tracepoint(name) => (
                 bpf_prog_type::BPF_PROG_TYPE_TRACING,
                 bpf_attach_type::BPF_TRACE_RAW_TP as u32,
@@ -282,13 +303,14 @@ impl Kernel {
             source,
             log,
         };
-        let functions = Functions::of(&self.object, &code.instructions)
+        let code = variables::resolved(btf, &code.instructions)?;
+        let functions = Functions::of(&self.object, &code)
             .map_err(|source| refused(source, "of the types of its functions".to_owned()))?;
         let loaded = sys::load(&sys::Load {
             kind: kind as u32,
             attach,
             function: id,
-            code: &code.instructions,
+            code: &code,
             functions: functions.as_ref(),
             license: &found.license,
             name: program,
@@ -296,14 +318,18 @@ impl Kernel {
         .map_err(|(source, log)| refused(source, log))?;
         let fd = match how {
             How::RawTracepoint(name) => sys::attach(loaded.as_fd(), Some(name)),
-            How::Lsm(_) | How::ModifyReturn(_) | How::Entry(_) | How::Tracepoint(_) => {
-                sys::attach(loaded.as_fd(), None)
-            }
+            How::Lsm(_)
+            | How::ModifyReturn(_)
+            | How::Entry(_)
+            | How::Exit(_)
+            | How::Tracepoint(_) => sys::attach(loaded.as_fd(), None),
             How::Devices(root) | How::Settings(root) => {
                 sys::attach_to_cgroup(loaded.as_fd(), root, attach)
             }
         }
         .map_err(|source| refused(source, String::new()))?;
+        self.own(Object::Program, loaded.as_fd())?;
+        self.own(Object::Link, fd.as_fd())?;
         Ok(Link {
             name: program,
             fd,
@@ -317,13 +343,6 @@ fn unified_root(hierarchy: &Hierarchy) -> Result<OwnedFd, LoadError> {
     (hierarchy.unified())
         .and_then(|mounted| mounted.map_or_else(sys::detached_unified_root, Ok))
         .map_err(LoadError::Unified)
-}
-
-/// Whether this kernel passes the tracepoint `console` in the context of the task that prints (6.1). Before, whoever holds the
-/// console passes it, later and for others.
-#[must_use]
-pub fn tells_printed() -> bool {
-    release() >= (6, 1)
 }
 
 /// Version and patch level of the running kernel; (0, 0) if it says neither.

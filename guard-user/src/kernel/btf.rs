@@ -4,7 +4,9 @@
 
 use std::{collections::HashMap, io, path::Path};
 
-use guard_common::config::{FIELDS, Field, MISSING, OFFSET_MAX};
+use guard_common::config::{
+    FIELDS, Field, INTERRUPT_BITS, INTERRUPT_BITS_OF_64, MISSING, OFFSET_MAX,
+};
 use thiserror::Error;
 
 use super::bytes::Bytes;
@@ -15,6 +17,12 @@ const UNION: u32 = 5;
 const ENUM: u32 = 6;
 const TYPEDEF: u32 = 8;
 const FUNC: u32 = 12;
+const VAR: u32 = 14;
+
+/// The per-CPU variable of x86 that holds `preempt_count`: 6.1, and again since 6.15.
+const PREEMPT_COUNT: &str = "__preempt_count";
+/// The one that held it in between, among others.
+const HOT: (&str, &str) = ("pcpu_hot", "pcpu_hot.preempt_count");
 
 /// Why the kernel's type information could not be used.
 #[derive(Debug, Error)]
@@ -38,6 +46,17 @@ pub struct Btf {
     strings: usize,
     types: Vec<u32>,
     named: HashMap<(u32, String), u32>,
+}
+
+/// Where a processor's `preempt_count` is, as the kernel's type information says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreemptCount {
+    /// Id of the per-CPU variable that it is in.
+    pub variable: u32,
+    /// Bytes from the beginning of that.
+    at: u32,
+    /// Which of its bits say that an interrupt is being handled.
+    interrupt_bits: u32,
 }
 
 /// One type: where it stands, and its three words.
@@ -133,12 +152,14 @@ impl Btf {
         let wanted: Vec<(u32, &str)> = functions
             .iter()
             .map(|name| (kind_of(name), *name))
+            .chain([(VAR, PREEMPT_COUNT), (VAR, HOT.0), (STRUCT, HOT.0)])
             .chain(Field::ALL.iter().filter_map(|field| {
                 let path = field.btf();
                 if let Some((name, _)) = path.split_once(':') {
                     return Some((ENUM, name));
                 }
-                path.split_once('.').map(|(name, _)| (STRUCT, name))
+                let (name, _) = path.split_once('.').unwrap_or((path, ""));
+                (!name.is_empty()).then_some((STRUCT, name))
             }))
             .collect();
         // Of a hundred thousand types, few names begin like one of these: for each two bytes, which group begins so.
@@ -161,7 +182,7 @@ impl Btf {
         let mut at = begin;
         while at < end {
             let kind = Type::at(&data, at).ok_or(BtfError::Malformed(at))?;
-            if matches!(kind.kind(), STRUCT | ENUM | TYPEDEF | FUNC) && kind.name != 0 {
+            if matches!(kind.kind(), STRUCT | ENUM | TYPEDEF | FUNC | VAR) && kind.name != 0 {
                 let from = strings.saturating_add(kind.name as usize);
                 let rest = data.get(from..).ok_or(BtfError::Malformed(at))?;
                 for (wants, name) in &groups[usize::from(begins[first_two(rest)])] {
@@ -208,13 +229,43 @@ impl Btf {
                 *word = found;
             }
         }
+        if let Some(count) = self.preempt_count() {
+            words[Field::PreemptCount as usize] = count.at;
+            words[Field::InterruptBits as usize] = count.interrupt_bits;
+        }
         words
     }
 
-    /// Offset in bytes of `struct.member.member`.
+    /// Where each processor counts what it may not be taken away from; `None`: this kernel's type information does not say.
+    #[must_use]
+    pub fn preempt_count(&self) -> Option<PreemptCount> {
+        let variable = |name: &str| self.named.get(&(VAR, name.to_owned())).copied();
+        if let Some(variable) = variable(PREEMPT_COUNT) {
+            let interrupt_bits = match self.resolve(self.get(variable)?.size)?.size {
+                4 => INTERRUPT_BITS,
+                8 => INTERRUPT_BITS_OF_64,
+                _ => return None,
+            };
+            return Some(PreemptCount {
+                variable,
+                at: 0,
+                interrupt_bits,
+            });
+        }
+        Some(PreemptCount {
+            variable: variable(HOT.0)?,
+            at: self.offset(HOT.1)?,
+            interrupt_bits: INTERRUPT_BITS,
+        })
+    }
+
+    /// Offset in bytes of `struct.member.member`; the size of a `struct`.
     fn offset(&self, path: &str) -> Option<u32> {
         let mut names = path.split('.');
         let mut id = *self.named.get(&(STRUCT, names.next()?.to_owned()))?;
+        if !path.contains('.') {
+            return self.get(id).map(|whole| whole.size);
+        }
         let mut bits = 0;
         for name in names {
             let (more, next) = self.member(id, name, 0)?;

@@ -3,16 +3,16 @@
 use std::{
     fs, io,
     mem::offset_of,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
 };
 
 use aya::maps::{Array, HashMap as Table, MapData, Queue, RingBuf};
-use aya_obj::Object;
 use guard_common::{
     Container, SLOTS, Subject,
     action::ArgumentKey,
+    bpf::Object,
     config::{FIELDS, Field},
     fork_storm::Profile,
     host::Host,
@@ -29,7 +29,7 @@ use super::{
 };
 
 /// Where everything that outlives the daemon stands; the last name is the version of the tables' layout.
-pub const PINS: &str = "/sys/fs/bpf/bulkhead/v4";
+pub const PINS: &str = "/sys/fs/bpf/bulkhead/v5";
 
 /// Why the kernel side is not loaded.
 #[derive(Debug, Error)]
@@ -58,6 +58,16 @@ pub enum LoadError {
     /// The kernel's type information has no such function.
     #[error("this kernel has no function {0} to attach to")]
     NoFunction(&'static str),
+    /// What is ours could not be noted.
+    #[error(
+        "cannot note what is Bulkhead's own in the kernel, which keeps containers from it: {0}"
+    )]
+    Own(#[source] io::Error),
+    /// Neither the kernel's type information nor its table of symbols says where a variable is.
+    #[error(
+        "this kernel does not say where its variable {0} is (kernel.kptr_restrict=2 hides it from root too)"
+    )]
+    NoVariable(&'static str),
     /// The kernel refused a program.
     #[error("the kernel refused the program {program} as {how}: {source}{}{log}", if log.is_empty() { "" } else { "\n" })]
     Program {
@@ -124,7 +134,7 @@ pub struct Sizes {
 pub struct Kernel {
     /// Keeps the tables that nobody took out of it.
     _tables: Tables,
-    pub(super) object: Object,
+    pub(super) object: aya_obj::Object,
     /// Number of this load.
     pub generation: u32,
     /// Nested cgroups that may stand in `subjects`.
@@ -138,6 +148,7 @@ pub struct Kernel {
     /// See [`Container`].
     pub containers: Mapped<Container>,
     matchers: OwnedFd,
+    own: OwnedFd,
     /// cgroup id → whose.
     pub subjects: Table<MapData, u64, Plain<Subject>>,
     /// Profile → limits.
@@ -214,15 +225,15 @@ impl Kernel {
                 source,
             }
         })?;
-        let matchers = tables
-            .get("MATCHERS")?
-            .fd()
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|source| LoadError::Map {
-                name: "MATCHERS",
-                source,
-            })?;
+        let descriptor = |name| {
+            let fd = tables.get(name)?.fd().as_fd().try_clone_to_owned();
+            fd.map_err(|source| LoadError::Map { name, source })
+        };
+        let matchers = descriptor("MATCHERS")?;
+        let own = descriptor("OWN")?;
+        for table in tables.all() {
+            sys::own(own.as_fd(), Object::Table, table).map_err(LoadError::Own)?;
+        }
         let kernel = Self {
             object,
             generation,
@@ -232,6 +243,7 @@ impl Kernel {
             host,
             containers,
             matchers,
+            own,
             subjects: tables.take("SUBJECTS")?,
             profiles: tables.take("PROFILES")?,
             arguments: tables.take("ARGUMENTS")?,
@@ -264,6 +276,14 @@ impl Kernel {
             })?;
         both.fill(bank as usize, matcher);
         Ok(())
+    }
+
+    /// No container is given a descriptor of this.
+    ///
+    /// # Errors
+    /// [`LoadError::Own`].
+    pub(super) fn own(&self, kind: Object, object: BorrowedFd<'_>) -> Result<(), LoadError> {
+        sys::own(self.own.as_fd(), kind, object).map_err(LoadError::Own)
     }
 
     /// From now on these programs act, and those of earlier loads do not.

@@ -17,3 +17,4 @@ pub mod self_test;
 mod sys;
 pub mod tables;
 mod under_way;
+mod variables;

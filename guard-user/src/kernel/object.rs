@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::Path,
 };
 
@@ -45,6 +45,11 @@ impl Tables {
         self.0
             .get(name)
             .ok_or_else(|| LoadError::Object(format!("no table {name}")))
+    }
+
+    /// Each of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.values().map(|table| table.fd().as_fd())
     }
 
     /// One of them, as what it is.

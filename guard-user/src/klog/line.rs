@@ -90,6 +90,16 @@ impl Clocks {
 }
 
 impl Line {
+    /// Whether a process wrote it into `/dev/kmsg`, which it may then have got from here.
+    #[must_use]
+    pub fn written(&self) -> bool {
+        self.injected
+            && self
+                .facility
+                .as_ref()
+                .is_none_or(|name| name.as_str() != "kern")
+    }
+
     /// The line of a record that is read at this time.
     #[must_use]
     pub fn of(record: &Record, boot: &Text, clocks: Clocks) -> Self {

@@ -193,6 +193,7 @@ impl Names {
     /// Who printed a record that has just been read, and whom it is about.
     pub fn of(&mut self, record: &Record) -> By {
         let line = naming::Line {
+            seq: record.seq,
             time_us: record.time_us,
             text: &record.text,
         };
@@ -209,7 +210,7 @@ impl Names {
         }
         let printer = self.naming.name(line);
         let said_ns = self.moment.of(record.time_us, monotonic());
-        let about = (!record.injected() && !record.fragment)
+        let about = (!record.written() && !record.fragment)
             .then(|| named(&record.text))
             .flatten();
         By {

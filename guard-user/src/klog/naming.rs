@@ -1,12 +1,16 @@
 //! Who printed a line: what the kernel side told at the moment of printing is joined with the record that the log has of it.
 //!
-//! The kernel side tells the text, piece by piece, from 6.1 on. A name is given where one only fits, or the clock leaves but one:
+//! The kernel side tells the text, piece by piece, from 6.1 on, and on 5.10 the record's number. A name is given where one only fits, or the clock leaves but one:
 //! never a guess.
 
 mod clock;
 mod told;
 
-use guard_common::kernel_log::{PRINTED_BY_KERNEL, PRINTED_LOST_SHIFT, PRINTED_UNTOLD, Printed};
+use std::collections::BTreeMap;
+
+use guard_common::kernel_log::{
+    PRINTED_BY_KERNEL, PRINTED_LOST_SHIFT, PRINTED_NUMBER, PRINTED_UNTOLD, Printed,
+};
 
 use clock::Ahead;
 use told::{Fit, Told};
@@ -18,9 +22,14 @@ const FORGOTTEN_NS: i64 = 10_000_000_000;
 const COARSELY_NS: i64 = 5_000_000_000;
 /// Of two that fit, one must be so much nearer in time. A text is formatted in less.
 const APART_NS: i64 = 200_000;
+/// So many are remembered by number at most.
+const NUMBERED: usize = 16_384;
+
 /// A line of the log, as far as its name is concerned.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'l> {
+    /// Its number.
+    pub seq: u64,
     /// Its time by the log's own clock, microseconds.
     pub time_us: u64,
     /// The whole text, without escapes.
@@ -75,6 +84,8 @@ impl Printer {
 #[derive(Debug, Default)]
 pub struct Naming {
     told: Told,
+    /// By the number of the record.
+    numbered: BTreeMap<u64, Printer>,
     ahead: Ahead,
     /// How many messages were lost before the last one, as that one says, and when it was told.
     last: Option<(u32, i64)>,
@@ -85,6 +96,10 @@ pub struct Naming {
 impl Naming {
     /// The kernel side told of a line, before its record can be read.
     pub fn told(&mut self, printed: Printed) {
+        if printed.flags & PRINTED_NUMBER != 0 {
+            self.told_of_a_number(&printed);
+            return;
+        }
         let (lost, at) = (printed.flags >> PRINTED_LOST_SHIFT, printed.time_ns as i64);
         // Of a daemon before this one nothing is known.
         let (before, since) = self.last.unwrap_or((0, i64::MIN));
@@ -94,6 +109,16 @@ impl Naming {
         }
         self.last = Some((lost, at));
         self.told.push(printed);
+    }
+
+    fn told_of_a_number(&mut self, printed: &Printed) {
+        let mut seq = [0; 8];
+        seq.copy_from_slice(&printed.text[..8]);
+        // The first piece of a record says whose it is: the kernel adds no other's to it (`prb_reserve_in_last`).
+        (self.numbered.entry(u64::from_ne_bytes(seq))).or_insert_with(|| Printer::of(printed));
+        if self.numbered.len() > NUMBERED {
+            self.numbered.pop_first();
+        }
     }
 
     /// Records were lost: what was told of them would be taken for what was told of others.
@@ -107,6 +132,10 @@ impl Naming {
 
     /// Who printed the line that was read next. Everything that was told by then must have been passed to [`Naming::told`].
     pub fn name(&mut self, line: Line<'_>) -> Printer {
+        if let Some(printer) = self.numbered.remove(&line.seq) {
+            self.numbered = self.numbered.split_off(&line.seq);
+            return printer;
+        }
         if let Some(at) = self.at(line) {
             self.told
                 .forget_while(|told| at - told.time_ns as i64 > FORGOTTEN_NS);
@@ -208,6 +237,7 @@ mod tests {
 
     fn line(time_us: u64, text: &str) -> Line<'_> {
         Line {
+            seq: 0,
             time_us,
             text: text.as_bytes(),
         }
@@ -349,6 +379,33 @@ mod tests {
         naming.lost(line(50_000, "first"));
         assert_eq!(pid(naming.name(line(50_000, "first"))), 7);
         assert_eq!(pid(naming.name(line(60_000, "second"))), 8);
+    }
+
+    #[test]
+    fn of_a_record_whose_number_was_told_it_is_known_whose_it_is() {
+        let of = |seq: u64, pid: u32| {
+            let mut printed = told(0, pid, 1, "");
+            printed.text[..8].copy_from_slice(&seq.to_ne_bytes());
+            printed.flags = PRINTED_NUMBER;
+            printed
+        };
+        let numbered = |seq: u64| Line {
+            seq,
+            ..line(0, "text")
+        };
+        let mut naming = Naming::default();
+        for (seq, pid) in [(4, 3), (5, 7), (5, 8), (6, 9), (8, 9)] {
+            naming.told(of(seq, pid));
+        }
+        assert_eq!(pid(naming.name(numbered(5))), 7);
+        assert_eq!(pid(naming.name(numbered(6))), 9);
+        assert_eq!(naming.name(numbered(7)), Printer::Unknown);
+        assert_eq!(pid(naming.name(numbered(8))), 9);
+        assert!(naming.numbered.is_empty());
+        for seq in 0..2 * NUMBERED as u64 {
+            naming.told(of(seq, 1));
+        }
+        assert_eq!(naming.numbered.len(), NUMBERED);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::about::is_a_programs;
+
 /// Bytes that the kernel makes a record of at most, from 6.3 (`PRINTK_MESSAGE_MAX`, kernel/printk/internal.h). 1,024 bytes
 /// of text of which each is escaped do not fit, and the rest of them is cut off without a word.
 pub const MESSAGE_MAX: usize = 2048;
@@ -143,10 +145,16 @@ pub enum Malformed {
 }
 
 impl Record {
-    /// Whether a process put it into the log, not the kernel.
+    /// Whether a process wrote it into `/dev/kmsg`.
+    #[must_use]
+    pub fn written(&self) -> bool {
+        self.facility != KERN
+    }
+
+    /// Whether it says what a process wanted it to say, and not what the kernel has to say.
     #[must_use]
     pub fn injected(&self) -> bool {
-        self.facility != KERN
+        self.written() || is_a_programs(&self.text)
     }
 
     /// Reads what one read(2) of `/dev/kmsg` gave.

@@ -1,5 +1,6 @@
 //! Scenarios by hazard. Each shows that the harm happens without Bulkhead, and not with it, and that the host still works.
 
+pub mod bpf;
 pub mod fork_storm;
 pub mod kernel_log;
 pub mod net_link;
@@ -115,6 +116,7 @@ pub fn all() -> Vec<&'static Scenario> {
         kernel_log::SCENARIOS,
         net_link::SCENARIOS,
         socket::SCENARIOS,
+        bpf::SCENARIOS,
         setting::SCENARIOS,
     ]
     .into_iter()

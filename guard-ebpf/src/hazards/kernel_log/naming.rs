@@ -1,20 +1,21 @@
 //! Who printed a line of the kernel log: told where it is printed, in the context of the task that did it.
 
 use aya_ebpf::{
-    EbpfContext,
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated},
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
+    macros::{fexit, raw_tracepoint},
+    programs::{FExitContext, RawTracePointContext},
 };
 use guard_common::{
-    config::Field,
+    config::{Field, PRINTK_RING},
     host::Host,
     kernel_log::{
-        PRINTED_BY_KERNEL, PRINTED_LOST_SHIFT, PRINTED_TEXT, PRINTED_UNTOLD, Printed, STACK_BYTES,
+        PRINTED_BY_KERNEL, PRINTED_LOST_SHIFT, PRINTED_NUMBER, PRINTED_TEXT, PRINTED_UNTOLD,
+        Printed,
     },
 };
 
 use crate::{
+    context,
     kernel::{self, add},
     maps::PRINTED,
     subject,
@@ -24,43 +25,84 @@ use crate::{
 // In `printk_sprint`, for each piece of a record, before anybody can read it. In any context, interrupts off.
 #[raw_tracepoint(tracepoint = "console")]
 pub fn kernel_log_printed(ctx: RawTracePointContext) -> i32 {
-    if let Some(host) = subject::host() {
-        printed(
-            host,
-            ctx.as_ptr() as u64,
-            ctx.arg::<u64>(0),
-            ctx.arg::<u64>(1) as u32,
-        );
+    let words = Words::Text {
+        at: ctx.arg(0),
+        length: ctx.arg::<u64>(1) as u32,
+    };
+    tell(words, context::is_interrupt);
+    0
+}
+
+// int vprintk_store(int facility, int level, const struct dev_printk_info *dev_info, const char *fmt, va_list args)   5.10
+// Under `logbuf_lock`, interrupts off: the record stands in the ring and is the last one, or is the last one's next piece. The
+// tracepoint is passed for others there, later.
+#[fexit(function = "vprintk_store")]
+pub fn kernel_log_stored(_ctx: FExitContext) -> i32 {
+    let Some(record) = last_record() else {
+        return 0;
+    };
+    if let Some(number) = kernel::read(record, Field::InfoNumber) {
+        tell(Words::Number(number), || {
+            let caller: u32 = kernel::read(record, Field::InfoCaller)?;
+            Some(caller & CALLER_IS_PROCESSOR != 0)
+        });
     }
     0
 }
 
-/// `stack`: an address on the stack that we stand on.
+/// What is known of a line when it is printed.
+#[derive(Clone, Copy)]
+enum Words {
+    /// Itself.
+    Text { at: u64, length: u32 },
+    /// The number that its record has.
+    Number(u64),
+}
+
+/// Not a task (`printk_caller_id`, kernel/printk/printk.c).
+const CALLER_IS_PROCESSOR: u32 = 1 << 31;
+
+/// Address of what is known of the last record in the ring.
 #[inline(always)]
-fn printed(host: *mut Host, stack: u64, text: u64, length: u32) {
+fn last_record() -> Option<u64> {
+    let (descriptors, size) = (
+        kernel::offset(Field::RingDescriptors)?,
+        kernel::offset(Field::InfoSize)?,
+    );
+    let ring = kernel::read_at::<u64>(context::loaded::<PRINTK_RING>())? + descriptors;
+    let bits: u32 = kernel::read(ring, Field::DescriptorBits)?;
+    let infos: u64 = kernel::read(ring, Field::DescriptorInfos)?;
+    let head: u64 = kernel::read(ring, Field::DescriptorHead)?;
+    let last = head & ((1 << (bits & 31)) - 1);
+    Some(infos + last * size)
+}
+
+#[inline(always)]
+fn tell(words: Words, is_interrupt: impl Fn() -> Option<bool>) {
+    if let Some(host) = subject::host() {
+        tell_of(host, words, is_interrupt);
+    }
+}
+
+#[inline(always)]
+fn tell_of(host: *mut Host, words: Words, is_interrupt: impl Fn() -> Option<bool>) {
     let Some(mut entry) = PRINTED.reserve::<Printed>(0) else {
         // SAFETY: a live map value; the counter is only added to.
         unsafe { add(&raw mut (*host).printed_lost, 1) };
         return;
     };
     let told = entry.as_mut_ptr();
-    // By way of memory: the verifier takes it for a pointer, and forbids to reckon with it.
-    // SAFETY: the entry is ours until it is submitted.
-    let stack = unsafe {
-        let scratch = &raw mut (*told).time_ns;
-        scratch.write_volatile(stack);
-        scratch.read_volatile()
-    };
     let pid_tgid = bpf_get_current_pid_tgid();
     // SAFETY: a live map value.
     let lost = unsafe { (&raw const (*host).printed_lost).read_volatile() };
     let (mut flags, mut container, mut cgroup) = ((lost as u32) << PRINTED_LOST_SHIFT, 0, 0);
-    if !is_task(stack) || kernel::is_kernel_thread() {
+    let interrupt = is_interrupt();
+    if interrupt == Some(true) || kernel::is_kernel_thread() {
         flags |= PRINTED_BY_KERNEL;
     } else {
         match kernel::current_cgroup_id() {
-            Some(id) => cgroup = id,
-            None => flags |= PRINTED_UNTOLD,
+            Some(id) if interrupt.is_some() => cgroup = id,
+            _ => flags |= PRINTED_UNTOLD,
         }
         if let Some(subject) = subject::of_current(host) {
             container = subject.container;
@@ -74,28 +116,30 @@ fn printed(host: *mut Host, stack: u64, text: u64, length: u32) {
         (&raw mut (*told).pid).write(pid_tgid as u32);
         (&raw mut (*told).tgid).write((pid_tgid >> 32) as u32);
         (&raw mut (*told).comm).write(kernel::current_name());
-        (&raw mut (*told).flags).write(flags);
-        (&raw mut (*told).length).write(length);
         let to = (&raw mut (*told).text).cast::<u64>();
         for word in 0..PRINTED_TEXT / 8 {
             to.add(word).write_volatile(0);
         }
-        if length > 0 {
-            let bytes = if length > PRINTED_TEXT as u32 {
-                PRINTED_TEXT as u32
-            } else {
+        let length = match words {
+            Words::Text { at, length } => {
+                if length > 0 {
+                    let bytes = if length > PRINTED_TEXT as u32 {
+                        PRINTED_TEXT as u32
+                    } else {
+                        length
+                    };
+                    generated::bpf_probe_read_kernel(to.cast(), bytes, at as *const _);
+                }
                 length
-            };
-            generated::bpf_probe_read_kernel(to.cast(), bytes, text as *const _);
-        }
+            }
+            Words::Number(number) => {
+                flags |= PRINTED_NUMBER;
+                to.write_volatile(number);
+                0
+            }
+        };
+        (&raw mut (*told).flags).write(flags);
+        (&raw mut (*told).length).write(length);
     }
     entry.submit(0);
-}
-
-/// Whether the running task itself brought us here: interrupts, soft and hard, have stacks of their own on x86-64 since
-/// long before 5.10.
-#[inline(always)]
-fn is_task(stack: u64) -> bool {
-    kernel::read::<u64>(kernel::current(), Field::TaskStack)
-        .is_some_and(|own| stack.wrapping_sub(own) < u64::from(STACK_BYTES))
 }

@@ -28,6 +28,7 @@ pub static KERNEL_LOG: [Hook; 3] = [
             Action::KernelLogRead,
             Action::KernelLogClear,
             Action::KernelLogConsole,
+            Action::KernelLogConsume,
         ],
         trial: ask_the_size,
     },

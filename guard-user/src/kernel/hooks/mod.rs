@@ -1,5 +1,6 @@
 //! The hooks that judge actions, each with the trial that shows that it refuses.
 
+mod bpf;
 mod kernel_log;
 mod net_link;
 mod setting;
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::identity::tree::{Hierarchy, id_of};
 
+pub use bpf::BPF;
 pub use kernel_log::{KERNEL_LOG, KERNEL_LOG_DEVICES};
 pub use net_link::NET_LINK;
 pub use setting::{SETTING, SWITCH};
@@ -88,6 +90,7 @@ pub fn all() -> impl Iterator<Item = &'static Hook> {
         .chain(&NET_LINK)
         .chain(&SOCKET)
         .chain(&SETTING)
+        .chain(&BPF)
 }
 
 /// What became of a hook.

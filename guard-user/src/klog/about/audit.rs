@@ -12,11 +12,26 @@ use super::text::{Named, number};
 /// SECCOMP, AVC, ANOM_ABEND, ANOM_LINK.
 const OF_THE_KERNEL: [u32; 8] = [1006, 1300, 1319, 1325, 1326, 1400, 1701, 1702];
 
-/// Whom the record is about; `None`: it does not say, or not for certain.
-pub(super) fn named(text: &[u8]) -> Option<Named<'_>> {
+/// Kinds that programs send (include/uapi/linux/audit.h): USER, the user's messages, and those of the second range.
+const fn is_sent(kind: u32) -> bool {
+    matches!(kind, 1005 | 1100..=1199 | 2100..=2999)
+}
+
+/// Whether it is an audit record that a program sent, which needs CAP_AUDIT_WRITE and has whatever text it likes.
+#[must_use]
+pub fn is_a_programs(text: &[u8]) -> bool {
+    kind_of(text).is_some_and(|(kind, _)| is_sent(kind))
+}
+
+fn kind_of(text: &[u8]) -> Option<(u32, &[u8])> {
     let rest = text.strip_prefix(b"audit: type=")?;
     let (kind, rest) = split(rest, b" audit(")?;
-    let kind = number(kind)?;
+    Some((number(kind)?, rest))
+}
+
+/// Whom the record is about; `None`: it does not say, or not for certain.
+pub(super) fn named(text: &[u8]) -> Option<Named<'_>> {
+    let (kind, rest) = kind_of(text)?;
     let (stamp, fields) = split(rest, b"): ")?;
     let (second, stamp) = split(stamp, b".")?;
     let (millisecond, serial) = split(stamp, b":")?;
@@ -24,7 +39,7 @@ pub(super) fn named(text: &[u8]) -> Option<Named<'_>> {
     let stamp_ms = i64::from(number(second)?) * 1000 + i64::from(number(millisecond)?);
     let (pid, comm) = match kind {
         // What a program says of itself stands behind what the kernel says of it (`audit_log_common_recv_msg`).
-        1005 | 1100..=1199 | 2100..=2999 => {
+        kind if is_sent(kind) => {
             let (pid, _) = split(fields.strip_prefix(b"pid=")?, b" uid=")?;
             (number(pid)?, None)
         }

@@ -7,6 +7,7 @@ mod audit;
 mod text;
 mod whose;
 
+pub use audit::is_a_programs;
 pub use text::{Named, Place, named};
 pub use whose::{
     Had, Living, Moment, Tasks, Whom, had, in_proc, monotonic, real_ahead, slack, stamped,

@@ -1,5 +1,6 @@
 //! What texts name, in the words of each kernel; and that no container can have a line about itself pinned on another.
 
+use crate::klog::record::Record;
 use guard_common::kernel_log::Ended;
 use proptest::prelude::*;
 
@@ -528,4 +529,25 @@ fn what_is_said_later_was_done_when_its_stamp_says() {
     // The host's clock was set in between.
     assert_eq!(at(8_000, 7 * SECOND), None);
     assert_eq!(at(5_000, 60 * SECOND), None);
+}
+
+#[test]
+fn what_a_program_has_audit_say_is_the_programs() {
+    let says = |text: &str| crate::klog::about::is_a_programs(text.as_bytes());
+    for kind in [1005, 1100, 1107, 1199, 2100, 2999] {
+        assert!(says(&format!(
+            "audit: type={kind} audit(1764064803.140:7): pid=1 uid=0 msg='BUG: x'"
+        )));
+    }
+    for text in [
+        "audit: type=1326 audit(1764064803.140:7): auid=0 pid=1",
+        "audit: type=1099 audit(1.1:1): pid=1",
+        "audit: type=1200 audit(1.1:1): pid=1",
+        "audit: type=1107",
+        "x audit: type=1107 audit(1.1:1): pid=1",
+    ] {
+        assert!(!says(text), "{text}");
+    }
+    let record = Record::parse(b"5,1,0,-;audit: type=1107 audit(1.1:1): pid=1 uid=0\n").unwrap();
+    assert!(record.injected() && !record.written());
 }

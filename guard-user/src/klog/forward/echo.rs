@@ -74,7 +74,7 @@ impl Echoes {
     /// Judges the next line, at `now` of a clock that never goes back.
     pub fn judge(&mut self, line: &Line, now: Duration) -> Verdict {
         let text = line.text.as_ref().map_or("", |text| text.as_str());
-        let verdict = if line.injected {
+        let verdict = if line.written() {
             self.judge_written(text, now)
         } else if line.by.pid == Some(self.pid) && !self.repeated.take(now) {
             Verdict::Held

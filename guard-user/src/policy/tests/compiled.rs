@@ -201,8 +201,9 @@ rules:
     )
     .unwrap();
     let compiled = compile(&policy, None).unwrap();
+    // Who may not read may not take lines out either.
     let (read, clear, console) = (
-        Action::KernelLogRead.bit(),
+        Action::KernelLogRead.bit() | Action::KernelLogConsume.bit(),
         Action::KernelLogClear.bit(),
         Action::KernelLogConsole.bit(),
     );

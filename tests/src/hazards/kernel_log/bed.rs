@@ -20,6 +20,8 @@ use crate::{
 pub(crate) const LINES: u64 = 10_000;
 /// How long the copy may take, on an emulated processor that others use too.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
+/// What dies so that somebody prints a line.
+pub(crate) const FIRST: &str = "first";
 /// Less than any kernel's buffer has room for.
 pub(crate) const AT_ONCE: u64 = 500;
 
@@ -69,6 +71,20 @@ impl Copy {
             .lines()
             .map(|line| serde_json::from_str(line).with_context(|| format!("not a line: {line}")))
             .collect()
+    }
+
+    /// Waits until lines have the names of those who print them, which is told last after a start: something dies on the host.
+    pub fn wait_until_named(&self) -> Result<()> {
+        wait_for("a line with a name", SOON, || {
+            let mut crash = std::process::Command::new("bulkhead-probe");
+            crash.args(["crash", "--name", FIRST, "--times", "1"]);
+            crate::bed::output(None, crash)?;
+            let named = |line: &Value| {
+                let text = line["text"].as_str().unwrap_or_default();
+                text.starts_with(FIRST) && line["from"] == "host"
+            };
+            Ok(self.lines().unwrap_or_default().iter().any(named))
+        })
     }
 
     /// Waits until the copy has a text.

@@ -20,7 +20,7 @@ use crate::{
     cgroup::Cgroup,
     daemon::{Daemon, status},
     hazards::{Needs, Scenario, has},
-    host::{Setting, release, wait_for},
+    host::{Setting, wait_for},
 };
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -140,12 +140,10 @@ fn each_line_reaches_rsyslog_on_every_way_with_who_printed_it() -> Result<()> {
     }
     let id = id_of(&container);
     let of_container = |line: &&Value| line["container"].as_str() == Some(&id);
-    if release() >= (6, 1) {
-        ensure!(
-            lines.iter().filter(of_container).count() >= 6,
-            "the container's lines are not named"
-        );
-    }
+    ensure!(
+        lines.iter().filter(of_container).count() >= 6,
+        "the container's lines are not named"
+    );
     println!(
         "    {} lines by each of {WAYS:?}: {compared} compared with the copy, {named} of a container",
         lines.len()

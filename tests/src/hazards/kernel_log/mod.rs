@@ -3,6 +3,7 @@
 mod about;
 pub(crate) mod bed;
 mod forwarding;
+mod interrupts;
 mod keeping;
 mod loggers;
 mod lower;
@@ -25,6 +26,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     loggers::SCENARIOS,
     keeping::SCENARIOS,
     naming::SCENARIOS,
+    interrupts::SCENARIOS,
     about::SCENARIOS,
     forwarding::SCENARIOS,
 ];

@@ -22,6 +22,16 @@ pub const SCENARIOS: &[Scenario] = &[
         run: in_audit_mode_every_way_is_open_and_counted,
     },
     Scenario {
+        name: "kernel_log::who_may_not_consume_it_reads_it_all_the_same",
+        needs: Needs::Ends,
+        run: who_may_not_consume_it_reads_it_all_the_same,
+    },
+    Scenario {
+        name: "kernel_log::who_is_exempt_is_refused_nothing",
+        needs: Needs::Ends,
+        run: who_is_exempt_is_refused_nothing,
+    },
+    Scenario {
         name: "kernel_log::hooks_come_and_go_with_the_rules",
         needs: Needs::Refusing,
         run: hooks_come_and_go_with_the_rules,
@@ -81,7 +91,7 @@ audit: {{file: {}}}
     let daemon = Daemon::start(&policy, &[])?;
     let mut wrong = Vec::new();
     for way in &open {
-        let reads = way.asks == Asks::Read && way.also.is_none();
+        let reads = way.asks == Asks::Read && way.also != Some(Asks::Clear);
         for (who, cgroup, expected) in [
             ("the container", Some(&container), Came::Refused),
             ("the host", None, Came::Done),
@@ -164,6 +174,7 @@ fn in_audit_mode_every_way_is_open_and_counted() -> Result<()> {
                 Asks::Clear => "kernel_log.clear",
                 Asks::Write => "kernel_log.write",
                 Asks::Console => "kernel_log.console",
+                Asks::Consume => "kernel_log.consume",
             };
             ensure!(
                 count(&after, &container, action, "audited")?
@@ -176,6 +187,73 @@ fn in_audit_mode_every_way_is_open_and_counted() -> Result<()> {
     }
     told(&policy, &container, "audited")?;
     println!("    {} ways open and counted", open.len());
+    Ok(())
+}
+
+fn who_may_not_consume_it_reads_it_all_the_same() -> Result<()> {
+    let opened = Opened::now()?;
+    let container = Cgroup::container()?;
+    let policy = Policy::enforce("deny: [kernel_log.consume]")?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    let (mut refused, mut read) = (0, 0);
+    for way in WAYS.iter().filter(|way| way.asks == Asks::Read) {
+        let expected = if way.also == Some(Asks::Consume) {
+            refused += 1;
+            Came::Refused
+        } else {
+            read += 1;
+            Came::Done
+        };
+        for (who, cgroup, expected) in [
+            ("the container", Some(&container), expected),
+            ("the host", None, Came::Done),
+        ] {
+            let came = way.go(cgroup, &opened);
+            // A kernel may have no pstore.
+            let is_here = way.go(None, &opened).is_ok();
+            ensure!(
+                !is_here || came.as_ref().is_ok_and(|came| *came == expected),
+                "{who}: {}: {came:?}",
+                way.name
+            );
+        }
+    }
+    let seen = status()?;
+    // Opening /proc/kmsg, reading it by a descriptor of the host's, and syslog(2).
+    ensure!(count(&seen, &container, "kernel_log.consume", "refused")? >= 3);
+    ensure!(count(&seen, &container, "kernel_log.read", "refused")? == 0);
+    println!("    {refused} ways that take lines away refused, {read} that only read open");
+    Ok(())
+}
+
+fn who_is_exempt_is_refused_nothing() -> Result<()> {
+    let opened = Opened::now()?;
+    let (container, exempt) = (Cgroup::container()?, Cgroup::container()?);
+    let policy = Policy::enforce("pids: {max: 4000}")?;
+    policy.replace(&format!(
+        "version: 1
+mode: enforce
+subjects: {{containers: {{cgroups: {PATTERNS}}}}}
+exempt: {{cgroups: [\"{}\"]}}
+rules: [{{name: kept, subjects: [containers], deny: [kernel_log.read, kernel_log.clear, kernel_log.write]}}]
+audit: {{file: {}}}
+",
+        exempt.path,
+        policy.audit.display()
+    ))?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    for asks in [Asks::Read, Asks::Clear, Asks::Write, Asks::Console] {
+        let way = (WAYS.iter().find(|way| way.asks == asks)).context("no way")?;
+        for (cgroup, expected) in [(&container, Came::Refused), (&exempt, Came::Done)] {
+            let came = way.go(Some(cgroup), &opened)?;
+            ensure!(
+                came == expected,
+                "{}: {came:?} by {}",
+                way.name,
+                cgroup.path
+            );
+        }
+    }
     Ok(())
 }
 

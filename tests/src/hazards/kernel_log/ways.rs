@@ -21,6 +21,8 @@ pub enum Asks {
     Clear,
     Write,
     Console,
+    /// What nobody can read again.
+    Consume,
 }
 
 /// What came of it.
@@ -76,6 +78,14 @@ const fn given(asks: Asks, given: Given, name: &'static str, script: &'static st
     }
 }
 
+/// Reads what nobody can read again.
+const fn consuming(way: Way) -> Way {
+    Way {
+        also: Some(Asks::Consume),
+        ..way
+    }
+}
+
 /// A record of `/dev/kmsg`, or what `/proc/kmsg` has.
 const TAKE: &str = "dd bs=8192 count=1 of=/dev/null status=none";
 
@@ -99,7 +109,10 @@ pub const WAYS: &[Way] = &[
         Asks::Read,
         "timeout 5 dd if=/dev/kmsg bs=8192 count=1 of=/dev/null status=none",
     ),
-    way(Asks::Read, "timeout 5 head -c 1 /proc/kmsg > /dev/null"),
+    consuming(way(
+        Asks::Read,
+        "timeout 5 head -c 1 /proc/kmsg > /dev/null",
+    )),
     way(Asks::Write, "/bin/echo forged > /dev/kmsg"),
     way(Asks::Write, "/bin/echo '<0>forged' 1<> /dev/kmsg"),
     way(
@@ -114,7 +127,7 @@ pub const WAYS: &[Way] = &[
         Asks::Read,
         "touch /tmp/bound; unshare --mount sh -c 'mount --bind /dev/kmsg /tmp/bound && timeout 5 dd if=/tmp/bound bs=8192 count=1 of=/dev/null status=none'",
     ),
-    way(Asks::Read, "bulkhead-probe syslog --type 2"),
+    consuming(way(Asks::Read, "bulkhead-probe syslog --type 2")),
     way(Asks::Read, "bulkhead-probe syslog --type 3"),
     Way {
         also: Some(Asks::Clear),
@@ -132,12 +145,12 @@ pub const WAYS: &[Way] = &[
         "an inherited descriptor of /dev/kmsg, read",
         TAKE,
     ),
-    given(
+    consuming(given(
         Asks::Read,
         Given::ProcToRead,
         "an inherited descriptor of /proc/kmsg, read",
         TAKE,
-    ),
+    )),
     given(
         Asks::Write,
         Given::KmsgToWrite,
@@ -165,6 +178,10 @@ pub const WAYS: &[Way] = &[
     way(
         Asks::Read,
         "mkdir -p /tmp/trace; unshare --mount sh -c 'mount -t tracefs none /tmp/trace && echo seen > /tmp/trace/trace_marker && timeout 5 cat /tmp/trace/per_cpu/cpu*/snapshot /tmp/trace/per_cpu/cpu*/trace > /dev/null'",
+    ),
+    way(
+        Asks::Read,
+        "mkdir -p /tmp/trace; unshare --mount sh -c 'mount -t tracefs none /tmp/trace && cat /tmp/trace/events/printk/console/hist > /dev/null'",
     ),
 ];
 
