@@ -64,6 +64,8 @@ fields! {
     TaskName = "task_struct.comm",
     /// A task's shared memory segments, a list: where it is empty it leads to itself, from `shm_init_task` on.
     TaskShared = "task_struct.sysvshm.shm_clist.next",
+    /// With PREEMPT_RT, where each task says for itself how it stands to softirqs.
+    TaskSoftirqs = "task_struct.softirq_disable_cnt",
     /// Where a processor's `preempt_count` is in the per-CPU variable that holds it.
     PreemptCount = "",
     /// Which of its bits say that an interrupt is being handled.

@@ -5,7 +5,10 @@ use core::arch::asm;
 use aya_ebpf::helpers::generated::bpf_this_cpu_ptr;
 use guard_common::config::{Field, MISSING, PREEMPT_COUNT};
 
-use crate::kernel::{config, typed};
+use crate::kernel::{config, current, read, typed};
+
+/// In a task's own count as in the processor's (`SOFTIRQ_OFFSET`, include/linux/preempt.h).
+const SERVES_SOFTIRQ: u32 = 1 << 8;
 
 /// What the loader puts in the place of a mark.
 #[inline(always)]
@@ -32,5 +35,6 @@ pub fn is_interrupt() -> Option<bool> {
         let variable = bpf_this_cpu_ptr(loaded::<PREEMPT_COUNT>() as *const _);
         typed(variable as u64, Field::PreemptCount)?
     };
-    Some(count & bits != 0)
+    let own: u32 = read(current(), Field::TaskSoftirqs).unwrap_or_default();
+    Some(count & bits != 0 || own & SERVES_SOFTIRQ != 0)
 }

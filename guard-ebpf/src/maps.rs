@@ -65,7 +65,7 @@ pub static PRINTED: RingBuf = RingBuf::with_byte_size(PRINTED_BYTES, 0);
 #[map]
 pub static ENDED: Array<Ended> = Array::with_max_entries(ENDED_MAX, BPF_F_MMAPABLE);
 
-/// What Bulkhead itself has in the kernel, by [`guard_common::bpf::own`].
+/// What Bulkhead itself has in the kernel, by [`guard_common::bpf::Object::own`].
 #[map]
 pub static OWN: HashMap<u64, u32> = HashMap::with_max_entries(OWN_MAX, 0);
 

@@ -432,7 +432,7 @@ impl Daemon {
     /// Brings the roster to what stands in the kernel table.
     fn resync(&mut self) {
         let mut there: HashMap<u64, u32> = HashMap::new();
-        for slot in 0..self.kernel.containers.count() {
+        for slot in self.kernel.slots() {
             let state = self.kernel.containers.get(slot);
             if state.id != 0 {
                 there.insert(state.id, slot as u32);

@@ -316,6 +316,7 @@ impl Kernel {
             name: program,
         })
         .map_err(|(source, log)| refused(source, log))?;
+        self.note_own(Object::Program, loaded.as_fd());
         let fd = match how {
             How::RawTracepoint(name) => sys::attach(loaded.as_fd(), Some(name)),
             How::Lsm(_)
@@ -328,13 +329,21 @@ impl Kernel {
             }
         }
         .map_err(|source| refused(source, String::new()))?;
-        self.own(Object::Program, loaded.as_fd())?;
-        self.own(Object::Link, fd.as_fd())?;
+        self.note_own(Object::Link, fd.as_fd());
         Ok(Link {
             name: program,
             fd,
             program: loaded,
         })
+    }
+}
+
+impl Kernel {
+    /// A program refuses also where this cannot be noted.
+    fn note_own(&self, kind: Object, object: BorrowedFd<'_>) {
+        if let Err(error) = self.own.note(kind, object) {
+            tracing::warn!("{error}");
+        }
     }
 }
 

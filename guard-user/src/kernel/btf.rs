@@ -402,6 +402,59 @@ mod tests {
     }
 
     #[test]
+    fn preempt_count_is_where_the_kernel_has_it_and_as_wide() {
+        // `int` or `long`, a variable of it; or a variable of a structure with it behind a pointer.
+        let of = |variable: &str, types: &[u32]| {
+            let strings = format!("\0int\0{variable}\0pcpu_hot\0preempt_count\0");
+            let types: Vec<u8> = types.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let mut data = MAGIC.to_le_bytes().to_vec();
+            data.extend([1, 0]);
+            let (length, names) = (types.len() as u32, strings.len() as u32);
+            for word in [24, 0, length, length, names] {
+                data.extend(word.to_le_bytes());
+            }
+            data.extend(types);
+            data.extend(strings.bytes());
+            Btf::parse(data, &[]).unwrap().preempt_count()
+        };
+        let found = |variable, at, interrupt_bits| {
+            Some(PreemptCount {
+                variable,
+                at,
+                interrupt_bits,
+            })
+        };
+        let plain = |size: u32| [1, 1 << 24, size, 8 * size, 5, VAR << 24, 1, 1];
+        assert_eq!(
+            of("__preempt_count", &plain(4)),
+            found(2, 0, INTERRUPT_BITS)
+        );
+        assert_eq!(
+            of("__preempt_count", &plain(8)),
+            found(2, 0, INTERRUPT_BITS_OF_64)
+        );
+        assert_eq!(of("__preempt_count", &plain(2)), None);
+        assert_eq!(of("__preempt_counts", &plain(4)), None);
+        let hot = [
+            1,
+            1 << 24,
+            4,
+            32, // int
+            14,
+            STRUCT << 24 | 1,
+            64,
+            23,
+            1,
+            64, // pcpu_hot { …; int preempt_count; }
+            5,
+            VAR << 24,
+            2,
+            1, // the variable
+        ];
+        assert_eq!(of("pcpu_hot", &hot), found(3, 8, INTERRUPT_BITS));
+    }
+
+    #[test]
     fn a_cut_or_foreign_file_is_an_error_and_no_panic() {
         let whole = sample();
         for length in 0..whole.len() {

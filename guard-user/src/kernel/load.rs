@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     mem::offset_of,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
 };
@@ -24,6 +24,7 @@ use thiserror::Error;
 use super::{
     attach::{GOVERNOR, Link},
     object::{self, Tables},
+    own::Own,
     pins, sys,
     tables::{Mapped, Plain},
 };
@@ -148,7 +149,7 @@ pub struct Kernel {
     /// See [`Container`].
     pub containers: Mapped<Container>,
     matchers: OwnedFd,
-    own: OwnedFd,
+    pub(super) own: Own,
     /// cgroup id → whose.
     pub subjects: Table<MapData, u64, Plain<Subject>>,
     /// Profile → limits.
@@ -230,9 +231,10 @@ impl Kernel {
             fd.map_err(|source| LoadError::Map { name, source })
         };
         let matchers = descriptor("MATCHERS")?;
-        let own = descriptor("OWN")?;
-        for table in tables.all() {
-            sys::own(own.as_fd(), Object::Table, table).map_err(LoadError::Own)?;
+        let ids: Vec<OwnedFd> = tables.all().map_err(LoadError::Own)?;
+        let own = Own::new(tables.take("OWN")?);
+        for table in &ids {
+            own.note(Object::Table, table.as_fd())?;
         }
         let kernel = Self {
             object,
@@ -278,12 +280,10 @@ impl Kernel {
         Ok(())
     }
 
-    /// No container is given a descriptor of this.
-    ///
-    /// # Errors
-    /// [`LoadError::Own`].
-    pub(super) fn own(&self, kind: Object, object: BorrowedFd<'_>) -> Result<(), LoadError> {
-        sys::own(self.own.as_fd(), kind, object).map_err(LoadError::Own)
+    /// Slots that were ever given: by the kernel side from the first one on, by the daemon from the last one on.
+    pub fn slots(&self) -> impl Iterator<Item = usize> + use<> {
+        let host = self.host.get(0);
+        (0..host.slots_given.min(SLOTS) as usize).chain(host.slot_floor as usize..SLOTS as usize)
     }
 
     /// From now on these programs act, and those of earlier loads do not.
@@ -331,6 +331,10 @@ impl Kernel {
                 let _ = fs::remove_file(directory.join(link.name));
             }
         }
+        for link in links {
+            self.own.forget(Object::Link, link.as_fd());
+            self.own.forget(Object::Program, link.program.as_fd());
+        }
     }
 
     /// Pins the links, so that they outlive us.
@@ -364,6 +368,11 @@ impl Kernel {
 
     /// Takes away the pinned links of earlier loads, which no longer act, and all that a daemon of another version left.
     pub fn unpin_others(&self) {
+        self.unpin_pins_of_others();
+        self.own.forget_others();
+    }
+
+    fn unpin_pins_of_others(&self) {
         let (Some(pins), Some(own)) = (&self.pins, self.links()) else {
             return;
         };

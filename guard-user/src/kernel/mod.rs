@@ -9,6 +9,7 @@ pub mod install;
 pub mod load;
 mod object;
 pub mod open;
+mod own;
 pub mod pinned;
 pub mod pins;
 pub mod prove;

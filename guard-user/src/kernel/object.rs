@@ -4,7 +4,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
 };
 
@@ -23,7 +24,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/prebuilt
 const CONFIG: &str = ".rodata";
 
 /// Tables that a later daemon takes over.
-const PINNED: [&str; 10] = [
+const PINNED: [&str; 11] = [
     "SUBJECTS",
     "CONTAINERS",
     "FREE_SLOTS",
@@ -34,6 +35,7 @@ const PINNED: [&str; 10] = [
     "EVENTS",
     "PRINTED",
     "ENDED",
+    "OWN",
 ];
 
 /// The object's tables, by name.
@@ -47,9 +49,13 @@ impl Tables {
             .ok_or_else(|| LoadError::Object(format!("no table {name}")))
     }
 
-    /// Each of them.
-    pub(super) fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.values().map(|table| table.fd().as_fd())
+    /// A descriptor of each of them, that of `OWN` first.
+    pub(super) fn all(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut all: Vec<(&String, &MapData)> = self.0.iter().collect();
+        all.sort_by_key(|(name, _)| *name != "OWN");
+        (all.into_iter())
+            .map(|(_, table)| table.fd().as_fd().try_clone_to_owned())
+            .collect()
     }
 
     /// One of them, as what it is.

@@ -106,8 +106,13 @@ pub fn missing(words: &[u32; FIELDS]) -> Vec<&'static str> {
     Field::ALL
         .iter()
         .filter(|field| !field.btf().is_empty() && words[**field as usize] == MISSING)
-        // One of the two is always missing.
-        .filter(|field| !matches!(field, Field::CgroupAncestors | Field::CgroupAncestorIds))
+        // One of the two is always missing, and the third on all kernels but those for real time.
+        .filter(|field| {
+            !matches!(
+                field,
+                Field::CgroupAncestors | Field::CgroupAncestorIds | Field::TaskSoftirqs
+            )
+        })
         .map(|field| field.btf())
         .collect()
 }

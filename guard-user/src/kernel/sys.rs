@@ -12,8 +12,6 @@ use std::{
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn};
 use nix::libc;
 
-use guard_common::bpf::Object;
-
 use super::functions::{Begins, Functions};
 
 /// What the kernel's verifier may say about a program that it refuses.
@@ -200,22 +198,24 @@ fn info_of(object: BorrowedFd<'_>, info: &mut [u64]) -> io::Result<()> {
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
-/// Notes in the kernel table `OWN` that this is ours.
-pub fn own(table: BorrowedFd<'_>, kind: Object, object: BorrowedFd<'_>) -> io::Result<()> {
+/// The number of a program, a table or a link, each kind being numbered by itself.
+pub fn id_of(object: BorrowedFd<'_>) -> io::Result<u32> {
     // `struct bpf_prog_info`, `bpf_map_info` and `bpf_link_info` begin with a type and the id.
     let mut info = [0_u64; 1];
     info_of(object, &mut info)?;
-    let key = kind.own((info[0] >> 32) as u32);
-    set(table, (&raw const key).cast(), (&raw const OWNED).cast())
+    Ok((info[0] >> 32) as u32)
 }
-
-/// A value of `OWN`: its key says all.
-static OWNED: u32 = 1;
 
 /// Fills the one value of an array, and makes it unchangeable.
 pub fn set_constants(table: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     let key = 0_u32;
-    set(table, (&raw const key).cast(), bytes.as_ptr())?;
+    let mut attr = zeroed();
+    // SAFETY: this command reads the element member of the union; it was zeroed as a whole.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = table.as_raw_fd() as u32;
+    element.key = (&raw const key) as u64;
+    element.__bindgen_anon_1.value = bytes.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr)?;
     let mut attr = zeroed();
     attr.__bindgen_anon_2.map_fd = table.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(drop)
@@ -230,15 +230,4 @@ pub fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     object.pathname = path.as_ptr() as u64;
     object.bpf_fd = link.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
-}
-
-/// Sets a value of a table; key and value are as long as the table says.
-fn set(table: BorrowedFd<'_>, key: *const u8, value: *const u8) -> io::Result<()> {
-    let mut attr = zeroed();
-    // SAFETY: this command reads the element member of the union; it was zeroed as a whole.
-    let element = unsafe { &mut attr.__bindgen_anon_2 };
-    element.map_fd = table.as_raw_fd() as u32;
-    element.key = key as u64;
-    element.__bindgen_anon_1.value = value as u64;
-    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }

@@ -1,16 +1,24 @@
 //! The kernel's tables as the daemon sees them: two are mapped into its memory, the others are asked.
 
 use std::{
+    ffi::c_void,
     io,
     marker::PhantomData,
     num::NonZeroUsize,
-    os::fd::BorrowedFd,
+    os::fd::{BorrowedFd, OwnedFd},
+    process::abort,
     ptr::NonNull,
-    sync::atomic::{AtomicU32, AtomicU64},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, AtomicU64},
+    },
 };
 
 use aya::Pod;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::{
+    libc,
+    sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap},
+};
 
 /// A value of a kernel table, which is plain data of one size on both sides.
 #[repr(transparent)]
@@ -20,11 +28,19 @@ pub struct Plain<T: Copy>(pub T);
 // SAFETY: `Plain` wraps guard-common's `repr(C)` structures of integers only, without padding.
 unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
 
+/// Values that are mapped at once: whole pages, whatever the size of one, which is a multiple of eight.
+const CHUNK: usize = 512;
+
 /// An array table (`BPF_F_MMAPABLE`) in our memory. The kernel side writes it at any time.
+///
+/// It is mapped as far as it is looked at: all pages of such a mapping count as resident at once (`remap_vmalloc_range`), and few
+/// hosts have as many containers as there are slots.
 pub struct Mapped<T> {
     base: NonNull<u8>,
     length: usize,
     count: usize,
+    table: OwnedFd,
+    mapped: Box<[OnceLock<()>]>,
     of: PhantomData<T>,
 }
 
@@ -34,31 +50,55 @@ unsafe impl<T> Send for Mapped<T> {}
 unsafe impl<T> Sync for Mapped<T> {}
 
 impl<T> Mapped<T> {
-    /// Maps the whole table of `count` values.
+    const SIZE: usize = size_of::<T>().next_multiple_of(8);
+
+    /// Makes room for the whole table of `count` values, and maps the first of them.
     ///
     /// # Errors
     /// What mmap(2) said.
     pub fn new(table: BorrowedFd<'_>, count: u32) -> io::Result<Self> {
         let count = count as usize;
-        let bytes = NonZeroUsize::new(count * size_of::<T>().next_multiple_of(8))
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        // SAFETY: a fresh shared mapping at an address of the kernel's choice; nothing of ours is replaced.
+        let bytes = NonZeroUsize::new(count * Self::SIZE).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: fresh memory at an address of the kernel's choice, which nobody can use.
         let base = unsafe {
-            mmap(
+            mmap_anonymous(
                 None,
                 bytes,
-                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-                MapFlags::MAP_SHARED,
-                table,
-                0,
+                ProtFlags::PROT_NONE,
+                MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
             )
         }?;
-        Ok(Self {
+        let all = Self {
             base: base.cast(),
             length: bytes.get(),
             count,
+            table: table.try_clone_to_owned()?,
+            mapped: (0..count.div_ceil(CHUNK))
+                .map(|_| OnceLock::new())
+                .collect(),
             of: PhantomData,
-        })
+        };
+        all.map(0)?;
+        let _ = all.mapped[0].set(());
+        Ok(all)
+    }
+
+    /// Maps one chunk.
+    fn map(&self, chunk: usize) -> io::Result<()> {
+        let first = chunk * CHUNK * Self::SIZE;
+        let bytes = (CHUNK * Self::SIZE).min(self.length - first);
+        // SAFETY: within our own room, of which this part was not used yet.
+        unsafe {
+            mmap(
+                NonZeroUsize::new(self.base.as_ptr().addr() + first),
+                NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED | MapFlags::MAP_FIXED,
+                &self.table,
+                first as libc::off_t,
+            )
+        }?;
+        Ok(())
     }
 
     /// Number of values.
@@ -69,13 +109,16 @@ impl<T> Mapped<T> {
 
     fn at(&self, index: usize) -> *mut T {
         assert!(index < self.count, "table index out of range");
+        let chunk = index / CHUNK;
+        self.mapped[chunk].get_or_init(|| {
+            if let Err(error) = self.map(chunk) {
+                // Whoever starts us again finds what is enforced as it is.
+                tracing::error!("cannot map a kernel table: {error}");
+                abort();
+            }
+        });
         // SAFETY: below the mapping's length, by the assertion and the size in `new`.
-        unsafe {
-            self.base
-                .as_ptr()
-                .add(index * size_of::<T>().next_multiple_of(8))
-                .cast()
-        }
+        unsafe { self.base.as_ptr().add(index * Self::SIZE).cast() }
     }
 
     /// A copy of a value. Words are whole; two words may stem from different moments.
@@ -114,6 +157,6 @@ impl<T> Mapped<T> {
 impl<T> Drop for Mapped<T> {
     fn drop(&mut self) {
         // SAFETY: our own mapping, of this length; no reference outlives `self`.
-        let _ = unsafe { munmap(self.base.cast(), self.length) };
+        let _ = unsafe { munmap(self.base.cast::<c_void>(), self.length) };
     }
 }

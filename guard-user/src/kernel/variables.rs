@@ -33,11 +33,12 @@ enum Value {
 /// [`LoadError::NoVariable`].
 pub fn resolved<'c>(btf: &Btf, code: &'c [bpf_insn]) -> Result<Cow<'c, [bpf_insn]>, LoadError> {
     with(code, |mark| {
-        let none = LoadError::NoVariable;
         match mark {
-            PREEMPT_COUNT => (btf.preempt_count())
-                .map(|count| Value::Variable(count.variable))
-                .ok_or(none("preempt_count")),
+            // Where there is none the program does not come to it: it knows that by its `CONFIG`.
+            PREEMPT_COUNT => Ok(match btf.preempt_count() {
+                Some(count) => Value::Variable(count.variable),
+                None => Value::Number(0),
+            }),
             _ => address("prb"),
         }
     })
@@ -51,12 +52,12 @@ fn address(name: &'static str) -> Result<Value, LoadError> {
     }
 }
 
-/// The address of a variable in a list of lines `ADDRESS KIND NAME [MODULE]`. 0 is what those are shown who may not see it.
+/// The address of a variable (of `d`, `D`, `b` or `B`) in a list of lines `ADDRESS KIND NAME [MODULE]`. 0 is what those are shown who may not see it.
 fn symbol(mut lines: impl BufRead, name: &str) -> io::Result<Option<u64>> {
     let mut line = String::new();
     while lines.read_line(&mut line)? > 0 {
         let mut words = line.split_ascii_whitespace();
-        if let (Some(address), Some(_), Some(found), None) =
+        if let (Some(address), Some("d" | "D" | "b" | "B"), Some(found), None) =
             (words.next(), words.next(), words.next(), words.next())
             && found == name
         {
@@ -137,7 +138,10 @@ mod tests {
         let find = |text: &str| symbol(text.as_bytes(), "prb").unwrap();
         let own = "ffffffff82000000 D prb\n";
         assert_eq!(find(own), Some(0xffff_ffff_8200_0000));
-        assert_eq!(find("ffffffff81000000 T prb_x\n"), None);
+        assert_eq!(
+            find("ffffffff81000000 D prb_x\nffffffff81000000 T prb\n"),
+            None
+        );
         assert_eq!(find("ffffffffc0000000 d prb\t[module]\n"), None);
         assert_eq!(
             find(&format!("1 d prb\t[module]\n{own}")),

@@ -41,11 +41,16 @@ pub fn kernel_log_stored(_ctx: FExitContext) -> i32 {
     let Some(record) = last_record() else {
         return 0;
     };
-    if let Some(number) = kernel::read(record, Field::InfoNumber) {
-        tell(Words::Number(number), || {
-            let caller: u32 = kernel::read(record, Field::InfoCaller)?;
-            Some(caller & CALLER_IS_PROCESSOR != 0)
-        });
+    let (Some(number), Some(caller)) = (
+        kernel::read(record, Field::InfoNumber),
+        kernel::read::<u32>(record, Field::InfoCaller),
+    ) else {
+        return 0;
+    };
+    let interrupt = caller & CALLER_IS_PROCESSOR != 0;
+    // Where there was no room for a record, the last one is another's.
+    if interrupt || caller == bpf_get_current_pid_tgid() as u32 {
+        tell(Words::Number(number), || Some(interrupt));
     }
     0
 }

@@ -14,7 +14,7 @@ pub static BPF: [Hook; 1] = [Hook {
         lsm: "bpf_lsm_bpf",
         security: "security_bpf",
     },
-    what: "calling bpf(2); what was loaded or attached before goes on",
+    what: "calling bpf(2), and what Bulkhead has in the kernel; what was loaded or attached before goes on",
     open: &["bpf(2), by which what Bulkhead has in the kernel can be changed"],
     lower: None,
     actions: &[Action::Bpf, Action::GuardDisable],

@@ -6,17 +6,19 @@
 //! - A line of a program that has our name in it, as journald and syslog daemons put before a line, is an echo.
 //! - A line of a program that ends with a line that was forwarded, and a kernel's line that our own sending called forth
 //!   (a packet filter's `LOG`), goes out a hundred times, then once a minute.
-//! - All lines of programs together: ten thousand, and ten more each second. After more than that none goes out until they
-//!   have been quiet for ten seconds: no loop survives that.
+//! - All lines of programs: ten thousand, and ten more each second. After more than that none goes out until they have been
+//!   quiet for ten seconds: no loop survives that. The programs of each container are counted by themselves, so that none
+//!   holds back what the host's or another's write.
 //!
 //! What the kernel says by itself is never held back.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
 use super::{super::line::Line, said::NAME};
+use crate::record::Text;
 
 /// Lines that are remembered.
 const REMEMBERED: usize = 4096;
@@ -26,6 +28,8 @@ const SHORT: usize = 8;
 const REPEATED: (u32, Duration) = (100, Duration::from_secs(60));
 /// Lines of programs, the same.
 const WRITTEN: (u32, Duration) = (10_000, Duration::from_millis(100));
+/// Containers that are counted by themselves; the others share one.
+const COUNTED: usize = 1024;
 /// Programs are quiet when they wrote nothing for so long.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -49,12 +53,45 @@ pub struct Echoes {
     went: VecDeque<u64>,
     /// The same.
     known: HashSet<u64>,
+    /// What our own sending called forth.
     repeated: Budget,
-    written: Budget,
+    /// What programs write, by their container; the host's by none.
+    written: HashMap<Option<Text>, Written>,
+}
+
+/// What the programs of one container write.
+#[derive(Debug)]
+struct Written {
+    repeated: Budget,
+    all: Budget,
     /// Too much was written; it ends when it is quiet.
     shut: bool,
     /// When a program wrote last.
-    wrote: Option<Duration>,
+    last: Option<Duration>,
+}
+
+impl Written {
+    const fn new() -> Self {
+        Self {
+            repeated: Budget::new(REPEATED),
+            all: Budget::new(WRITTEN),
+            shut: false,
+            last: None,
+        }
+    }
+
+    /// Whether one more line may go out.
+    fn may(&mut self, is_repeated: bool, now: Duration) -> bool {
+        let quiet = (self.last.replace(now)).is_some_and(|last| now.saturating_sub(last) >= QUIET);
+        if self.shut && quiet {
+            self.shut = false;
+            self.all = Budget::new(WRITTEN);
+        }
+        if !self.shut && !self.all.take(now) {
+            self.shut = true;
+        }
+        !self.shut && (!is_repeated || self.repeated.take(now))
+    }
 }
 
 impl Echoes {
@@ -65,9 +102,7 @@ impl Echoes {
             went: VecDeque::new(),
             known: HashSet::new(),
             repeated: Budget::new(REPEATED),
-            written: Budget::new(WRITTEN),
-            shut: false,
-            wrote: None,
+            written: HashMap::new(),
         }
     }
 
@@ -75,7 +110,7 @@ impl Echoes {
     pub fn judge(&mut self, line: &Line, now: Duration) -> Verdict {
         let text = line.text.as_ref().map_or("", |text| text.as_str());
         let verdict = if line.written() {
-            self.judge_written(text, now)
+            self.judge_written(line.by.container.as_ref(), text, now)
         } else if line.by.pid == Some(self.pid) && !self.repeated.take(now) {
             Verdict::Held
         } else {
@@ -87,23 +122,25 @@ impl Echoes {
         verdict
     }
 
-    fn judge_written(&mut self, text: &str, now: Duration) -> Verdict {
+    fn judge_written(&mut self, container: Option<&Text>, text: &str, now: Duration) -> Verdict {
         if is_ours(text) {
             return Verdict::Echo;
         }
-        let quiet =
-            (self.wrote.replace(now)).is_some_and(|wrote| now.saturating_sub(wrote) >= QUIET);
-        if self.shut && quiet {
-            self.shut = false;
-            self.written = Budget::new(WRITTEN);
+        let is_repeated = self.ends_as_before(text);
+        let mut of = container.cloned();
+        if !self.written.contains_key(&of) && self.written.len() >= COUNTED {
+            // Of those who have been quiet there is nothing to know.
+            (self.written).retain(|_, one| one.last.is_some_and(|last| now < last + QUIET));
+            if self.written.len() >= COUNTED {
+                of = Some(Text::from(""));
+            }
         }
-        if !self.shut && !self.written.take(now) {
-            self.shut = true;
+        let written = self.written.entry(of).or_insert_with(Written::new);
+        if written.may(is_repeated, now) {
+            Verdict::Go
+        } else {
+            Verdict::Held
         }
-        if self.shut || (self.ends_as_before(text) && !self.repeated.take(now)) {
-            return Verdict::Held;
-        }
-        Verdict::Go
     }
 
     fn remember(&mut self, text: &str) {
@@ -197,6 +234,36 @@ mod tests {
 
     fn at(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn no_container_holds_back_what_another_writes() {
+        let mut echoes = Echoes::new(OURS);
+        let of = |container: Option<&str>, number: u32| {
+            let mut line = written(&format!("line {number}"));
+            line.by.container = container.map(Text::from);
+            line
+        };
+        let mut went = 0;
+        for number in 0..3 * WRITTEN.0 {
+            went += u32::from(echoes.judge(&of(Some("flood"), number), at(0)) == Verdict::Go);
+        }
+        assert_eq!(went, WRITTEN.0);
+        assert_eq!(echoes.judge(&of(None, 1_000_000), at(1)), Verdict::Go);
+        assert_eq!(
+            echoes.judge(&of(Some("other"), 1_000_001), at(1)),
+            Verdict::Go
+        );
+        // So many containers are not each counted for ever.
+        for number in 0..3 * COUNTED as u32 {
+            echoes.judge(
+                &of(Some(&format!("many-{number}")), 2_000_000 + number),
+                at(2),
+            );
+        }
+        assert!(echoes.written.len() <= COUNTED + 1);
+        echoes.judge(&of(Some("late"), 3_000_000), at(20_000));
+        assert!(echoes.written.len() < 3);
     }
 
     /// Lines that a receiver gives back, until none of them goes out or there were too many.

@@ -46,41 +46,87 @@ fn objects(kind: &str) -> Result<Vec<Value>> {
     Ok(found)
 }
 
+/// What a container tries with what Bulkhead has in the kernel now.
+struct Ways {
+    program: u64,
+    scripts: [String; 5],
+}
+
+impl Ways {
+    fn now() -> Result<Self> {
+        let named = |kind: &str, name: &str| {
+            let all = objects(kind)?;
+            // Of an earlier load there may be one still.
+            (all.iter().filter(|one| one["name"] == name))
+                .filter_map(|one| one["id"].as_u64())
+                .max()
+                .with_context(|| format!("no {name}: {all:?}"))
+        };
+        let table = named("map", "HOST")?;
+        let program = named("prog", "setting_sysctl")?;
+        let links = objects("link")?;
+        let link = (links.iter().find(|link| link["prog_id"] == program))
+            .and_then(|link| link["id"].as_u64())
+            .context("no link")?;
+        Ok(Self {
+            program,
+            scripts: [
+                format!("bpftool map dump id {table}"),
+                format!("bpftool map update id {table} key 0 0 0 0 value 1"),
+                format!("bpftool prog dump xlated id {program}"),
+                format!("bpftool link show id {link}"),
+                format!("bpftool link detach id {link}"),
+            ],
+        })
+    }
+
+    fn are_refused(&self, container: &Cgroup) -> Result<()> {
+        for script in &self.scripts {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            let came = output(Some(container), command)?;
+            let said = String::from_utf8_lossy(&came.stderr);
+            ensure!(
+                !came.status.success() && said.contains("No such file or directory"),
+                "{script}: {} {said}",
+                came.status
+            );
+        }
+        Ok(())
+    }
+}
+
 fn own() -> Result<()> {
     let policy = Policy::enforce("pids: {max: 4000}")?;
-    let _daemon = Daemon::start(&policy, &[])?;
+    let mut first = Daemon::start(&policy, &[])?;
     let container = Cgroup::container()?;
-    let named = |all: &[Value], name: &str| {
-        (all.iter().find(|one| one["name"] == name))
-            .and_then(|one| one["id"].as_u64())
-            .with_context(|| format!("no {name}: {all:?}"))
-    };
-    let table = named(&objects("map")?, "HOST")?;
-    let program = named(&objects("prog")?, "setting_sysctl")?;
-    let links = objects("link")?;
-    let link = (links.iter().find(|link| link["prog_id"] == program))
-        .and_then(|link| link["id"].as_u64())
-        .context("no link")?;
-    let ways = [
-        format!("bpftool map dump id {table}"),
-        format!("bpftool map update id {table} key 0 0 0 0 value 1"),
-        format!("bpftool prog dump xlated id {program}"),
-        format!("bpftool link show id {link}"),
-        format!("bpftool link detach id {link}"),
-    ];
-    for way in &ways {
-        let mut command = Command::new("sh");
-        command.args(["-c", way]);
-        let came = output(Some(&container), command)?;
-        let said = String::from_utf8_lossy(&came.stderr);
-        ensure!(
-            !came.status.success() && said.contains("No such file or directory"),
-            "{way}: {} {said}",
-            came.status
-        );
-    }
+    Ways::now()?.are_refused(&container)?;
     let refused = count(&status()?, &container, "guard.disable", "refused")?;
-    ensure!(refused >= ways.len() as u64, "{refused} refused");
+    ensure!(refused >= 5, "{refused} refused");
+    // What another load has is refused as well, and what comes with a rule.
+    first.kill()?;
+    let daemon = Daemon::start(&policy, &[])?;
+    policy.rewrite("enforce", "deny: [socket]", "reserve: {pids: 300}")?;
+    daemon.reload()?;
+    wait_for("the reload", std::time::Duration::from_secs(20), || {
+        Ok(!may(Some(&container), "bulkhead-probe socket --family 2")?)
+    })?;
+    let ways = Ways::now()?;
+    ways.are_refused(&container)?;
+    let hook = (objects("prog")?.into_iter())
+        .find(|one| one["name"] == "socket_socket_c")
+        .and_then(|one| one["id"].as_u64())
+        .context("no program of sockets")?;
+    let script = format!("bpftool prog dump xlated id {hook} > /dev/null");
+    ensure!(may(None, &script)?, "the host may not");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]);
+    ensure!(!output(Some(&container), command)?.status.success());
+    policy.rewrite("enforce", "pids: {max: 4000}", "reserve: {pids: 300}")?;
+    daemon.reload()?;
+    wait_for("the reload", std::time::Duration::from_secs(20), || {
+        may(Some(&container), "bulkhead-probe socket --family 2")
+    })?;
     // Who looks at all there is finds the rest, and may have things of its own.
     for script in [
         "bpftool map show > /dev/null",
@@ -93,7 +139,7 @@ fn own() -> Result<()> {
             "the container may not: {script}"
         );
     }
-    let (first, last) = (&ways[0], &ways[4]);
+    let (first, last) = (&ways.scripts[0], &ways.scripts[4]);
     ensure!(
         may(None, &format!("{first} > /dev/null"))?,
         "the host may not"
@@ -101,10 +147,14 @@ fn own() -> Result<()> {
     // It was no empty threat.
     ensure!(may(None, last)?, "the host may not: {last}");
     ensure!(
-        !(objects("link")?.iter()).any(|link| link["prog_id"] == program && link["cgroup_id"] != 0),
+        !(objects("link")?.iter())
+            .any(|link| link["prog_id"] == ways.program && link["cgroup_id"] != 0),
         "the host has detached nothing"
     );
-    println!("    {} ways to Bulkhead's own refused", ways.len());
+    println!(
+        "    {} ways to Bulkhead's own refused, over a restart",
+        ways.scripts.len()
+    );
     Ok(())
 }
 
