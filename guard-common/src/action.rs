@@ -42,10 +42,12 @@ actions! {
     KernelLogConsume = 8, "kernel_log.consume";
     /// Calls bpf(2).
     Bpf = 9, "bpf";
+    /// Asks something of a family of netlink.
+    Netlink = 10, "netlink";
 }
 
 /// How many there are.
-pub const ACTIONS: usize = 10;
+pub const ACTIONS: usize = 11;
 
 impl Action {
     /// Its bit in a profile's sets.
@@ -72,6 +74,7 @@ impl Action {
         match self {
             Self::NetLinkCreate => Takes::Kinds,
             Self::Socket => Takes::Sockets,
+            Self::Netlink => Takes::Families,
             Self::KernelLogRead
             | Self::KernelLogClear
             | Self::KernelLogWrite
@@ -86,7 +89,10 @@ impl Action {
     /// Whether it is done in a network namespace, so that a policy may say in which.
     #[must_use]
     pub const fn is_of_a_netns(self) -> bool {
-        matches!(self, Self::BridgeCreate | Self::NetLinkCreate)
+        matches!(
+            self,
+            Self::BridgeCreate | Self::NetLinkCreate | Self::Netlink
+        )
     }
 
     /// The action with this number.
@@ -105,10 +111,12 @@ pub enum Takes {
     Kinds,
     /// `families`, `types` and `protocols` of sockets.
     Sockets,
+    /// `families` of netlink.
+    Families,
 }
 
-/// What an action is done to, as the kernel side has it: a name of at most 15 bytes and NULs behind it, or a
-/// [`crate::socket::Socket`].
+/// What an action is done to, as the kernel side has it: a name of at most 15 bytes and NULs behind it, a
+/// [`crate::socket::Socket`] or a [`crate::netlink::Family`].
 pub type Argument = [u64; 2];
 
 /// A key of the kernel table `ARGUMENTS`: the value says what becomes of this action where it is done to this.

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use guard_common::{
     Container, Subject,
-    action::{Action, Argument, ArgumentKey, Fate},
+    action::{Action, Argument, ArgumentKey, Fate, Sets},
     event::Kind,
     fork_storm::{Profile, Reason},
     host::Host,
@@ -190,12 +190,14 @@ impl Case {
     #[inline(always)]
     pub fn fates(&self, action: Action) -> u32 {
         // SAFETY: a live map value.
-        let sets = unsafe { &(*self.profile).actions };
-        let has = |fate: Fate| (sets[fate as usize] >> action as u32 & 1) as u32 * fate.bit();
-        has(Fate::Refused)
-            | has(Fate::RefusedNested)
-            | has(Fate::Audited)
-            | has(Fate::AuditedNested)
+        fates_of(unsafe { &(*self.profile).actions }, action)
+    }
+
+    /// What becomes of an action where it is done to something, whatever that is: [`Fate::bit`]s.
+    #[inline(always)]
+    pub fn any_by_argument(&self, action: Action) -> u32 {
+        // SAFETY: a live map value.
+        fates_of(unsafe { &(*self.profile).by_argument }, action)
     }
 
     /// What becomes of an action where it is done to this: [`Fate::bit`]s.
@@ -269,6 +271,12 @@ impl Case {
             Verdict::Allow
         }
     }
+}
+
+#[inline(always)]
+fn fates_of(sets: &Sets, action: Action) -> u32 {
+    let has = |fate: Fate| (sets[fate as usize] >> action as u32 & 1) as u32 * fate.bit();
+    has(Fate::Refused) | has(Fate::RefusedNested) | has(Fate::Audited) | has(Fate::AuditedNested)
 }
 
 /// What becomes of an action in containers of this profile, where it is done to this: [`Fate::bit`]s.

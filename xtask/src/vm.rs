@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Programs that scripts find in the virtual machine, with all that they need.
-const USERLAND: [&str; 29] = [
+const USERLAND: [&str; 31] = [
     "base-files",
     "dash",
     "bash",
@@ -30,6 +30,8 @@ const USERLAND: [&str; 29] = [
     "iproute2",
     "bridge-utils",
     "bpftool",
+    "nftables",
+    "conntrack",
     "procps",
     "psmisc",
     "kmod",

@@ -37,6 +37,14 @@ const FATES: u32 = 8;
 
 const ACTIONS: u64 = Action::BridgeCreate.bit() | Action::NetLinkCreate.bit();
 
+/// Whatever may become of it, and wherever.
+pub const ALL_FATES: [Fate; 4] = [
+    Fate::Refused,
+    Fate::RefusedNested,
+    Fate::Audited,
+    Fate::AuditedNested,
+];
+
 // int security_netlink_send(struct sock *sk, struct sk_buff *skb)   5.10 to 7.3
 // At each send on a netlink socket, by whatever call. The message is the kernel's own copy, in one piece.
 #[lsm(hook = "netlink_send")]
@@ -101,13 +109,7 @@ pub fn net_link_file_ioctl_compat(ctx: LsmContext) -> i32 {
 #[inline(always)]
 fn judge(socket: u64, sent: Sent) -> Option<Verdict> {
     let case = Case::of_current()?;
-    let all = [
-        Fate::Refused,
-        Fate::RefusedNested,
-        Fate::Audited,
-        Fate::AuditedNested,
-    ];
-    if !case.is_about(ACTIONS, &all) {
+    if !case.is_about(ACTIONS, &ALL_FATES) {
         return None;
     }
     let nested = is_nested(socket);
@@ -322,7 +324,7 @@ fn socket_of(file: u64) -> Option<u64> {
 
 /// All ones where a socket's network namespace is another than the host's first, else 0. One that cannot be read is taken for one.
 #[inline(always)]
-fn is_nested(socket: u64) -> u32 {
+pub fn is_nested(socket: u64) -> u32 {
     let number = kernel::read::<u64>(socket, Field::SockNet)
         .and_then(|net| kernel::read::<u32>(net, Field::NetNumber));
     mask(u32::from(number != Some(kernel::config(Field::HostNet))))

@@ -60,8 +60,8 @@ pub const FIELDS: &[Field] = fields! {
     "Its argument, in words.";
     "triggers[].kinds", "list of kinds of links", "all kinds", "kinds: [veth, vxcan, netkit]",
     "The links that it takes: a rule about some kinds alone covers the advisory only if these are among them.";
-    "triggers[].families", "list of families of sockets", "all families", "families: [vsock]",
-    "The same of sockets: a rule about some families covers it only if these are among them, with no types or protocols beside them.";
+    "triggers[].families", "list of families of sockets or of netlink", "all families", "families: [vsock]",
+    "The same of sockets and of netlink: a rule about some families covers it only if these are among them, with no types or protocols beside them.";
     "triggers[].netns", "nested", "any", "netns: nested",
     "It takes a network namespace that is not the host's first: a rule with `when: {netns: nested}` covers it.";
     "triggers[].leaves", "one line of text", "nothing", "leaves: discards of the kernel itself",

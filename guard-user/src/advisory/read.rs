@@ -1,7 +1,7 @@
 //! One file: every field in its place and of its form, or an error that says so.
 
 use chrono::NaiveDate;
-use guard_common::{net_link, socket::FAMILIES};
+use guard_common::{net_link, netlink::Family, socket::FAMILIES};
 
 use super::{
     language::ADVISORY,
@@ -231,10 +231,8 @@ fn trigger(desk: &mut Desk, node: &Node) -> Option<Trigger> {
         .unwrap_or_default();
     kinds.extend((section.get("families")).map_or_else(Vec::new, |given| {
         each(desk, given, |name| {
-            let mut known = FAMILIES.iter();
-            known
-                .find(|(known, _)| *known == name)
-                .map(|_| name.to_owned())
+            let of_sockets = FAMILIES.iter().any(|(known, _)| *known == name);
+            (of_sockets || Family::named(name).is_some()).then(|| name.to_owned())
         })
     }));
     let nested = (section.get("netns"))

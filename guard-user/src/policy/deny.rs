@@ -3,6 +3,7 @@
 use guard_common::{
     action::{Action, Argument, Takes},
     net_link,
+    netlink::{self, Family},
     socket::{ANY, FAMILIES, PROTOCOLS, Socket, TYPES},
 };
 
@@ -152,6 +153,11 @@ fn denial(desk: &mut Desk, node: &Node) -> Option<(Denial, At)> {
             let section = of_action(desk, value, action, &["families", "types", "protocols"])?;
             sockets(desk, &section, at)
         }
+        (Some(value), Takes::Families) => {
+            let section = of_action(desk, value, action, &["families"])?;
+            let given = section.need(desk, "families")?;
+            families(desk, given)
+        }
     };
     Some((
         Denial {
@@ -285,6 +291,43 @@ fn numbers(desk: &mut Desk, given: Given<'_>, known: &[(&str, u16)]) -> Vec<(Str
     all
 }
 
+/// Families of netlink, and what is behind netfilter.
+fn families(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
+    let mut all: Vec<Kind> = Vec::new();
+    if given.list_is_empty() {
+        given.wrong(
+            desk,
+            "`families` names none: the rule can never apply".to_owned(),
+        );
+    }
+    let names = || {
+        let both = netlink::FAMILIES.iter().chain(netlink::SUBSYSTEMS);
+        both.map(|(name, _)| *name)
+    };
+    for (word, at) in given.texts(desk).unwrap_or_default() {
+        let by_number = || word.parse().ok().map(Family::whole);
+        match Family::named(word).or_else(by_number) {
+            Some(family) => all.push(Kind {
+                name: word.to_owned(),
+                argument: family.argument(),
+            }),
+            None => {
+                let advice = match near(word, names()).first() {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "write the number of a family where it has no name here".to_owned(),
+                };
+                desk.tell(
+                    at,
+                    format!("netlink has no family `{word}`"),
+                    &format!("{}, or a number", names().collect::<Vec<_>>().join(", ")),
+                    &advice,
+                );
+            }
+        }
+    }
+    all
+}
+
 fn kinds(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
     let mut kinds: Vec<Kind> = Vec::new();
     let names = given.texts(desk).unwrap_or_default();
@@ -330,7 +373,7 @@ fn nested(desk: &mut Desk, given: Given<'_>, denies: bool, all: &[(Denial, At)])
             "{} is not done in a network namespace: `when` can never hold for it",
             denial.action.name()
         );
-        let expected = "a rule of bridge.create or net_link.create alone";
+        let expected = "a rule of bridge.create, net_link.create or netlink alone";
         desk.tell(
             given.key,
             message,

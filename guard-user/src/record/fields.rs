@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
-use guard_common::{action::Argument, socket::Socket};
+use guard_common::{action::Argument, netlink::Family, socket::Socket};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -222,6 +222,8 @@ impl Record {
     pub fn argument(mut self, words: Argument) -> Self {
         if let Some(socket) = Socket::from_argument(words) {
             self.argument = Some(Text::from_buffer(socket.to_string().as_bytes()));
+        } else if let Some(family) = Family::from_argument(words) {
+            self.argument = Some(Text::from_buffer(family.to_string().as_bytes()));
         } else if words != [0; 2] {
             let bytes = words.map(u64::to_le_bytes).concat();
             self.argument = Some(Text::from_buffer(&bytes));

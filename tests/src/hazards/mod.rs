@@ -4,6 +4,7 @@ pub mod bpf;
 pub mod fork_storm;
 pub mod kernel_log;
 pub mod net_link;
+pub mod netlink;
 pub mod setting;
 pub mod socket;
 
@@ -117,6 +118,7 @@ pub fn all() -> Vec<&'static Scenario> {
         net_link::SCENARIOS,
         socket::SCENARIOS,
         bpf::SCENARIOS,
+        netlink::SCENARIOS,
         setting::SCENARIOS,
     ]
     .into_iter()

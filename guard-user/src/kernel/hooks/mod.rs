@@ -3,6 +3,7 @@
 mod bpf;
 mod kernel_log;
 mod net_link;
+mod netlink;
 mod setting;
 mod socket;
 
@@ -23,6 +24,7 @@ use crate::identity::tree::{Hierarchy, id_of};
 pub use bpf::BPF;
 pub use kernel_log::{KERNEL_LOG, KERNEL_LOG_DEVICES};
 pub use net_link::NET_LINK;
+pub use netlink::NETLINK;
 pub use setting::{SETTING, SWITCH};
 pub use socket::SOCKET;
 
@@ -91,6 +93,7 @@ pub fn all() -> impl Iterator<Item = &'static Hook> {
         .chain(&SOCKET)
         .chain(&SETTING)
         .chain(&BPF)
+        .chain(&NETLINK)
 }
 
 /// What became of a hook.

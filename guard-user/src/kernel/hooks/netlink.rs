@@ -1,0 +1,51 @@
+//! The hook that stands before asking something of a family of netlink.
+
+use guard_common::action::Action;
+use nix::libc;
+
+use super::{Hook, Place, Tool, UNTRIED, came_of};
+
+/// The hook of netlink.
+pub static NETLINK: [Hook; 1] = [Hook {
+    hazard: "netlink",
+    name: "netlink_send",
+    program: "netlink_netlink_send",
+    place: Place::Asked {
+        lsm: "bpf_lsm_netlink_send",
+        security: "security_netlink_send",
+    },
+    what: "sending to a family of netlink, by whatever call; what was set up by it before goes on",
+    open: &["every family of netlink, to who has the capabilities that it wants"],
+    lower: None,
+    actions: &[Action::Netlink],
+    trial: ask_for_nothing,
+}];
+
+/// `NLMSG_NOOP`, of no more than its header.
+const NOTHING: [u32; 4] = [16, 1, 1, 0];
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the others may lack what they need"
+)]
+fn ask_for_nothing() -> Result<Tool, String> {
+    Ok(Tool {
+        file: None,
+        run: |_| {
+            // SAFETY: a static message of that length; the socket is closed with the child.
+            unsafe {
+                let socket = libc::socket(
+                    libc::AF_NETLINK,
+                    libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+                    libc::NETLINK_GENERIC,
+                );
+                if socket < 0 {
+                    return UNTRIED;
+                }
+                came_of(
+                    libc::send(socket, NOTHING.as_ptr().cast(), size_of_val(&NOTHING), 0) as i64,
+                )
+            }
+        },
+    })
+}
