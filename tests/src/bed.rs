@@ -57,7 +57,12 @@ pub fn may(cgroup: Option<&Cgroup>, script: &str) -> Result<bool> {
     command.args(["-c", script]);
     let output = output(cgroup, command)?;
     let said = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() && !said.contains("Operation not permitted") {
+    // In conntrack's words for it as well.
+    let is_refused = [
+        "Operation not permitted",
+        "you must be root or get CAP_NET_ADMIN",
+    ];
+    if !output.status.success() && !is_refused.iter().any(|words| said.contains(words)) {
         bail!("{script}: {} {said}", output.status);
     }
     Ok(output.status.success())

@@ -42,7 +42,7 @@ const DENIED: [&str; 4] = [
 /// What it does not.
 const OTHERS: [&str; 3] = [
     "ip link add probe0 type dummy; ip route show",
-    "conntrack --list 2> /dev/null",
+    "conntrack -L",
     "ss --all > /dev/null",
 ];
 
