@@ -12,6 +12,18 @@ pub enum Object {
 }
 
 impl Object {
+    /// The kind and the id that a key of the kernel table `OWN` is of.
+    #[must_use]
+    pub const fn of_key(key: u64) -> Option<(Self, u32)> {
+        let kind = match key >> 32 {
+            1 => Self::Program,
+            2 => Self::Table,
+            3 => Self::Link,
+            _ => return None,
+        };
+        Some((kind, key as u32))
+    }
+
     /// Key of the kernel table `OWN` of one with this id: of each kind they are numbered by themselves.
     #[must_use]
     #[inline(always)]
@@ -45,6 +57,10 @@ mod tests {
     fn the_same_number_of_another_kind_is_another() {
         let kinds = [13, 14, 30].map(|command| opened_by_id(command).unwrap());
         let keys = kinds.map(|kind| kind.own(u32::MAX));
+        for (kind, key) in kinds.into_iter().zip(keys) {
+            assert_eq!(Object::of_key(key), Some((kind, u32::MAX)));
+        }
+        assert_eq!((Object::of_key(5), Object::of_key(4 << 32)), (None, None));
         assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2]);
         // BPF_PROG_GET_NEXT_ID, BPF_BTF_GET_FD_BY_ID.
         assert_eq!((opened_by_id(11), opened_by_id(19)), (None, None));

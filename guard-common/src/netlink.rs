@@ -22,6 +22,9 @@ pub const FAMILIES: &[(&str, u16)] = &[
     ("crypto", 21),
 ];
 
+/// `MAX_LINKS`: there are no families above.
+pub const COUNT: u16 = 32;
+
 /// `NETLINK_NETFILTER`, behind which are more.
 pub const NETFILTER: u16 = 12;
 

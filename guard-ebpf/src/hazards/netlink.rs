@@ -16,6 +16,8 @@ use crate::{
 const ALLOW: i32 = 0;
 const EPERM: i32 = 1;
 
+/// Bytes of a `struct nlmsghdr`.
+const HEADER: u32 = 16;
 /// `NETLINK_ROUTE`: what the self-test asks of it is for the program of links alone.
 const ROUTE: u16 = 0;
 
@@ -80,7 +82,8 @@ fn behind_netfilter(case: &Case, sent: u64, found: &mut Found) {
         }
         found.fates |= fates;
         at = at.wrapping_add(one.next);
-        if one.next == 0 || at >= length {
+        // What is too short for a message is none.
+        if one.next == 0 || length.saturating_sub(at) < HEADER {
             return;
         }
     }

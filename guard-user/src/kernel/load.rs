@@ -234,7 +234,9 @@ impl Kernel {
         let ids: Vec<OwnedFd> = tables.all().map_err(LoadError::Own)?;
         let own = Own::new(tables.take("OWN")?);
         for table in &ids {
-            own.note(Object::Table, table.as_fd())?;
+            if let Err(error) = own.note(Object::Table, table.as_fd()) {
+                tracing::warn!("{error}");
+            }
         }
         let kernel = Self {
             object,

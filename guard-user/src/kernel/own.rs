@@ -22,11 +22,16 @@ struct Noted {
 }
 
 impl Own {
+    /// What starts that failed have left in it goes: nobody else strikes that off.
     pub(super) fn new(table: Table<MapData, u64, Plain<u32>>) -> Self {
-        Self(Mutex::new(Noted {
+        let own = Self(Mutex::new(Noted {
             table,
             keys: HashSet::new(),
-        }))
+        }));
+        own.forget_unless(|_, key| {
+            Object::of_key(*key).is_some_and(|(kind, id)| sys::is_there(kind, id))
+        });
+        own
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Noted) -> T) -> T {
@@ -55,9 +60,13 @@ impl Own {
 
     /// Of what earlier loads noted, nothing is there any more but what this one has taken over.
     pub(super) fn forget_others(&self) {
+        self.forget_unless(HashSet::contains);
+    }
+
+    fn forget_unless(&self, stays: impl Fn(&HashSet<u64>, &u64) -> bool) {
         self.with(|noted| {
             let all: Vec<u64> = noted.table.keys().filter_map(Result::ok).collect();
-            for key in all.iter().filter(|key| !noted.keys.contains(key)) {
+            for key in all.iter().filter(|key| !stays(&noted.keys, key)) {
                 let _ = noted.table.remove(key);
             }
         });

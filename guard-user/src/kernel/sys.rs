@@ -12,6 +12,8 @@ use std::{
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn};
 use nix::libc;
 
+use guard_common::bpf::Object;
+
 use super::functions::{Begins, Functions};
 
 /// What the kernel's verifier may say about a program that it refuses.
@@ -204,6 +206,21 @@ pub fn id_of(object: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = [0_u64; 1];
     info_of(object, &mut info)?;
     Ok((info[0] >> 32) as u32)
+}
+
+/// Whether there is a program, a table or a link of this number. One that may not be looked at is.
+pub fn is_there(kind: Object, id: u32) -> bool {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    let command = match kind {
+        Object::Program => bpf_cmd::BPF_PROG_GET_FD_BY_ID,
+        Object::Table => bpf_cmd::BPF_MAP_GET_FD_BY_ID,
+        Object::Link => bpf_cmd::BPF_LINK_GET_FD_BY_ID,
+    };
+    match bpf(command, &mut attr).map(descriptor) {
+        Ok(_) => true,
+        Err(error) => error.raw_os_error() != Some(libc::ENOENT),
+    }
 }
 
 /// Fills the one value of an array, and makes it unchangeable.

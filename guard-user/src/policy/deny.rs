@@ -305,7 +305,8 @@ fn families(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
         both.map(|(name, _)| *name)
     };
     for (word, at) in given.texts(desk).unwrap_or_default() {
-        let by_number = || word.parse().ok().map(Family::whole);
+        let number = word.parse().ok().filter(|number| *number < netlink::COUNT);
+        let by_number = || number.map(Family::whole);
         match Family::named(word).or_else(by_number) {
             Some(family) => all.push(Kind {
                 name: word.to_owned(),
@@ -319,7 +320,10 @@ fn families(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
                 desk.tell(
                     at,
                     format!("netlink has no family `{word}`"),
-                    &format!("{}, or a number", names().collect::<Vec<_>>().join(", ")),
+                    &format!(
+                        "{}, or a number up to 31",
+                        names().collect::<Vec<_>>().join(", ")
+                    ),
                     &advice,
                 );
             }

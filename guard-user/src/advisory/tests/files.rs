@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::advisory::{
+    cover::{Coverage, coverage},
     embedded::FILES,
     language::FIELDS,
     model::{Cover, Known},
@@ -205,4 +206,30 @@ fn the_docs_know_every_field() {
             "docs/advisories.md: {name}"
         );
     }
+}
+
+#[test]
+fn the_example_of_virtual_patches_covers_what_is_reached_by_families_of_netlink() {
+    let example = include_bytes!("../../../../policies/examples/virtual-patches.yaml");
+    let policy = crate::policy::load::from_bytes("virtual-patches.yaml", example).unwrap();
+    let mut covered = 0;
+    for advisory in embedded().unwrap() {
+        let Cover::By(triggers) = &advisory.cover else {
+            continue;
+        };
+        if !(triggers.iter()).any(|one| one.action == "netlink" && !one.kinds.is_empty()) {
+            continue;
+        }
+        let Coverage::By(rules) = coverage(&advisory, &policy) else {
+            panic!("{} is not covered", advisory.id);
+        };
+        assert!(
+            (rules.iter())
+                .any(|one| one.rule == "networks-within-networks" && one.leaves.is_some()),
+            "{}: {rules:?}",
+            advisory.id
+        );
+        covered += 1;
+    }
+    assert!(covered >= 11, "{covered}");
 }

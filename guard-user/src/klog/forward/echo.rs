@@ -17,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use super::{super::line::Line, said::NAME};
+use super::{
+    super::{line::Line, names::Origin},
+    said::NAME,
+};
 use crate::record::Text;
 
 /// Lines that are remembered.
@@ -110,7 +113,10 @@ impl Echoes {
     pub fn judge(&mut self, line: &Line, now: Duration) -> Verdict {
         let text = line.text.as_ref().map_or("", |text| text.as_str());
         let verdict = if line.written() {
-            self.judge_written(line.by.container.as_ref(), text, now)
+            // Whose cannot be told may be a container's, which can bring that about: not the host's.
+            let unknown = (line.by.from == Some(Origin::Unknown)).then(|| Text::from("?"));
+            let of = line.by.container.clone().or(unknown);
+            self.judge_written(of, text, now)
         } else if line.by.pid == Some(self.pid) && !self.repeated.take(now) {
             Verdict::Held
         } else {
@@ -122,12 +128,11 @@ impl Echoes {
         verdict
     }
 
-    fn judge_written(&mut self, container: Option<&Text>, text: &str, now: Duration) -> Verdict {
+    fn judge_written(&mut self, mut of: Option<Text>, text: &str, now: Duration) -> Verdict {
         if is_ours(text) {
             return Verdict::Echo;
         }
         let is_repeated = self.ends_as_before(text);
-        let mut of = container.cloned();
         if !self.written.contains_key(&of) && self.written.len() >= COUNTED {
             // Of those who have been quiet there is nothing to know.
             (self.written).retain(|_, one| one.last.is_some_and(|last| now < last + QUIET));
@@ -254,6 +259,14 @@ mod tests {
             echoes.judge(&of(Some("other"), 1_000_001), at(1)),
             Verdict::Go
         );
+        let mut flood = of(None, 0);
+        flood.by.from = Some(Origin::Unknown);
+        let went = (0..2 * WRITTEN.0).filter(|number| {
+            flood.text = Some(LongText::from_bytes(format!("whose {number}").as_bytes()));
+            echoes.judge(&flood, at(1)) == Verdict::Go
+        });
+        assert_eq!(went.count(), WRITTEN.0 as usize);
+        assert_eq!(echoes.judge(&of(None, 1_000_002), at(1)), Verdict::Go);
         // So many containers are not each counted for ever.
         for number in 0..3 * COUNTED as u32 {
             echoes.judge(
