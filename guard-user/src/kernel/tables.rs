@@ -52,7 +52,7 @@ unsafe impl<T> Sync for Mapped<T> {}
 impl<T> Mapped<T> {
     const SIZE: usize = size_of::<T>().next_multiple_of(8);
 
-    /// Makes room for the whole table of `count` values, and maps the first of them.
+    /// Makes room for the whole table of `count` values, and maps the first and the last of them: where both can be, all can.
     ///
     /// # Errors
     /// What mmap(2) said.
@@ -78,8 +78,11 @@ impl<T> Mapped<T> {
                 .collect(),
             of: PhantomData,
         };
-        all.map(0)?;
-        let _ = all.mapped[0].set(());
+        for chunk in [0, (count - 1) / CHUNK] {
+            if all.mapped[chunk].set(()).is_ok() {
+                all.map(chunk)?;
+            }
+        }
         Ok(all)
     }
 

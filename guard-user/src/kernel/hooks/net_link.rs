@@ -86,23 +86,21 @@ const REQUEST: [u32; 12] = [
 fn make_a_link() -> Result<Tool, String> {
     Ok(Tool {
         file: None,
-        run: |_| {
-            // SAFETY: a static message of that length; the socket is closed with the child.
-            unsafe {
-                let socket = libc::socket(
-                    libc::AF_NETLINK,
-                    libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                    libc::NETLINK_ROUTE,
-                );
-                if socket < 0 {
-                    return UNTRIED;
-                }
-                came_of(
-                    libc::send(socket, REQUEST.as_ptr().cast(), size_of_val(&REQUEST), 0) as i64,
-                )
-            }
-        },
+        run: |_| send(libc::NETLINK_ROUTE, &REQUEST),
     })
+}
+
+/// What came of sending this to a family of netlink.
+pub(super) fn send(family: i32, message: &[u32]) -> i32 {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: the message is as long as the call is told; the socket is closed with the child.
+    unsafe {
+        let socket = libc::socket(libc::AF_NETLINK, kind, family);
+        if socket < 0 {
+            return UNTRIED;
+        }
+        came_of(libc::send(socket, message.as_ptr().cast(), size_of_val(message), 0) as i64)
+    }
 }
 
 /// On what is no socket, where nothing comes of it; the kernel side passes the self-test's own over.

@@ -3,7 +3,7 @@
 use guard_common::action::Action;
 use nix::libc;
 
-use super::{Hook, Place, Tool, UNTRIED, came_of};
+use super::{Hook, Place, Tool, net_link::send};
 
 /// The hook of netlink.
 pub static NETLINK: [Hook; 1] = [Hook {
@@ -31,21 +31,6 @@ const NOTHING: [u32; 4] = [16, 1, 1, 0];
 fn ask_for_nothing() -> Result<Tool, String> {
     Ok(Tool {
         file: None,
-        run: |_| {
-            // SAFETY: a static message of that length; the socket is closed with the child.
-            unsafe {
-                let socket = libc::socket(
-                    libc::AF_NETLINK,
-                    libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                    libc::NETLINK_GENERIC,
-                );
-                if socket < 0 {
-                    return UNTRIED;
-                }
-                came_of(
-                    libc::send(socket, NOTHING.as_ptr().cast(), size_of_val(&NOTHING), 0) as i64,
-                )
-            }
-        },
+        run: |_| send(libc::NETLINK_GENERIC, &NOTHING),
     })
 }

@@ -2,6 +2,7 @@
 
 mod about;
 pub(crate) mod bed;
+mod following;
 mod forwarding;
 mod interrupts;
 mod keeping;
@@ -25,6 +26,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     restrict::SCENARIOS,
     loggers::SCENARIOS,
     keeping::SCENARIOS,
+    following::SCENARIOS,
     naming::SCENARIOS,
     interrupts::SCENARIOS,
     about::SCENARIOS,
