@@ -89,8 +89,12 @@ fn in_turn(lines: &mut [Line], rounds: Rounds, policy: &Policy) -> Result<Vec<f6
     let mut starts = Vec::new();
     for turn in 0..rounds.turns {
         measure(lines, rounds, false)?;
-        let daemon = Daemon::notified(policy, &[])?;
-        starts.push(instructions_of(daemon.pid())?);
+        let daemon = {
+            let _ahead = Ahead::of_others()?;
+            let daemon = Daemon::notified(policy, &[])?;
+            starts.push(instructions_of(daemon.pid())?);
+            daemon
+        };
         measure(lines, rounds, true)?;
         if turn + 1 == rounds.turns {
             println!(
@@ -105,6 +109,37 @@ fn in_turn(lines: &mut [Line], rounds: Rounds, policy: &Policy) -> Result<Vec<f6
         );
     }
     Ok(starts)
+}
+
+/// We run as soon as we can, so that what the daemon does after it said that it is ready does not count to its start.
+struct Ahead;
+
+impl Ahead {
+    fn of_others() -> Result<Self> {
+        set(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        let _ = set(libc::SCHED_OTHER, 0);
+    }
+}
+
+/// sched_setscheduler(2) of this thread.
+fn set(policy: libc::c_int, priority: libc::c_int) -> Result<()> {
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the parameters live through the call.
+    let done = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
+    ensure!(
+        done == 0,
+        "sched_setscheduler: {}",
+        std::io::Error::last_os_error()
+    );
+    Ok(())
 }
 
 fn start(starts: &[f64]) {
