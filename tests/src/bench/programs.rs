@@ -45,7 +45,9 @@ pub fn each(policy: &Policy, arguments: &[&str], works: &[&str], named: &str) ->
     let _daemon = Daemon::start(policy, arguments)?;
     let _statistics = statistics()?;
     let container = Cgroup::container()?;
-    println!("instructions that the verifier looked at, most of the start (0 where the kernel does not say):");
+    println!(
+        "instructions that the verifier looked at, most of the start (0 where the kernel does not say):"
+    );
     for program in programs()? {
         println!("  {:<16} {:>6}", program.name, program.verified);
     }
