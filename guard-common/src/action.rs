@@ -44,10 +44,12 @@ actions! {
     Bpf = 9, "bpf";
     /// Asks something of a family of netlink.
     Netlink = 10, "netlink";
+    /// Makes a user namespace, in which whoever makes it has all capabilities.
+    UserNamespaceCreate = 11, "user_namespace.create";
 }
 
 /// How many there are.
-pub const ACTIONS: usize = 11;
+pub const ACTIONS: usize = 12;
 
 impl Action {
     /// Its bit in a profile's sets.
@@ -82,8 +84,15 @@ impl Action {
             | Self::KernelLogConsume
             | Self::Bpf
             | Self::BridgeCreate
+            | Self::UserNamespaceCreate
             | Self::GuardDisable => Takes::Nothing,
         }
+    }
+
+    /// Whether runtimes do it themselves in a container, before they run what it is for: that is left alone ([`crate::setup`]).
+    #[must_use]
+    pub const fn is_setup(self) -> bool {
+        matches!(self, Self::UserNamespaceCreate)
     }
 
     /// Whether it is done in a network namespace, so that a policy may say in which.

@@ -72,6 +72,34 @@ fields! {
     InterruptBits = "",
     /// What a task does about a signal; 0: what the kernel does.
     SignalHandler = "k_sigaction.sa.sa_handler",
+    /// The first thread of a task's process.
+    TaskLeader = "task_struct.group_leader",
+    /// A task's namespaces but that of users.
+    TaskNamespaces = "task_struct.nsproxy",
+    /// Of these, that of mounts.
+    NamespacesMounts = "nsproxy.mnt_ns",
+    /// Where a task's kernel stack begins.
+    TaskStack = "task_struct.stack",
+    /// Registers as they were when the kernel was entered: how many bytes,
+    Registers = "pt_regs",
+    /// the number of the system call,
+    RegisterCall = "pt_regs.orig_ax",
+    /// its first argument,
+    RegisterFirst = "pt_regs.di",
+    /// and that of one of 32 bits.
+    RegisterFirst32 = "pt_regs.bx",
+    /// 1: nothing but forks and changes of credentials is asked about where a user namespace is made (before 6.1).
+    UserNamespacesUnasked = "",
+    /// The file that is executed.
+    ExecutedFile = "linux_binprm.file",
+    /// The mount by which a file was opened, as others see it.
+    FileMount = "file.f_path.mnt",
+    /// Where that is in a `struct mount`.
+    MountSeen = "mount.mnt",
+    /// The mount namespace that a mount is in.
+    MountNamespace = "mount.mnt_ns",
+    /// Names that a file has.
+    InodeLinks = "inode.i_nlink",
     /// When a task began, `CLOCK_MONOTONIC`, nanoseconds.
     TaskStart = "task_struct.start_time",
     /// What the threads of a task's process share.

@@ -18,6 +18,7 @@ pub mod kernel_log;
 pub mod net_link;
 pub mod netlink;
 pub mod setting;
+pub mod setup;
 pub mod socket;
 
 /// What a cgroup belongs to: the value of the kernel table `SUBJECTS`, whose key is a cgroup id (kernfs id).

@@ -13,7 +13,7 @@ use crate::{
     event::{self, Who},
     kernel::{add, is_kernel_thread},
     maps::{ARGUMENTS, PROFILES},
-    subject,
+    setup, subject,
 };
 
 /// One refusal in a second is told; the others are counted.
@@ -171,6 +171,13 @@ impl Case {
     #[inline(always)]
     pub fn is_self_test(&self) -> bool {
         self.refuse_all != 0
+    }
+
+    /// Whether the container is still being set up by the running process: an action that [`Action::is_setup`] is allowed then,
+    /// and not counted. Only where that is kept is such an action asked about.
+    #[inline(always)]
+    pub fn is_setting_up(&self) -> bool {
+        !self.is_self_test() && setup::is_going_on(self.container)
     }
 
     /// Whether any rule is about one of these actions, an [`Action::bit`] each, in one of these sets.

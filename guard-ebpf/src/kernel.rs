@@ -180,6 +180,12 @@ pub fn cgroup_of(task: u64) -> Option<u64> {
     read(state, Field::CssCgroup)
 }
 
+/// Address of a task's mount namespace.
+#[inline(always)]
+pub fn mounts_of(task: u64) -> Option<u64> {
+    read(read(task, Field::TaskNamespaces)?, Field::NamespacesMounts)
+}
+
 /// Id of a cgroup.
 #[inline(always)]
 pub fn cgroup_id(cgroup: u64) -> Option<u64> {

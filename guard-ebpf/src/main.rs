@@ -15,6 +15,7 @@ mod hazards;
 mod kernel;
 mod maps;
 mod names;
+mod setup;
 mod subject;
 
 /// The helpers used here are for GPL-compatible programs only; the source is MIT as well.

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
 };
 use guard_common::{
     Container, EVENT_BYTES, HINTS as HINTS_MAX, SLOTS, SUBJECTS as SUBJECTS_MAX, Subject,
@@ -14,6 +14,7 @@ use guard_common::{
     identity::{NameMatcher, PATH_MAX, PATH_STEP},
     kernel_log::{ENDED as ENDED_MAX, Ended, PRINTED_BYTES},
     net_link::{READS as READS_MAX, Read},
+    setup::{SETTING_UP as SETTING_UP_MAX, Setup},
 };
 
 /// cgroup id → whose it is.
@@ -72,3 +73,7 @@ pub static OWN: HashMap<u64, u32> = HashMap::with_max_entries(OWN_MAX, 0);
 /// Task → what it sends by netlink, while that is being read.
 #[map]
 pub static READS: HashMap<u64, Read> = HashMap::with_max_entries(READS_MAX, 0);
+
+/// Process → that a runtime sets a container up by it.
+#[map]
+pub static SETTING_UP: LruHashMap<u32, Setup> = LruHashMap::with_max_entries(SETTING_UP_MAX, 0);

@@ -26,6 +26,12 @@ pub fn host() -> Option<*mut Host> {
     (generation == config(Field::Generation)).then_some(host)
 }
 
+/// The host's numbers, whichever programs act: for those that only keep what the next ones must know as well.
+#[inline(always)]
+pub fn host_of_all() -> Option<*mut Host> {
+    HOST.get_ptr_mut(0)
+}
+
 /// Whose the running task is; `None`: the host's.
 #[inline(always)]
 pub fn of_current(host: *mut Host) -> Option<Subject> {

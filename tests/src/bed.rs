@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The program of all probes.
-const PROBE: &str = "/usr/local/bin/bulkhead-probe";
+pub const PROBE: &str = "/usr/local/bin/bulkhead-probe";
 
 /// A probe that runs.
 pub struct Running {
@@ -57,9 +57,10 @@ pub fn may(cgroup: Option<&Cgroup>, script: &str) -> Result<bool> {
     command.args(["-c", script]);
     let output = output(cgroup, command)?;
     let said = String::from_utf8_lossy(&output.stderr);
-    // In conntrack's words for it as well.
+    // In conntrack's words for it as well, and in those of unshare(2) on 5.10.
     let is_refused = [
         "Operation not permitted",
+        "Cannot allocate memory",
         "you must be root or get CAP_NET_ADMIN",
     ];
     if !output.status.success() && !is_refused.iter().any(|words| said.contains(words)) {

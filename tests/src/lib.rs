@@ -8,3 +8,4 @@ pub mod demo;
 pub mod hazards;
 pub mod host;
 pub mod probe;
+pub mod runtimes;

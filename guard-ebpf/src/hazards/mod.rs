@@ -5,3 +5,4 @@ pub mod net_link;
 pub mod netlink;
 pub mod setting;
 pub mod socket;
+pub mod user_namespace;

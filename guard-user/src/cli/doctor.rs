@@ -18,6 +18,7 @@ use guard_user::{
         load::{Kernel, Sizes},
         open, prove,
         rungs::{self, Rung},
+        setup::Setup,
     },
     policy::{compile, load},
     record::Text,
@@ -99,9 +100,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let identity = kernel.attach_identity(&btf);
     let moves = kernel.attach_moves(&btf);
     let rung = arguments.rung;
-    let mut hooks = hooks::attach(&kernel, &btf, &hierarchy, hooks::all(), rung);
+    let mut setup = Setup::default();
+    let mut hooks = hooks::attach(&kernel, &btf, &hierarchy, hooks::all(), &mut setup, rung);
     let proved = prove::prove(&mut kernel, &btf, &hierarchy, rung)?;
-    hooks::prove(&mut kernel, &btf, &hierarchy, &mut hooks, rung)?;
+    hooks::prove(&mut kernel, &btf, &hierarchy, &mut hooks, &mut setup, rung)?;
     if !proved.inherits {
         degraded.push(
             "new containers are not recognised by the kernel: the daemon looks for them once a second"

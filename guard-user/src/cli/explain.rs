@@ -14,7 +14,7 @@ use guard_user::{
     policy::{
         describe::{self, Line},
         fields::{self, FIELDS, Field, children},
-        load,
+        load, meaning,
         model::{Pattern, Policy},
         pattern,
     },
@@ -196,27 +196,35 @@ fn explain(word: &str, policy: Option<&Policy>) -> Explained {
     explained
 }
 
-/// What stands before an action, by the hooks that judge it.
+/// What an action is, what stands before it, by the hooks that judge it, and what does not.
 fn of_action(action: Action) -> String {
     let judge = |hook: &&Hook| hook.actions.contains(&action);
-    let before = |hook: &Hook| format!("{} (hook {})", hook.what, hook.name);
-    let hooks: Vec<String> = hooks::all().filter(judge).map(before).collect();
-    let lower: Vec<String> = (hooks::all().filter(judge))
-        .filter_map(|hook| hook.lower)
-        .map(before)
-        .collect();
-    let mut text = format!(
-        "{}: refused with EPERM, or counted, at {}.",
-        action.name(),
-        hooks.join("; ")
-    );
-    if !lower.is_empty() {
-        text.push_str(&format!(
-            " Where the kernel lets no program stand there, only {}.",
-            lower.join("; ")
-        ));
+    let mut text = format!("{}: {}", action.name(), meaning::what(action));
+    let mut say = |words: &str| text.extend(["\n  ", words]);
+    say("refused with EPERM, or counted, at");
+    for hook in hooks::all().filter(judge) {
+        say(&format!("  {:<20} {}", hook.name, hook.what));
+        if let Some(lower) = hook.lower {
+            say(&format!(
+                "  {:<20} {}; where the kernel lets no program stand there",
+                format!("or {}", lower.name),
+                lower.what
+            ));
+        }
     }
-    text + " `bulkhead doctor` says which of these refuse here, and which ways are open. A policy names it in:"
+    if action.is_setup() {
+        say("not what a runtime does to start a container, before that executes anything");
+    }
+    let round = meaning::ways_round(action);
+    if !round.is_empty() {
+        say("known ways round it");
+    }
+    for way in round {
+        say(&format!("  {way}"));
+    }
+    say("`bulkhead doctor` says which of these refuse here, and which ways are open");
+    say("a policy names it in");
+    text
 }
 
 fn of_pattern(pattern: &Pattern, policy: Option<&Policy>) -> OfPattern {

@@ -41,20 +41,28 @@ impl Daemon {
         let missing: Vec<&'static Hook> = needed
             .into_iter()
             .filter(|hook| {
-                self.hooks
-                    .iter()
-                    .all(|proved| proved.hook.program != hook.program)
+                let in_place = hook.lower.filter(|lower| !lower.partial);
+                let or_lower = [Some(*hook), in_place];
+                !self.hooks.iter().any(|proved| {
+                    let mut either = or_lower.iter().flatten();
+                    either.any(|hook| hook.program == proved.hook.program)
+                })
             })
             .collect();
         if !missing.is_empty() {
             let btf = Btf::of_this_kernel(&FUNCTIONS).unwrap_or_else(|_| Btf::none());
             let rung = self.options.rung;
-            let mut new = hooks::attach(&self.kernel, &btf, &self.hierarchy, missing, rung);
-            let proved = hooks::prove(&mut self.kernel, &btf, &self.hierarchy, &mut new, rung);
+            let setup = &mut self.setup;
+            let mut new = hooks::attach(&self.kernel, &btf, &self.hierarchy, missing, setup, rung);
+            let kernel = &mut self.kernel;
+            let proved = hooks::prove(kernel, &btf, &self.hierarchy, &mut new, setup, rung);
             if let Err(error) = proved {
                 self.trouble("self-test", error.to_string());
             }
             self.hooks.extend(new);
+        }
+        if !hooks::need_setup(&self.hooks) {
+            self.setup.detach(&self.kernel);
         }
         self.note_hooks();
     }

@@ -55,6 +55,7 @@ use crate::{
         prove::{ProveError, Tried},
         rungs::Rung,
         self_test::SelfTestError,
+        setup::Setup,
     },
     klog::{
         forward::Outlets,
@@ -146,6 +147,8 @@ pub struct Daemon {
     links: Vec<Link>,
     /// Hooks that judge actions, as far as the policy has rules for them.
     hooks: Vec<Proved>,
+    /// What tells runtimes' own work in containers apart, as far as any hook needs it.
+    setup: Setup,
     hierarchy: Hierarchy,
     own: Option<PathBuf>,
     rung: Rung,

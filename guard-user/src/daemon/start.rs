@@ -27,6 +27,7 @@ use crate::{
         load::{Kernel, PINS, Sizes},
         prove,
         rungs::{self, Rung},
+        setup::Setup,
     },
     klog::names::{Directory, KernelSide, Names},
     record,
@@ -121,12 +122,20 @@ impl Daemon {
         kernel.pin(&links)?;
         // Attached before an earlier daemon's stop acting, and tried when they act.
         let needed = super::hooks::needed(&plan);
-        let mut hooks = hooks::attach(&kernel, &btf, &hierarchy, needed, options.rung);
+        let mut setup = Setup::default();
+        let mut hooks = hooks::attach(&kernel, &btf, &hierarchy, needed, &mut setup, options.rung);
         let proved = prove::prove(&mut kernel, &btf, &hierarchy, options.rung)
             .inspect_err(|_| kernel.unpin_own())?;
         let pids = set_ceiling(&kernel, &host, &plan);
         links.extend(proved.links);
-        hooks::prove(&mut kernel, &btf, &hierarchy, &mut hooks, options.rung)?;
+        hooks::prove(
+            &mut kernel,
+            &btf,
+            &hierarchy,
+            &mut hooks,
+            &mut setup,
+            options.rung,
+        )?;
         if !proved.inherits {
             notes.stand(
                 "looking",
@@ -181,6 +190,7 @@ impl Daemon {
             kernel,
             links,
             hooks,
+            setup,
             hierarchy,
             own,
             plan,

@@ -25,7 +25,7 @@ use crate::identity::tree::{Hierarchy, Version};
 pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
 
 /// Functions of the kernel that programs attach to.
-pub const FUNCTIONS: [&str; 24] = [
+pub const FUNCTIONS: [&str; 28] = [
     "bpf_lsm_task_alloc",
     "security_task_alloc",
     "cgroup_attach_task",
@@ -50,7 +50,14 @@ pub const FUNCTIONS: [&str; 24] = [
     "security_bpf",
     "bpf_lsm_socket_create",
     "security_socket_create",
+    "bpf_lsm_userns_create",
+    CREATE_USER_NS,
+    "bpf_lsm_cred_prepare",
+    "security_prepare_creds",
 ];
+
+/// Asks before a user namespace is made, since 6.1.
+pub(super) const CREATE_USER_NS: &str = "security_create_user_ns";
 
 /// A program that is attached; dropped, it is so no longer, unless it is pinned.
 pub struct Link {
@@ -219,6 +226,26 @@ impl Kernel {
             "identity_attach_task",
             How::Entry("cgroup_attach_task"),
         )
+    }
+
+    /// Loads and attaches the programs that tell what a runtime does in a container from what the container does.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_setup(&self, btf: &Btf) -> Result<Vec<Link>, LoadError> {
+        Ok(vec![
+            self.attach(btf, "setup_joined", How::Entry("cgroup_attach_task"))?,
+            self.attach(
+                btf,
+                "setup_forked",
+                How::Tracepoint("btf_trace_task_newtask"),
+            )?,
+            self.attach(
+                btf,
+                "setup_executed",
+                How::RawTracepoint(c"sched_process_exec"),
+            )?,
+        ])
     }
 
     /// Loads and attaches the program that tells who prints into the kernel log: by the tracepoint `console` where that is

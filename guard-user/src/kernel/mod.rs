@@ -15,6 +15,7 @@ pub mod pins;
 pub mod prove;
 pub mod rungs;
 pub mod self_test;
+pub mod setup;
 mod sys;
 pub mod tables;
 mod under_way;

@@ -24,7 +24,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/prebuilt
 const CONFIG: &str = ".rodata";
 
 /// Tables that a later daemon takes over.
-const PINNED: [&str; 11] = [
+const PINNED: [&str; 12] = [
     "SUBJECTS",
     "CONTAINERS",
     "FREE_SLOTS",
@@ -36,6 +36,7 @@ const PINNED: [&str; 11] = [
     "PRINTED",
     "ENDED",
     "OWN",
+    "SETTING_UP",
 ];
 
 /// The object's tables, by name.

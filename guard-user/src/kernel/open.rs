@@ -29,7 +29,7 @@ pub fn ways(hooks: &[(&Hook, bool)], restricted: Option<bool>) -> Vec<String> {
     for (hook, of_its_own) in hooks {
         // What takes another's place leaves open what that one would not. What else is open where neither refuses, that one
         // tells.
-        let open = if hook.is_lower() {
+        let open = if hook.partial {
             *of_its_own
         } else {
             !of_its_own && !hook.lower.is_some_and(refuses)

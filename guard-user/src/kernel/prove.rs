@@ -8,7 +8,7 @@ use thiserror::Error;
 use nix::{errno::Errno, libc};
 
 use super::{
-    attach::Link,
+    attach::{CREATE_USER_NS, Link},
     btf::Btf,
     load::{Kernel, PINS},
     rungs::{self, Rung},
@@ -89,10 +89,16 @@ pub fn config(btf: &Btf, hierarchy: &Hierarchy) -> [u32; FIELDS] {
         (Field::UserMadeMax, USER_MADE_MAX),
         (Field::UserMadeEach, USER_MADE_EACH),
         (Field::HostNet, host_net()),
+        (Field::UserNamespacesUnasked, unasked(btf)),
     ] {
         words[field as usize] = word;
     }
     words
+}
+
+/// 1 where nothing by itself asks before a user namespace is made.
+fn unasked(btf: &Btf) -> u32 {
+    u32::from(btf.is_some() && btf.function(CREATE_USER_NS).is_none())
 }
 
 /// The number of the host's first network namespace; [`MISSING`]: it is not known, and every one counts as nested.

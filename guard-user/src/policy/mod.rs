@@ -7,6 +7,7 @@ pub mod describe;
 pub mod fields;
 pub mod glob;
 pub mod load;
+pub mod meaning;
 mod merge;
 pub mod model;
 pub mod outlet;

@@ -10,6 +10,7 @@ use guard_tests::probe::{
     link::Link,
     socket::Socket,
     tally::Counted,
+    user_namespace::UserNamespace,
 };
 
 /// Forks in every way there is, and counts.
@@ -31,6 +32,7 @@ enum Probe {
     Syslog(Syslog),
     Link(Link),
     Socket(Socket),
+    UserNamespace(UserNamespace),
     /// Reads from a descriptor that comes through the socket at standard input.
     Received,
 }
@@ -49,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Probe::Syslog(syslog) => return Ok(syslog.run()?),
         Probe::Link(link) => return Ok(link.run()?),
         Probe::Socket(socket) => return Ok(socket.run()?),
+        Probe::UserNamespace(namespace) => return Ok(namespace.run()?),
         Probe::Received => return Ok(klog::read_received()?),
         Probe::Cost(cost) => {
             println!("{}", serde_json::to_string(&cost.run()?)?);

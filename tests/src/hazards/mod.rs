@@ -7,6 +7,7 @@ pub mod net_link;
 pub mod netlink;
 pub mod setting;
 pub mod socket;
+pub mod user_namespace;
 
 use std::{fs, path::Path};
 
@@ -117,6 +118,7 @@ pub fn all() -> Vec<&'static Scenario> {
         kernel_log::SCENARIOS,
         net_link::SCENARIOS,
         socket::SCENARIOS,
+        user_namespace::SCENARIOS,
         bpf::SCENARIOS,
         netlink::SCENARIOS,
         setting::SCENARIOS,

@@ -9,3 +9,4 @@ pub mod klog;
 pub mod link;
 pub mod socket;
 pub mod tally;
+pub mod user_namespace;

@@ -6,17 +6,13 @@ use aya_ebpf::{
     macros::{btf_tracepoint, fentry},
     programs::{BtfTracePointContext, FEntryContext},
 };
-use guard_common::{config::Field, event::Kind, host::Host};
+use guard_common::{config::Field, event::Kind, host::Host, setup::CLONE_INTO_CGROUP};
 
 use crate::{
     event, gate,
     kernel::{self, add},
     subject,
 };
-
-/// The child is made straight in a cgroup that the caller names (include/uapi/linux/sched.h, 5.7): the governor does not see
-/// which.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// One more. Every fork of the host is counted: it will take a pid as well.
 #[inline(always)]

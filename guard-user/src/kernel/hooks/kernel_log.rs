@@ -24,6 +24,7 @@ pub static KERNEL_LOG: [Hook; 3] = [
         what: "syslog(2), /proc/kmsg, and opening /dev/kmsg for reading",
         open: &["syslog(2) of every type, and /proc/kmsg, to who has CAP_SYSLOG"],
         lower: None,
+        partial: false,
         actions: &[
             Action::KernelLogRead,
             Action::KernelLogClear,
@@ -43,6 +44,7 @@ pub static KERNEL_LOG: [Hook; 3] = [
         what: "reading and writing /dev/kmsg and reading the trace, by whatever name or descriptor",
         open: &["/dev/kmsg, and nodes of it by whatever name", TRACE],
         lower: Some(&KERNEL_LOG_DEVICES),
+        partial: false,
         actions: &[Action::KernelLogRead, Action::KernelLogWrite],
         trial: read_inherited,
     },
@@ -57,6 +59,7 @@ pub static KERNEL_LOG: [Hook; 3] = [
         what: "mounting pstore, which keeps the log of a kernel that died",
         open: &["mounting pstore"],
         lower: None,
+        partial: false,
         actions: &[Action::KernelLogRead],
         trial: mount_pstore,
     },
@@ -76,6 +79,7 @@ pub static KERNEL_LOG_DEVICES: Hook = Hook {
         TRACE,
     ],
     lower: None,
+    partial: true,
     // Opening to read is the syslog hook's as well: the trial writes.
     actions: &[Action::KernelLogWrite, Action::KernelLogRead],
     trial: open_to_write,

@@ -6,6 +6,7 @@ mod net_link;
 mod netlink;
 mod setting;
 mod socket;
+mod user_namespace;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -18,6 +19,7 @@ use super::{
     load::Kernel,
     rungs::{self, Rung},
     self_test::{self, Outcome, SelfTestError, Trial},
+    setup::Setup,
 };
 use crate::identity::tree::{Hierarchy, id_of};
 
@@ -27,6 +29,7 @@ pub use net_link::NET_LINK;
 pub use netlink::NETLINK;
 pub use setting::{SETTING, SWITCH};
 pub use socket::SOCKET;
+pub use user_namespace::USER_NAMESPACE;
 
 /// A place where the kernel asks its security modules.
 pub struct Hook {
@@ -44,6 +47,8 @@ pub struct Hook {
     pub open: &'static [&'static str],
     /// What takes its place then.
     pub lower: Option<&'static Hook>,
+    /// It stands before some ways only, in place of one that stands before all.
+    pub partial: bool,
     /// The actions that it judges; the first is the one that is tried.
     pub actions: &'static [Action],
     /// The way to try it.
@@ -70,13 +75,9 @@ pub enum Place {
 }
 
 impl Hook {
-    /// Whether it stands before some ways only, in place of one that stands before all.
-    #[must_use]
-    pub const fn is_lower(&self) -> bool {
-        match self.place {
-            Place::Asked { .. } | Place::Settings => false,
-            Place::Devices { .. } => true,
-        }
+    /// Whether runtimes do themselves what it judges, so that it must be known when they do.
+    fn is_of_setup(&self) -> bool {
+        self.actions.iter().any(|action| action.is_setup())
     }
 }
 
@@ -94,6 +95,7 @@ pub fn all() -> impl Iterator<Item = &'static Hook> {
         .chain(&SETTING)
         .chain(&BPF)
         .chain(&NETLINK)
+        .chain(&USER_NAMESPACE)
 }
 
 /// What became of a hook.
@@ -116,7 +118,7 @@ impl Proved {
     #[must_use]
     pub const fn state(&self) -> &'static str {
         match (&self.link, self.enforcing) {
-            (Some(_), true) if self.hook.is_lower() => "DEGRADED",
+            (Some(_), true) if self.hook.partial => "DEGRADED",
             (Some(_), true) => "ENFORCING",
             (Some(_), false) => "ATTACHED",
             (None, _) => "OPEN",
@@ -132,22 +134,35 @@ pub fn refusing(hooks: &[Proved]) -> Vec<(&'static Hook, bool)> {
         .collect()
 }
 
-/// Attaches hooks, on the rung that this host's security modules offer; where one cannot be, what takes its place. Nothing is
-/// proved by that.
+/// Whether what any of these judges is done by runtimes too.
+#[must_use]
+pub fn need_setup(hooks: &[Proved]) -> bool {
+    hooks.iter().any(|proved| proved.hook.is_of_setup())
+}
+
+/// Attaches hooks, on the rung that this host's security modules offer; where one cannot be, what takes its place: beside it, or
+/// alone if nothing is amiss then. Nothing is proved by that.
 #[must_use]
 pub fn attach(
     kernel: &Kernel,
     btf: &Btf,
     hierarchy: &Hierarchy,
     hooks: impl IntoIterator<Item = &'static Hook>,
+    setup: &mut Setup,
     forced: Option<Rung>,
 ) -> Vec<Proved> {
     let mut all = Vec::new();
     for hook in hooks {
-        let proved = attach_one(kernel, btf, hierarchy, hook, forced);
+        let proved = attach_one(kernel, btf, hierarchy, hook, setup, forced);
         let lower = hook.lower.filter(|_| proved.link.is_none());
-        all.push(proved);
-        all.extend(lower.map(|hook| attach_one(kernel, btf, hierarchy, hook, forced)));
+        let lower = lower.map(|hook| attach_one(kernel, btf, hierarchy, hook, setup, forced));
+        if !lower
+            .as_ref()
+            .is_some_and(|lower| lower.link.is_some() && !lower.hook.partial)
+        {
+            all.push(proved);
+        }
+        all.extend(lower);
     }
     all
 }
@@ -157,6 +172,7 @@ fn attach_one(
     btf: &Btf,
     hierarchy: &Hierarchy,
     hook: &'static Hook,
+    setup: &mut Setup,
     forced: Option<Rung>,
 ) -> Proved {
     let mut proved = Proved {
@@ -166,6 +182,16 @@ fn attach_one(
         reason: String::new(),
         link: None,
     };
+    // Without that no container would start.
+    if hook.is_of_setup()
+        && let Err(error) = setup.attach(kernel, btf)
+    {
+        proved.reason = format!(
+            "what runtimes do themselves cannot be told apart: {}",
+            error.in_short()
+        );
+        return proved;
+    }
     let rung = match forced {
         _ if !matches!(hook.place, Place::Asked { .. }) => Rung::Cgroup,
         Some(rung @ (Rung::Lsm | Rung::FmodRet)) => rung,
@@ -200,6 +226,7 @@ pub fn prove(
     btf: &Btf,
     hierarchy: &Hierarchy,
     hooks: &mut Vec<Proved>,
+    setup: &mut Setup,
     forced: Option<Rung>,
 ) -> Result<(), SelfTestError> {
     let mut fallen = Vec::new();
@@ -208,7 +235,7 @@ pub fn prove(
         fallen.extend(proved.hook.lower.filter(|_| proved.link.is_none()));
     }
     for hook in fallen {
-        let mut proved = attach_one(kernel, btf, hierarchy, hook, forced);
+        let mut proved = attach_one(kernel, btf, hierarchy, hook, setup, forced);
         if proved.link.is_some() {
             prove_one(kernel, hierarchy, &mut proved)?;
         }

@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -17,6 +16,7 @@ use crate::{
     hazards::{Needs, Scenario, has},
     host,
     probe::tally::Counted,
+    runtimes::{Payload, make_root, oci, podman},
 };
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -135,77 +135,21 @@ const RUNTIMES: [&str; 3] = ["crun", "runc", "podman"];
 /// Starts a container that forks 200 times and ends.
 fn start(runtime: &str, bundle: &Path) -> Result<Counted> {
     match runtime {
-        "podman" => podman(bundle),
-        _ => oci(runtime, bundle),
+        "podman" => parse("podman", &podman(bundle, &[], &PAYLOAD)?),
+        _ => by_oci(runtime, bundle),
     }
 }
 
 const PAYLOAD: [&str; 4] = ["/probe", "bomb", "--attempts", "200"];
 
-fn make_root(root: &Path) -> Result<()> {
-    for below in ["proc", "sys", "dev", "bin", "tmp", "run", "etc"] {
-        fs::create_dir_all(root.join(below))?;
-    }
-    fs::copy("/usr/local/bin/bulkhead-probe", root.join("probe"))?;
-    Ok(())
-}
-
-fn oci(runtime: &str, bundle: &Path) -> Result<Counted> {
-    let number = cgroup::number();
-    let id = format!("{runtime}-{number}");
-    let mounts = serde_json::json!([
-        {"destination": "/proc", "type": "proc", "source": "proc"},
-        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
-    ]);
-    let namespaces =
-        ["pid", "ipc", "uts", "mount", "network"].map(|kind| serde_json::json!({"type": kind}));
-    let config = serde_json::json!({
-        "ociVersion": "1.0.2",
-        "process": {"args": PAYLOAD, "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"]},
-        "root": {"path": "rootfs"},
-        "mounts": mounts,
-        "linux": {"namespaces": namespaces, "cgroupsPath": Runtime::Docker.path(number)},
-    });
-    fs::write(bundle.join("config.json"), config.to_string())?;
-    let mut command = Command::new(runtime);
-    command.arg("--root").arg(format!("/run/{runtime}"));
-    if runtime == "crun" {
-        command.arg("--cgroup-manager=cgroupfs");
-    }
-    let output = command
-        .args(["run", "--bundle"])
-        .arg(bundle)
-        .arg(&id)
-        .stdin(Stdio::null())
-        .output()?;
+fn by_oci(runtime: &str, bundle: &Path) -> Result<Counted> {
+    let payload = Payload {
+        args: &PAYLOAD,
+        user_namespace: false,
+        detached: false,
+    };
+    let (_, output) = oci(runtime, bundle, &payload)?;
     parse(runtime, &output)
-}
-
-fn podman(bundle: &Path) -> Result<Counted> {
-    let output = Command::new("podman")
-        .args([
-            "--cgroup-manager=cgroupfs",
-            "--runtime=crun",
-            "--events-backend=none",
-        ])
-        .args([
-            "--root=/run/podman-root",
-            "--runroot=/run/podman-run",
-            "--storage-driver=vfs",
-        ])
-        .args([
-            "run",
-            "--rm",
-            "--network=none",
-            "--log-driver=none",
-            "--security-opt=seccomp=unconfined",
-        ])
-        .arg("--rootfs")
-        .arg(bundle.join("rootfs"))
-        .args(PAYLOAD)
-        .stdin(Stdio::null())
-        .output()?;
-    parse("podman", &output)
 }
 
 fn parse(runtime: &str, output: &std::process::Output) -> Result<Counted> {

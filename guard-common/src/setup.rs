@@ -1,0 +1,30 @@
+//! Setting up: what a runtime does in a container's cgroup before it executes what the container is for. It mounts, makes
+//! namespaces and keys and writes settings there, and is refused none of that.
+//!
+//! A process is set up from the moment at which a task of the host puts it into the container, with the processes that it forks
+//! meanwhile, each until it executes something. Not by what a process or a file is called: containers choose names.
+
+/// A process that is being set up: a value of the kernel table `SETTING_UP`, whose key is the process's number in the host's pid
+/// namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Setup {
+    /// Cgroup id of the container.
+    pub container: u64,
+    /// When the process began: its number can come again.
+    pub start_ns: u64,
+    /// Kernel address of the mount namespace in which it was put there. A runtime that executes itself once more from a copy that
+    /// has no path (runc does, against CVE-2019-5736) does so there, before it makes any.
+    pub mounts: u64,
+}
+const _: () = assert!(size_of::<Setup>() == 24);
+
+/// Entries of the kernel table `SETTING_UP`, the least recently used of which give way: that many processes at once.
+pub const SETTING_UP: u32 = 8192;
+
+/// Flags of clone(2) (include/uapi/linux/sched.h).
+pub const CLONE_THREAD: u64 = 0x0001_0000;
+/// A user namespace is made; likewise of unshare(2).
+pub const CLONE_NEWUSER: u64 = 0x1000_0000;
+/// The child is made straight in a cgroup that the caller names (5.7).
+pub const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;

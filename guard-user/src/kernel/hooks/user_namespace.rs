@@ -1,0 +1,75 @@
+//! The hooks that stand before making user namespaces.
+
+use guard_common::action::Action;
+use nix::libc;
+
+use super::{Hook, Place, Tool, UNTRIED, came_of};
+
+/// The hook of user namespaces, since 6.1.
+pub static USER_NAMESPACE: [Hook; 1] = [Hook {
+    hazard: "user_namespace",
+    name: "userns_create",
+    program: "user_namespace_create",
+    place: Place::Asked {
+        lsm: "bpf_lsm_userns_create",
+        security: "security_create_user_ns",
+    },
+    what: "making a user namespace by clone(2), clone3(2) or unshare(2); one that was made before is used as ever",
+    open: &["making user namespaces"],
+    lower: Some(&UNSHARE),
+    partial: false,
+    actions: &[Action::UserNamespaceCreate],
+    trial: unshare,
+}];
+
+/// Before 6.1. Of clone(2) the governor of forks asks.
+static UNSHARE: Hook = Hook {
+    hazard: "user_namespace",
+    name: "cred_prepare",
+    program: "user_namespace_unshare",
+    place: Place::Asked {
+        lsm: "bpf_lsm_cred_prepare",
+        security: "security_prepare_creds",
+    },
+    what: "making a user namespace by unshare(2), which says ENOMEM then, and, at task_alloc, by clone(2) and clone3(2)",
+    open: &["making user namespaces"],
+    lower: None,
+    partial: false,
+    actions: &[Action::UserNamespaceCreate],
+    trial: unshare_or_enomem,
+};
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the others may lack what they need"
+)]
+fn unshare() -> Result<Tool, String> {
+    Ok(Tool {
+        file: None,
+        run: |_| try_unshare(),
+    })
+}
+
+/// The kernel takes what the hook says for a lack of memory.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the others may lack what they need"
+)]
+fn unshare_or_enomem() -> Result<Tool, String> {
+    Ok(Tool {
+        file: None,
+        run: |_| match try_unshare() {
+            libc::ENOMEM => libc::EPERM,
+            came => came,
+        },
+    })
+}
+
+fn try_unshare() -> i32 {
+    // SAFETY: no preconditions; the child that calls it has one thread and ends soon.
+    match came_of(i64::from(unsafe { libc::unshare(libc::CLONE_NEWUSER) })) {
+        // `user.max_user_namespaces` is 0: nobody makes any, and no hook is asked.
+        libc::ENOSPC => UNTRIED,
+        came => came,
+    }
+}

@@ -1,0 +1,82 @@
+//! What each action is, in words, and which ways round its refusal are known: for `bulkhead explain ACTION`.
+
+use guard_common::action::Action;
+
+/// What doing it means.
+#[must_use]
+pub const fn what(action: Action) -> &'static str {
+    match action {
+        Action::KernelLogRead => {
+            "reading the kernel log, or asking how much of it is unread; writing kernel.dmesg_restrict counts as this"
+        }
+        Action::KernelLogClear => {
+            "clearing the kernel log for those who read it by syslog(2), as dmesg does"
+        }
+        Action::KernelLogWrite => "writing a line into the kernel log",
+        Action::KernelLogConsole => {
+            "setting how much of the kernel log the console shows; writing kernel.printk* counts as this"
+        }
+        Action::KernelLogConsume => {
+            "taking lines out of the kernel log (/proc/kmsg, syslog(2) type 2), which the host's own reader then lacks"
+        }
+        Action::BridgeCreate => "making a bridge",
+        Action::NetLinkCreate => {
+            "making a network link of any kind, or of those that `kinds` names"
+        }
+        Action::Socket => {
+            "making a socket, of any kind or of those that `families`, `types` and `protocols` name"
+        }
+        Action::GuardDisable => {
+            "switching off what refuses: writing kernel.ftrace_enabled, and asking bpf(2) for Bulkhead's own by number; \
+             denied by itself to every container that is refused anything"
+        }
+        Action::Bpf => "calling bpf(2)",
+        Action::Netlink => {
+            "asking something of any family of netlink, or of those that `families` names"
+        }
+        Action::UserNamespaceCreate => {
+            "making a user namespace, in which whoever makes it has all capabilities"
+        }
+    }
+}
+
+/// Ways round its refusal that are known, where the hooks themselves stand.
+#[must_use]
+pub const fn ways_round(action: Action) -> &'static [&'static str] {
+    match action {
+        Action::KernelLogRead | Action::KernelLogConsume => &[
+            "a trace of printk that is mapped into memory (6.10), by perf_event_open or by a BPF program (unless `bpf` is denied)",
+            "/dev/mem, /proc/kcore, /dev/vcs*, netconsole",
+            "a pstore that is mounted already, efivarfs",
+        ],
+        Action::KernelLogClear => &[],
+        Action::KernelLogWrite => {
+            &["trace_marker and then /proc/sysrq-trigger, to who may write both"]
+        }
+        Action::KernelLogConsole => {
+            &["/proc/sysrq-trigger, and the parameters of the module printk below /sys/module"]
+        }
+        Action::BridgeCreate => &["asking a program of the host to make one"],
+        Action::NetLinkCreate => &[
+            "moving a link that another made into one's namespace",
+            "families that make links by generic netlink (openvswitch, batadv)",
+        ],
+        Action::Socket => &[
+            "a socket that was made before, or that another made and sent",
+            "a protocol that is chosen later (TCP_ULP)",
+        ],
+        Action::GuardDisable => &[
+            "a container's own BPF programs (unless `bpf` is denied)",
+            "the host's bpffs, where it is mounted into the container",
+        ],
+        Action::Bpf => &["what was loaded or attached before goes on"],
+        Action::Netlink => &[
+            "iptables' setsockopt for netfilter's old tables; AF_KEY for xfrm",
+            "a socket on which another asks",
+        ],
+        Action::UserNamespaceCreate => &[
+            "joining a namespace that was made before, or by the runtime",
+            "tracing a runtime's process that is about to enter the container (the host's CAP_SYS_PTRACE)",
+        ],
+    }
+}

@@ -1,0 +1,88 @@
+//! Real runtimes start containers as ever, those in user namespaces too; what they run makes none.
+
+use std::{path::Path, process::Output};
+
+use anyhow::{Result, ensure};
+
+use super::{Needs, RULE, Scenario};
+use crate::{
+    daemon::{Daemon, Policy},
+    runtimes::{Payload, make_root, oci, oci_command, podman},
+};
+
+/// Real runtimes.
+pub const SCENARIOS: &[Scenario] = &[Scenario {
+    name: "user_namespace::runtimes_make_them_as_ever_and_what_they_run_makes_none",
+    needs: Needs::Ordinary,
+    run: runtimes,
+}];
+
+/// Says that it runs, and how many user namespaces it could make.
+const SCRIPT: &str = "echo started; unshare --user true && echo made; true";
+
+fn runtimes() -> Result<()> {
+    let bundle = Path::new("/run/bulkhead-bundle-of-namespaces");
+    make_root(&bundle.join("rootfs"))?;
+    each(bundle, "started\nmade\n")?;
+    let policy = Policy::enforce(RULE)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    each(bundle, "started\n")
+}
+
+/// Starts a container in each way; each is to say this.
+fn each(bundle: &Path, words: &str) -> Result<()> {
+    let args = ["sh", "-c", SCRIPT];
+    for runtime in ["crun", "runc"] {
+        for user_namespace in [false, true] {
+            let payload = Payload {
+                args: &args,
+                user_namespace,
+                detached: false,
+            };
+            let (_, output) = oci(runtime, bundle, &payload)?;
+            said(&format!("{runtime}, {user_namespace}"), &output, words)?;
+        }
+        // And of a container that runs.
+        let payload = Payload {
+            args: &["sleep", "600"],
+            user_namespace: true,
+            detached: true,
+        };
+        let (id, output) = oci(runtime, bundle, &payload)?;
+        ensure!(
+            output.status.success(),
+            "{runtime} starts no container: {output:?}"
+        );
+        let output = oci_command(runtime)
+            .arg("exec")
+            .arg(&id)
+            .args(args)
+            .output()?;
+        let gone = oci_command(runtime)
+            .args(["delete", "--force", &id])
+            .output()?;
+        said(&format!("{runtime} exec"), &output, words)?;
+        ensure!(gone.status.success(), "{gone:?}");
+    }
+    let usr = ["--volume=/usr:/usr:ro", "--cap-add=SYS_ADMIN"];
+    let mapped = [&usr[..], &["--uidmap=0:0:65536", "--gidmap=0:0:65536"]].concat();
+    for more in [&usr[..], &mapped] {
+        said(
+            &format!("podman {more:?}"),
+            &podman(bundle, more, &args)?,
+            words,
+        )?;
+    }
+    Ok(())
+}
+
+fn said(who: &str, output: &Output, words: &str) -> Result<()> {
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success() && said == words,
+        "{who}: {} {said:?} {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
