@@ -46,10 +46,14 @@ actions! {
     Netlink = 10, "netlink";
     /// Makes a user namespace, in which whoever makes it has all capabilities.
     UserNamespaceCreate = 11, "user_namespace.create";
+    /// Loads a module of the kernel by itself.
+    ModuleLoad = 12, "module.load";
+    /// Does something for which the kernel asks for a module that is not loaded.
+    ModuleAutoload = 13, "module.autoload";
 }
 
 /// How many there are.
-pub const ACTIONS: usize = 12;
+pub const ACTIONS: usize = 14;
 
 impl Action {
     /// Its bit in a profile's sets.
@@ -77,6 +81,7 @@ impl Action {
             Self::NetLinkCreate => Takes::Kinds,
             Self::Socket => Takes::Sockets,
             Self::Netlink => Takes::Families,
+            Self::ModuleAutoload => Takes::Names,
             Self::KernelLogRead
             | Self::KernelLogClear
             | Self::KernelLogWrite
@@ -85,6 +90,7 @@ impl Action {
             | Self::Bpf
             | Self::BridgeCreate
             | Self::UserNamespaceCreate
+            | Self::ModuleLoad
             | Self::GuardDisable => Takes::Nothing,
         }
     }
@@ -92,7 +98,7 @@ impl Action {
     /// Whether runtimes do it themselves in a container, before they run what it is for: that is left alone ([`crate::setup`]).
     #[must_use]
     pub const fn is_setup(self) -> bool {
-        matches!(self, Self::UserNamespaceCreate)
+        matches!(self, Self::UserNamespaceCreate | Self::ModuleAutoload)
     }
 
     /// Whether it is done in a network namespace, so that a policy may say in which.
@@ -122,11 +128,16 @@ pub enum Takes {
     Sockets,
     /// `families` of netlink.
     Families,
+    /// `names` of modules.
+    Names,
 }
 
 /// What an action is done to, as the kernel side has it: a name of at most 15 bytes and NULs behind it, a
-/// [`crate::socket::Socket`] or a [`crate::netlink::Family`].
+/// [`crate::socket::Socket`] or a [`crate::netlink::Family`]; of the name of a module, what [`crate::module::argument`] makes of it.
 pub type Argument = [u64; 2];
+
+/// The same as it is told: an [`Argument`] and zeros, or the whole name of a module.
+pub type Told = [u64; 7];
 
 /// A key of the kernel table `ARGUMENTS`: the value says what becomes of this action where it is done to this.
 #[repr(C)]

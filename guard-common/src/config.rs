@@ -90,6 +90,12 @@ fields! {
     RegisterFirst32 = "pt_regs.bx",
     /// 1: nothing but forks and changes of credentials is asked about where a user namespace is made (before 6.1).
     UserNamespacesUnasked = "",
+    /// A file is read to be loaded as a module; the same of one that is compressed (7.x).
+    ReadingModule = "kernel_read_file_id:READING_MODULE",
+    /// See the former.
+    ReadingModuleCompressed = "kernel_read_file_id:READING_MODULE_COMPRESSED",
+    /// Memory is read to be loaded as one.
+    LoadingModule = "kernel_load_data_id:LOADING_MODULE",
     /// The file that is executed.
     ExecutedFile = "linux_binprm.file",
     /// The mount by which a file was opened, as others see it.

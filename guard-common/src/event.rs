@@ -15,8 +15,8 @@ pub enum Kind {
     /// A task of a container moved a task out of it; `other` begins with the cgroup id of the destination, and `reason` is 1
     /// where the task was made there (CLONE_INTO_CGROUP).
     MovedOut = 5,
-    /// An action was refused; the first in a one-second window of its container and action. `other` is what it was done to, an
-    /// [`crate::action::Argument`]; all zero where the action has none.
+    /// An action was refused; the first in a one-second window of its container and action. `other` is what it was done to;
+    /// all zero where the action has none.
     ActionRefused = 6,
     /// An action would have been refused; likewise.
     ActionAudited = 7,
@@ -63,9 +63,9 @@ pub struct Event {
     /// Name of the task that did it, as it calls itself.
     pub comm: [u8; 16],
     /// See [`Kind`].
-    pub other: [u64; 2],
+    pub other: crate::action::Told,
 }
-const _: () = assert!(size_of::<Event>() == 72);
+const _: () = assert!(size_of::<Event>() == 112);
 
 /// A container was made.
 #[repr(C)]
@@ -78,7 +78,7 @@ pub struct Made {
     /// The cgroup's path from the root of its hierarchy.
     pub path: [u8; crate::identity::PATH_MAX],
 }
-const _: () = assert!(size_of::<Made>() == 80 + crate::identity::PATH_MAX);
+const _: () = assert!(size_of::<Made>() == 120 + crate::identity::PATH_MAX);
 
 /// A container is gone, and this is what became of its forks.
 #[repr(C)]
@@ -97,4 +97,4 @@ pub struct Gone {
     /// As in [`crate::Container`]: those that do not stand on record.
     pub moved_out: u64,
 }
-const _: () = assert!(size_of::<Gone>() == 136 + 24 * crate::action::ACTIONS);
+const _: () = assert!(size_of::<Gone>() == 176 + 24 * crate::action::ACTIONS);

@@ -5,6 +5,10 @@ use crate::action::Action;
 /// `/dev/kmsg` under whatever name: character device 1:11, as `inode.i_rdev` has it (`MKDEV`, include/linux/kdev_t.h).
 pub const KMSG_DEVICE: u32 = 1 << 20 | 11;
 
+/// `/dev/ttyprintk`, whose lines the kernel prints as its own, with `[U]` before them: character device 5:3
+/// (drivers/char/ttyprintk.c).
+pub const TTYPRINTK_DEVICE: u32 = 5 << 20 | 3;
+
 /// `PSTOREFS_MAGIC` (include/uapi/linux/magic.h): what the last kernel said before it died.
 pub const PSTOREFS_MAGIC: u64 = 0x6165_676c;
 

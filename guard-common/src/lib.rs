@@ -15,6 +15,7 @@ pub mod fork_storm;
 pub mod host;
 pub mod identity;
 pub mod kernel_log;
+pub mod module;
 pub mod net_link;
 pub mod netlink;
 pub mod setting;

@@ -2,7 +2,7 @@
 //! namespaces and keys and writes settings there, and is refused none of that.
 //!
 //! A process is set up from the moment at which a task of the host puts it into the container, with the processes that it forks
-//! meanwhile, each until it executes something. Not by what a process or a file is called: containers choose names.
+//! meanwhile, each until it executes something, and for five minutes at most. Not by what a process or a file is called: containers choose names.
 
 /// A process that is being set up: a value of the kernel table `SETTING_UP`, whose key is the process's number in the host's pid
 /// namespace.
@@ -13,11 +13,18 @@ pub struct Setup {
     pub container: u64,
     /// When the process began: its number can come again.
     pub start_ns: u64,
-    /// Kernel address of the mount namespace in which it was put there. A runtime that executes itself once more from a copy that
-    /// has no path (runc does, against CVE-2019-5736) does so there, before it makes any.
+    /// Kernel address of the mount namespace in which it was put there, if that is its runtime's as well; else 0. A runtime that
+    /// executes itself once more from a copy that has no path (runc does, against CVE-2019-5736) does so there, before it makes
+    /// another or enters the container's.
     pub mounts: u64,
+    /// When it was put there, or the one that it was forked from, `CLOCK_MONOTONIC`, nanoseconds.
+    pub since_ns: u64,
 }
-const _: () = assert!(size_of::<Setup>() == 24);
+const _: () = assert!(size_of::<Setup>() == 32);
+
+/// No longer is any process set up: some are put into a container and never execute anything (restored by CRIU, or moved while
+/// they ran).
+pub const LONGEST_NS: u64 = 300_000_000_000;
 
 /// Entries of the kernel table `SETTING_UP`, the least recently used of which give way: that many processes at once.
 pub const SETTING_UP: u32 = 8192;

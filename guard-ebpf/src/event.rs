@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated};
 use guard_common::{
     Container,
-    action::{Action, Argument},
+    action::{ACTIONS, Action, Asked, Told},
     event::{Event, Gone, Kind, Made},
     host::Host,
 };
@@ -53,7 +53,7 @@ fn head(kind: Kind, reason: u32, slot: u32, container: *const Container, who: Wh
         pid: who.pid,
         tgid: who.tgid,
         comm: who.comm,
-        other: [0; 2],
+        other: Told::default(),
     }
 }
 
@@ -81,7 +81,7 @@ pub fn tell(
 pub fn tell_action(
     host: *mut Host,
     kind: Kind,
-    (action, argument): (Action, Argument),
+    (action, told): (Action, Told),
     slot: u32,
     container: *const Container,
     who: impl Fn() -> Who,
@@ -90,7 +90,7 @@ pub fn tell_action(
         return lost(host);
     };
     let mut event = head(kind, action as u32, slot, container, who());
-    event.other = argument;
+    event.other = told;
     entry.write(event);
     entry.submit(0);
 }
@@ -125,24 +125,23 @@ pub fn tell_gone(host: *mut Host, slot: u32, container: *const Container) {
     let Some(mut entry) = EVENTS.reserve::<Gone>(0) else {
         return lost(host);
     };
-    // SAFETY: `container` is a live map value, and no task of a removed cgroup forks.
-    let (allowed, refused, audited, actions, moved_out) = unsafe {
-        (
-            (*container).allowed,
-            (*container).refused,
-            (*container).audited,
-            (*container).actions,
-            ((*container).moved_out as u32).wrapping_sub((*container).moved_told),
-        )
-    };
-    entry.write(Gone {
-        event: head(Kind::Gone, 0, slot, container, Who::current()),
-        allowed,
-        refused,
-        audited,
-        actions,
-        moved_out: u64::from(moved_out),
-    });
+    let gone = entry.as_mut_ptr();
+    // SAFETY: `gone` is the reserved room for one `Gone`, which is written whole; `container` is a live map value, and no task of a
+    // removed cgroup forks.
+    unsafe {
+        (&raw mut (*gone).event).write(head(Kind::Gone, 0, slot, container, Who::current()));
+        (&raw mut (*gone).allowed).write((*container).allowed);
+        (&raw mut (*gone).refused).write((*container).refused);
+        (&raw mut (*gone).audited).write((*container).audited);
+        // By a helper: there is no room for it on the stack.
+        generated::bpf_probe_read_kernel(
+            (&raw mut (*gone).actions).cast(),
+            size_of::<[Asked; ACTIONS]>() as u32,
+            (&raw const (*container).actions).cast(),
+        );
+        let moved_out = ((*container).moved_out as u32).wrapping_sub((*container).moved_told);
+        (&raw mut (*gone).moved_out).write(u64::from(moved_out));
+    }
     entry.submit(0);
 }
 

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use guard_common::{
     Container, Subject,
-    action::{Action, Argument, ArgumentKey, Fate, Sets},
+    action::{Action, Argument, ArgumentKey, Fate, Sets, Told},
     event::Kind,
     fork_storm::{Profile, Reason},
     host::Host,
@@ -228,7 +228,13 @@ impl Case {
     /// Counts, tells and applies a sentence on the running task.
     #[inline(always)]
     pub fn close(&self, action: Action, argument: Argument, sentence: Sentence) -> Verdict {
-        self.close_of((action, argument), sentence, may_all, Who::current)
+        self.close_of((action, told(argument)), sentence, may_all, Who::current)
+    }
+
+    /// The same where more is told than decides.
+    #[inline(always)]
+    pub fn close_told(&self, action: Action, told: Told, sentence: Sentence) -> Verdict {
+        self.close_of((action, told), sentence, may_all, Who::current)
     }
 
     /// The same, for a program that may not call every helper: whether the task may not be refused anything and who it is, it
@@ -236,7 +242,7 @@ impl Case {
     #[inline(always)]
     pub fn close_of(
         &self,
-        (action, argument): (Action, Argument),
+        (action, told): (Action, Told),
         sentence: Sentence,
         may_all: impl Fn() -> bool,
         who: impl Fn() -> Who,
@@ -270,7 +276,7 @@ impl Case {
             } else {
                 Kind::ActionAudited
             };
-            event::tell_action(host, kind, (action, argument), self.slot, container, who);
+            event::tell_action(host, kind, (action, told), self.slot, container, who);
         }
         if refused {
             Verdict::Deny
@@ -298,6 +304,12 @@ pub fn fates_by_argument(profile: u32, action: Action, argument: Argument) -> u3
     unsafe { ARGUMENTS.get(&key) }.copied().unwrap_or_default()
 }
 
+/// An argument as it is told.
+#[inline(always)]
+fn told([one, two]: Argument) -> Told {
+    [one, two, 0, 0, 0, 0, 0]
+}
+
 /// No argument.
 pub const NONE: Argument = [0; 2];
 
@@ -320,7 +332,7 @@ pub fn ask_of(
 ) -> Option<Verdict> {
     let case = Case::of(host, subject)?;
     let sentence = case.sentence(case.fates(action), 0);
-    Some(case.close_of((action, NONE), sentence, may_all, who))
+    Some(case.close_of((action, Told::default()), sentence, may_all, who))
 }
 
 /// Whether the running task may not be refused anything: a kernel thread, or the host's first process, which somebody may

@@ -2,14 +2,14 @@
 
 use aya_ebpf::{
     bindings::BPF_ANY,
-    helpers::bpf_get_current_pid_tgid,
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::{btf_tracepoint, fentry, raw_tracepoint},
     programs::{BtfTracePointContext, FEntryContext, RawTracePointContext},
 };
 use guard_common::{
     Container,
     config::Field,
-    setup::{CLONE_INTO_CGROUP, CLONE_THREAD, Setup},
+    setup::{CLONE_INTO_CGROUP, CLONE_THREAD, LONGEST_NS, Setup},
 };
 
 use crate::{
@@ -63,7 +63,13 @@ fn joined(destination: u64, task: u64) -> Option<()> {
     if was.is_some_and(|was| was.container == to.container) {
         return None;
     }
-    begin(task, to.container, kernel::mounts_of(task)?)
+    let process: u32 = read(task, Field::TaskProcess)?;
+    let mut setup = Setup {
+        start_ns: start(task)?,
+        ..Setup::default()
+    };
+    begin(&mut setup, task, to.container);
+    SETTING_UP.insert(process, setup, u64::from(BPF_ANY)).ok()
 }
 
 #[inline(always)]
@@ -71,35 +77,58 @@ fn forked(child: u64, flags: u64) -> Option<()> {
     if flags & CLONE_THREAD != 0 {
         return None;
     }
-    if let Some(setup) = own() {
-        return begin(child, setup.container, setup.mounts);
-    }
-    if flags & CLONE_INTO_CGROUP == 0 {
+    let into = made_into(child, flags);
+    let own = own();
+    if into.is_none() && own.is_none() {
         return None;
     }
+    let process: u32 = read(child, Field::TaskProcess)?;
+    let mut setup = Setup {
+        start_ns: start(child)?,
+        ..Setup::default()
+    };
+    // Where the child goes says more than where the parent was put.
+    match (into, own) {
+        (Some(container), _) => begin(&mut setup, child, container),
+        // Each word by itself: 5.10 takes no whole structure out of one that may be none.
+        (None, Some(own)) => {
+            setup.container = own.container;
+            setup.mounts = own.mounts;
+            setup.since_ns = own.since_ns;
+        }
+        (None, None) => return None,
+    }
+    SETTING_UP.insert(process, setup, u64::from(BPF_ANY)).ok()
+}
+
+/// The container into which a task of the host makes its child, if it names one.
+#[inline(always)]
+fn made_into(child: u64, flags: u64) -> Option<u64> {
     let host = subject::host_of_all()?;
-    if subject::of_current(host).is_some() {
+    if flags & CLONE_INTO_CGROUP == 0 || subject::of_current(host).is_some() {
         return None;
     }
     let cgroup = kernel::cgroup_of(child)?;
     let to = subject::of_cgroup(host, cgroup, kernel::cgroup_id(cgroup)?)?;
-    begin(child, to.container, kernel::mounts_of(child)?)
+    Some(to.container)
 }
 
+/// The running task, of the host, puts another there, or itself.
 #[inline(always)]
-fn begin(task: u64, container: u64, mounts: u64) -> Option<()> {
-    let process: u32 = read(task, Field::TaskProcess)?;
-    let setup = Setup {
-        container,
-        start_ns: start(task)?,
-        mounts,
-    };
-    SETTING_UP.insert(process, setup, u64::from(BPF_ANY)).ok()
+fn begin(setup: &mut Setup, task: u64, container: u64) {
+    let there = kernel::mounts_of(task).unwrap_or_default();
+    let ours = kernel::mounts_of(kernel::current()).unwrap_or_default();
+    setup.container = container;
+    setup.mounts = if there == ours { there } else { 0 };
+    // SAFETY: the helper has no preconditions.
+    setup.since_ns = unsafe { bpf_ktime_get_ns() };
 }
 
 #[inline(always)]
 fn executed(program: u64) -> Option<()> {
-    let setup = own()?;
+    // Also one that is over is taken out.
+    // SAFETY: as below.
+    let setup = unsafe { SETTING_UP.get(&process()) }?;
     if kernel::mounts_of(kernel::current()) == Some(setup.mounts)
         && has_no_path(program, setup.mounts) == Some(true)
     {
@@ -120,10 +149,12 @@ fn has_no_path(program: u64, mounts: u64) -> Option<bool> {
 
 /// The running process's setup, if it has one.
 #[inline(always)]
-fn own() -> Option<Setup> {
-    // SAFETY: entries are replaced whole, and copied at once, under RCU.
-    let setup = *unsafe { SETTING_UP.get(&process()) }?;
-    (start(kernel::current()) == Some(setup.start_ns)).then_some(setup)
+fn own() -> Option<&'static Setup> {
+    // SAFETY: the entry stays what it is for this process as long as that is not moved or ends.
+    let setup = unsafe { SETTING_UP.get(&process()) }?;
+    // SAFETY: the helper has no preconditions.
+    let age_ns = unsafe { bpf_ktime_get_ns() }.wrapping_sub(setup.since_ns);
+    (start(kernel::current()) == Some(setup.start_ns) && age_ns < LONGEST_NS).then_some(setup)
 }
 
 /// The running process.

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     cgroup::Cgroup,
+    host::release,
     probe::{cost::Costs, tally::Counted},
 };
 
@@ -57,13 +58,16 @@ pub fn may(cgroup: Option<&Cgroup>, script: &str) -> Result<bool> {
     command.args(["-c", script]);
     let output = output(cgroup, command)?;
     let said = String::from_utf8_lossy(&output.stderr);
-    // In conntrack's words for it as well, and in those of unshare(2) on 5.10.
+    // In conntrack's words for it as well, and in those of unshare(2) before 6.1.
     let is_refused = [
         "Operation not permitted",
-        "Cannot allocate memory",
         "you must be root or get CAP_NET_ADMIN",
     ];
-    if !output.status.success() && !is_refused.iter().any(|words| said.contains(words)) {
+    let as_memory = release() < (6, 1) && said.contains("Cannot allocate memory");
+    if !output.status.success()
+        && !as_memory
+        && !is_refused.iter().any(|words| said.contains(words))
+    {
         bail!("{script}: {} {said}", output.status);
     }
     Ok(output.status.success())

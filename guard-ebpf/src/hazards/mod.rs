@@ -1,6 +1,7 @@
 pub mod bpf;
 pub mod fork_storm;
 pub mod kernel_log;
+pub mod module;
 pub mod net_link;
 pub mod netlink;
 pub mod setting;

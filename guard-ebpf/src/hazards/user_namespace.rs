@@ -19,10 +19,10 @@ const EPERM: i32 = 1;
 /// Bytes of a task's kernel stack (`THREAD_SIZE`, arch/x86/include/asm/page_64_types.h, without KASAN).
 const STACK: u64 = 16 << 10;
 /// unshare(2), and that of 32 bits (arch/x86/entry/syscalls/).
-const UNSHARE: u64 = 272;
-const UNSHARE_32: u64 = 310;
+const UNSHARE: u32 = 272;
+const UNSHARE_32: u32 = 310;
 /// A system call by the x32 ABI (`__X32_SYSCALL_BIT`).
-const X32: u64 = 0x4000_0000;
+const X32: u32 = 0x4000_0000;
 
 // int security_create_user_ns(const struct cred *cred)   6.1 to 7.3
 // At clone(2), clone3(2) and unshare(2), by whatever task.
@@ -57,12 +57,13 @@ pub fn is_denied_at_fork(flags: u64) -> bool {
 fn unshares() -> Option<bool> {
     let stack: u64 = read(kernel::current(), Field::TaskStack)?;
     let registers = stack + STACK - offset(Field::Registers)?;
-    let flags = match read::<u64>(registers, Field::RegisterCall)? & !X32 {
-        UNSHARE => read_at::<u64>(registers + offset(Field::RegisterFirst)?)?,
-        UNSHARE_32 => read_at::<u64>(registers + offset(Field::RegisterFirst32)?)?,
+    // Of the number the kernel takes 32 bits (`syscall_get_nr`, arch/x86/include/asm/syscall.h); the flag is one of the lower ones.
+    let flags: u32 = match read::<u32>(registers, Field::RegisterCall)? & !X32 {
+        UNSHARE => read_at(registers + offset(Field::RegisterFirst)?)?,
+        UNSHARE_32 => read_at(registers + offset(Field::RegisterFirst32)?)?,
         _ => 0,
     };
-    Some(flags & CLONE_NEWUSER != 0)
+    Some(u64::from(flags) & CLONE_NEWUSER != 0)
 }
 
 /// 1: the running task is refused it. A function by itself, for three programs.

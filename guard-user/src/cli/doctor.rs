@@ -101,7 +101,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let moves = kernel.attach_moves(&btf);
     let rung = arguments.rung;
     let mut setup = Setup::default();
-    let mut hooks = hooks::attach(&kernel, &btf, &hierarchy, hooks::all(), &mut setup, rung);
+    let mut hooks = hooks::attach(
+        &mut kernel,
+        &btf,
+        &hierarchy,
+        hooks::all(),
+        &mut setup,
+        rung,
+    );
     let proved = prove::prove(&mut kernel, &btf, &hierarchy, rung)?;
     hooks::prove(&mut kernel, &btf, &hierarchy, &mut hooks, &mut setup, rung)?;
     if !proved.inherits {

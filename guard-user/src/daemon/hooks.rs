@@ -53,7 +53,14 @@ impl Daemon {
             let btf = Btf::of_this_kernel(&FUNCTIONS).unwrap_or_else(|_| Btf::none());
             let rung = self.options.rung;
             let setup = &mut self.setup;
-            let mut new = hooks::attach(&self.kernel, &btf, &self.hierarchy, missing, setup, rung);
+            let mut new = hooks::attach(
+                &mut self.kernel,
+                &btf,
+                &self.hierarchy,
+                missing,
+                setup,
+                rung,
+            );
             let kernel = &mut self.kernel;
             let proved = hooks::prove(kernel, &btf, &self.hierarchy, &mut new, setup, rung);
             if let Err(error) = proved {
@@ -69,7 +76,11 @@ impl Daemon {
 
     /// A rule whose hook refuses nothing here is not held, and that is said.
     pub(super) fn note_hooks(&mut self) {
-        for hook in hooks::all() {
+        // What takes another's place is told of with it, unless that one is not there at all.
+        let alone = |hook: &'static Hook| hook.lower.filter(|_| self.proved(hook).is_none());
+        let mut all: Vec<&'static Hook> = hooks::all().collect();
+        all.extend(hooks::all().filter_map(alone));
+        for hook in all {
             let open = self.proved(hook).filter(|proved| proved.link.is_none());
             let lower = hook.lower.and_then(|hook| self.proved(hook));
             match open.map(|proved| words(proved, lower)) {

@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use guard_common::action::{Action, Argument};
+use guard_common::action::{Action, Told};
 use nix::fcntl::Flock;
 use thiserror::Error;
 use tokio::{
@@ -212,7 +212,7 @@ pub struct Daemon {
 struct Culprit {
     tgid: u32,
     comm: [u8; 16],
-    argument: Argument,
+    told: Told,
 }
 
 /// Why the loop ended.

@@ -238,7 +238,7 @@ impl Daemon {
             // It came untold, as only users' do when there are many: its slot tells, as long as it has one.
             None => state.id != event.container || state.flags & SLOT_USER_MADE != 0,
         };
-        let [to, _] = event.other;
+        let [to, ..] = event.other;
         let to = Cgroup::open(&self.hierarchy, to)
             .ok()
             .flatten()

@@ -162,9 +162,13 @@ impl Daemon {
     /// The task that did it, as far as it is known.
     fn done_by(&self, record: Record, container: u64, action: Option<Action>) -> Record {
         match self.culprits.get(&container).and_then(|by| by.get(&action)) {
-            Some(culprit) => record
-                .process(culprit.tgid, &culprit.comm)
-                .argument(culprit.argument),
+            Some(culprit) => {
+                let record = record.process(culprit.tgid, &culprit.comm);
+                match action {
+                    Some(action) => record.argument(action, &culprit.told),
+                    None => record,
+                }
+            }
             None => record,
         }
     }

@@ -123,7 +123,14 @@ impl Daemon {
         // Attached before an earlier daemon's stop acting, and tried when they act.
         let needed = super::hooks::needed(&plan);
         let mut setup = Setup::default();
-        let mut hooks = hooks::attach(&kernel, &btf, &hierarchy, needed, &mut setup, options.rung);
+        let mut hooks = hooks::attach(
+            &mut kernel,
+            &btf,
+            &hierarchy,
+            needed,
+            &mut setup,
+            options.rung,
+        );
         let proved = prove::prove(&mut kernel, &btf, &hierarchy, options.rung)
             .inspect_err(|_| kernel.unpin_own())?;
         let pids = set_ceiling(&kernel, &host, &plan);

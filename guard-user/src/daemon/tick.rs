@@ -4,7 +4,7 @@ use std::{collections::HashMap, mem::offset_of, sync::atomic::Ordering, time::Du
 
 use guard_common::{
     Container,
-    action::{ACTIONS, Action, Asked},
+    action::{ACTIONS, Action, Asked, Told},
     event::{Event, Gone},
     fork_storm::Reason,
     host::Host as HostTable,
@@ -301,9 +301,9 @@ impl Daemon {
             super::Culprit {
                 tgid: event.tgid,
                 comm: event.comm,
-                argument: match action {
+                told: match action {
                     Some(_) => event.other,
-                    None => [0; 2],
+                    None => Told::default(),
                 },
             },
         );

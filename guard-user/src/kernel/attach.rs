@@ -5,7 +5,10 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use guard_common::bpf::Object;
+use guard_common::{
+    bpf::Object,
+    config::{Field, MISSING},
+};
 
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 
@@ -25,7 +28,7 @@ use crate::identity::tree::{Hierarchy, Version};
 pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
 
 /// Functions of the kernel that programs attach to.
-pub const FUNCTIONS: [&str; 28] = [
+pub const FUNCTIONS: [&str; 34] = [
     "bpf_lsm_task_alloc",
     "security_task_alloc",
     "cgroup_attach_task",
@@ -54,10 +57,31 @@ pub const FUNCTIONS: [&str; 28] = [
     CREATE_USER_NS,
     "bpf_lsm_cred_prepare",
     "security_prepare_creds",
+    "bpf_lsm_kernel_module_request",
+    "security_kernel_module_request",
+    "bpf_lsm_kernel_read_file",
+    "security_kernel_read_file",
+    "bpf_lsm_kernel_load_data",
+    "security_kernel_load_data",
+];
+
+/// What setting up cannot be told without.
+const SETUP_NEEDS: [Field; 11] = [
+    Field::TaskProcess,
+    Field::TaskLeader,
+    Field::TaskStart,
+    Field::TaskNamespaces,
+    Field::NamespacesMounts,
+    Field::ExecutedFile,
+    Field::FileInode,
+    Field::InodeLinks,
+    Field::FileMount,
+    Field::MountSeen,
+    Field::MountNamespace,
 ];
 
 /// Asks before a user namespace is made, since 6.1.
-pub(super) const CREATE_USER_NS: &str = "security_create_user_ns";
+pub const CREATE_USER_NS: &str = "security_create_user_ns";
 
 /// A program that is attached; dropped, it is so no longer, unless it is pinned.
 pub struct Link {
@@ -228,24 +252,32 @@ impl Kernel {
         )
     }
 
-    /// Loads and attaches the programs that tell what a runtime does in a container from what the container does.
+    /// Loads and attaches the programs that tell what a runtime does in a container from what the container does. First what ends it:
+    /// what nothing would end is not begun.
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn attach_setup(&self, btf: &Btf) -> Result<Vec<Link>, LoadError> {
-        Ok(vec![
-            self.attach(btf, "setup_joined", How::Entry("cgroup_attach_task"))?,
-            self.attach(
-                btf,
-                "setup_forked",
-                How::Tracepoint("btf_trace_task_newtask"),
-            )?,
-            self.attach(
-                btf,
-                "setup_executed",
-                How::RawTracepoint(c"sched_process_exec"),
-            )?,
-        ])
+    pub fn attach_setup(&mut self, btf: &Btf) -> Result<Vec<Link>, LoadError> {
+        const EXECUTED: &str = "setup_executed";
+        let words = btf.config();
+        let missing = (SETUP_NEEDS.iter()).find(|field| words[**field as usize] == MISSING);
+        if let Some(field) = missing {
+            return Err(LoadError::NoField(field.btf()));
+        }
+        let how = How::RawTracepoint(c"sched_process_exec");
+        let executed = self.attach(btf, EXECUTED, how)?;
+        // What is left there without a program that would have ended it.
+        if !self.is_pinned_by_another(EXECUTED) {
+            let stale: Vec<u32> = self.setting_up.keys().filter_map(Result::ok).collect();
+            for process in stale {
+                let _ = self.setting_up.remove(&process);
+            }
+        }
+        let how = How::Tracepoint("btf_trace_task_newtask");
+        let forked = self.attach(btf, "setup_forked", how)?;
+        let how = How::Entry("cgroup_attach_task");
+        let joined = self.attach(btf, "setup_joined", how)?;
+        Ok(vec![executed, forked, joined])
     }
 
     /// Loads and attaches the program that tells who prints into the kernel log: by the tracepoint `console` where that is

@@ -18,6 +18,7 @@ use guard_common::{
     host::Host,
     identity::NameMatcher,
     kernel_log::{ENDED, Ended},
+    setup::Setup,
 };
 use thiserror::Error;
 
@@ -59,6 +60,9 @@ pub enum LoadError {
     /// The kernel's type information has no such function.
     #[error("this kernel has no function {0} to attach to")]
     NoFunction(&'static str),
+    /// The kernel's type information has no such field.
+    #[error("this kernel has no field {0} to read")]
+    NoField(&'static str),
     /// What is ours could not be noted.
     #[error(
         "cannot note what is Bulkhead's own in the kernel, which keeps containers from it: {0}"
@@ -160,6 +164,8 @@ pub struct Kernel {
     pub free_slots: Queue<MapData, u32>,
     /// What the kernel side tells.
     pub events: RingBuf<MapData>,
+    /// Process → that a runtime sets a container up by it.
+    pub(super) setting_up: Table<MapData, u32, Plain<Setup>>,
     /// Who printed which line of the kernel log; taken by its reader.
     pub printed: Option<RingBuf<MapData>>,
     /// Tasks of containers that have ended; taken by the reader of the kernel log.
@@ -253,6 +259,7 @@ impl Kernel {
             arguments: tables.take("ARGUMENTS")?,
             free_slots: tables.take("FREE_SLOTS")?,
             events: tables.take("EVENTS")?,
+            setting_up: tables.take("SETTING_UP")?,
             printed: Some(tables.take("PRINTED")?),
             ended: Some(ended),
             _tables: tables,
@@ -317,6 +324,13 @@ impl Kernel {
             && self
                 .links_of(acting)
                 .is_some_and(|links| links.join(GOVERNOR).exists())
+    }
+
+    /// Whether the load that acts, which is not ours, has this program pinned.
+    pub(super) fn is_pinned_by_another(&self, program: &str) -> bool {
+        let acting = self.acting();
+        acting != self.generation
+            && (self.links_of(acting)).is_some_and(|links| links.join(program).exists())
     }
 
     /// Takes away what was pinned for this load: it is not used after all.

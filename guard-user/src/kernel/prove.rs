@@ -112,11 +112,14 @@ pub fn missing(words: &[u32; FIELDS]) -> Vec<&'static str> {
     Field::ALL
         .iter()
         .filter(|field| !field.btf().is_empty() && words[**field as usize] == MISSING)
-        // One of the two is always missing, and the third on all kernels but those for real time.
+        // One of the two is always missing, and the others on most kernels.
         .filter(|field| {
             !matches!(
                 field,
-                Field::CgroupAncestors | Field::CgroupAncestorIds | Field::TaskSoftirqs
+                Field::CgroupAncestors
+                    | Field::CgroupAncestorIds
+                    | Field::TaskSoftirqs
+                    | Field::ReadingModuleCompressed
             )
         })
         .map(|field| field.btf())

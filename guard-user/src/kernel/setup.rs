@@ -17,10 +17,10 @@ impl Setup {
     ///
     /// # Errors
     /// [`LoadError`]. None is attached then.
-    pub fn attach(&mut self, kernel: &Kernel, btf: &Btf) -> Result<(), LoadError> {
+    pub fn attach(&mut self, kernel: &mut Kernel, btf: &Btf) -> Result<(), LoadError> {
         if self.links.is_empty() {
             let links = kernel.attach_setup(btf)?;
-            kernel.pin(&links)?;
+            kernel.pin(&links).inspect_err(|_| kernel.unpin(&links))?;
             self.links = links;
         }
         Ok(())

@@ -7,6 +7,9 @@ use thiserror::Error;
 
 use super::about::is_a_programs;
 
+/// What stands before a line that came by `/dev/ttyprintk` (drivers/char/ttyprintk.c), and before none of the kernel's own.
+const TTYPRINTK: &[u8] = b"[U] ";
+
 /// Bytes that the kernel makes a record of at most, from 6.3 (`PRINTK_MESSAGE_MAX`, kernel/printk/internal.h). 1,024 bytes
 /// of text of which each is escaped do not fit, and the rest of them is cut off without a word.
 pub const MESSAGE_MAX: usize = 2048;
@@ -154,7 +157,7 @@ impl Record {
     /// Whether it says what a process wanted it to say, and not what the kernel has to say.
     #[must_use]
     pub fn injected(&self) -> bool {
-        self.written() || is_a_programs(&self.text)
+        self.written() || self.text.starts_with(TTYPRINTK) || is_a_programs(&self.text)
     }
 
     /// Reads what one read(2) of `/dev/kmsg` gave.
@@ -433,6 +436,18 @@ mod tests {
         assert_eq!(facility_name(record.facility), "daemon");
         assert!(record.fragment && record.injected());
         assert_eq!(record.text, b"udevd\\[80]: \x1b[2J");
+    }
+
+    #[test]
+    fn what_comes_by_ttyprintk_is_a_programs_though_its_facility_is_the_kernels() {
+        let injected = |text: &str| {
+            let record = Record::parse(format!("6,1,0,-;{text}\n").as_bytes()).unwrap();
+            (record.injected(), record.written())
+        };
+        assert_eq!(injected("[U] task dockerd:1 blocked"), (true, false));
+        for text in ["[U]", "[UFW BLOCK] IN=eth0", " [U] x"] {
+            assert_eq!(injected(text), (false, false), "{text}");
+        }
     }
 
     #[test]

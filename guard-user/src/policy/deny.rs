@@ -2,7 +2,7 @@
 
 use guard_common::{
     action::{Action, Argument, Takes},
-    net_link,
+    module, net_link,
     netlink::{self, Family},
     socket::{ANY, FAMILIES, PROTOCOLS, Socket, TYPES},
 };
@@ -152,6 +152,11 @@ fn denial(desk: &mut Desk, node: &Node) -> Option<(Denial, At)> {
         (Some(value), Takes::Sockets) => {
             let section = of_action(desk, value, action, &["families", "types", "protocols"])?;
             sockets(desk, &section, at)
+        }
+        (Some(value), Takes::Names) => {
+            let section = of_action(desk, value, action, &["names"])?;
+            let given = section.need(desk, "names")?;
+            names(desk, given)
         }
         (Some(value), Takes::Families) => {
             let section = of_action(desk, value, action, &["families"])?;
@@ -332,30 +337,58 @@ fn families(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
     all
 }
 
+/// Names of modules, as the kernel asks for them.
+fn names(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
+    let as_kind = |name: &str| Some(module::argument(&module::name(name)?));
+    named(
+        desk,
+        given,
+        as_kind,
+        "the kernel asks for no module by a name of that length",
+        "a name as the kernel asks for it, such as net-pf-40, fs-ntfs3 or tcp-ulp-tls, 1 to 55 bytes",
+        "`modprobe --resolve-alias NAME` says which module it comes to",
+    )
+}
+
 fn kinds(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
+    named(
+        desk,
+        given,
+        net_link::kind,
+        "no kernel has a kind of link of that length",
+        "a kind as `ip link help` lists them, 1 to 15 bytes",
+        "write the kind as `ip link add type KIND` takes it",
+    )
+}
+
+/// Names of which each is an argument, or wrong.
+fn named(
+    desk: &mut Desk,
+    given: Given<'_>,
+    argument: impl Fn(&str) -> Option<Argument>,
+    wrong: &str,
+    expected: &str,
+    advice: &str,
+) -> Vec<Kind> {
     let mut kinds: Vec<Kind> = Vec::new();
+    let key = given.field.key();
     let names = given.texts(desk).unwrap_or_default();
     if given.list_is_empty() {
         given.wrong(
             desk,
-            "`kinds` names none: the rule can never apply".to_owned(),
+            format!("`{key}` names none: the rule can never apply"),
         );
     }
     if names.len() > KINDS {
-        given.wrong(desk, format!("{} kinds; at most {KINDS}", names.len()));
+        given.wrong(desk, format!("{} {key}; at most {KINDS}", names.len()));
     }
     for (name, at) in names.into_iter().take(KINDS) {
-        match net_link::kind(name) {
+        match argument(name) {
             Some(argument) => kinds.push(Kind {
                 name: name.to_owned(),
                 argument,
             }),
-            None => desk.tell(
-                at,
-                format!("`{name}` cannot be the kind of a link: no kernel has one of that length"),
-                "a kind as `ip link help` lists them, 1 to 15 bytes",
-                "write the kind as `ip link add type KIND` takes it",
-            ),
+            None => desk.tell(at, format!("`{name}`: {wrong}"), expected, advice),
         }
     }
     kinds

@@ -116,7 +116,7 @@ pub const FIELDS: &[Field] = fields! {
     "rules[].pids.leak", "a duration, or off", "30m", "leak: 30m",
     "Alarm when a container's pids rise so steadily that less than this is left until its cap or the host's reserve is reached. Refuses nothing.";
     "rules[].deny", "list of actions", "[]", "deny: [kernel_log.read, kernel_log.clear, kernel_log.write]",
-    "What is refused with EPERM, whatever capabilities the container has: kernel_log.consume, kernel_log.read, which includes it, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console; bridge.create; net_link.create, of all kinds or of some; socket, of all families, types and protocols or of some; netlink, of all families or of some; user_namespace.create; bpf.";
+    "What is refused with EPERM, whatever capabilities the container has: kernel_log.consume, kernel_log.read, which includes it, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console; bridge.create; net_link.create, of all kinds or of some; socket, of all families, types and protocols or of some; netlink, of all families or of some; user_namespace.create; module.load; module.autoload, of all modules or of some; bpf.";
     "rules[].deny[].ACTION.kinds", "list of kinds of links", "all kinds", "kinds: [vxcan, netkit]",
     "Of net_link.create: the links that it is about, as `ip link add type KIND` names them. At most 64.";
     "rules[].deny[].ACTION.families", "list of families of sockets", "all families", "families: [vsock, alg, tipc]",
@@ -125,6 +125,8 @@ pub const FIELDS: &[Field] = fields! {
     "Of socket: SOCK_* in small letters and without SOCK_, or numbers.";
     "rules[].deny[].ACTION.protocols", "list of protocols of sockets", "all protocols", "protocols: [sctp, dccp]",
     "Of socket: as they stand in the call, where 0 leaves it to the kernel: IPPROTO_* in small letters and without IPPROTO_, or numbers.";
+    "rules[].deny[].ACTION.names", "list of names of modules", "all modules", "names: [net-pf-40, fs-ntfs3]",
+    "Of module.autoload: as the kernel asks for them, net-pf-40 and not vsock; its records say which. At most 64.";
     "rules[].when", "map", "everywhere", "when: {netns: nested}",
     "Where the rule's `deny` holds.";
     "rules[].when.netns", "nested", "must be given within `when`", "netns: nested",

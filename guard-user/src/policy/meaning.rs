@@ -34,6 +34,10 @@ pub const fn what(action: Action) -> &'static str {
         Action::Netlink => {
             "asking something of any family of netlink, or of those that `families` names"
         }
+        Action::ModuleLoad => "loading a module of the kernel, from a file or from memory",
+        Action::ModuleAutoload => {
+            "having the kernel load a module, whichever or one of those that `names` names, by asking for what is not there"
+        }
         Action::UserNamespaceCreate => {
             "making a user namespace, in which whoever makes it has all capabilities"
         }
@@ -73,6 +77,11 @@ pub const fn ways_round(action: Action) -> &'static [&'static str] {
         Action::Netlink => &[
             "iptables' setsockopt for netfilter's old tables; AF_KEY for xfrm",
             "a socket on which another asks",
+        ],
+        Action::ModuleLoad => &["having a program of the host load it", "module.autoload"],
+        Action::ModuleAutoload => &[
+            "a module that is loaded already",
+            "another name by which the kernel asks for the same module",
         ],
         Action::UserNamespaceCreate => &[
             "joining a namespace that was made before, or by the runtime",

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use guard_common::action::Action;
+
 use super::{Kind, Measure, Mode, Record, Severity, Verdict, readable};
 use crate::kernel::rungs::Rung;
 
@@ -38,7 +40,7 @@ fn the_page_has_every_key() {
     let mut record = Record::new(Kind::Step)
         .severity(Severity::Low)
         .action("fork")
-        .argument([1, 0])
+        .argument(Action::NetLinkCreate, &[1, 0, 0, 0, 0, 0, 0])
         .verdict(Verdict::Deny)
         .mode(Mode::Audit)
         .rule("rule")

@@ -6,7 +6,11 @@
 use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
-use guard_common::{action::Argument, netlink::Family, socket::Socket};
+use guard_common::{
+    action::{Action, Takes, Told},
+    netlink::Family,
+    socket::Socket,
+};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -219,13 +223,15 @@ impl Record {
 
     /// Says what it was done to, by the kernel side's words; says nothing if they are empty.
     #[must_use]
-    pub fn argument(mut self, words: Argument) -> Self {
-        if let Some(socket) = Socket::from_argument(words) {
-            self.argument = Some(Text::from_buffer(socket.to_string().as_bytes()));
-        } else if let Some(family) = Family::from_argument(words) {
-            self.argument = Some(Text::from_buffer(family.to_string().as_bytes()));
-        } else if words != [0; 2] {
-            let bytes = words.map(u64::to_le_bytes).concat();
+    pub fn argument(mut self, action: Action, told: &Told) -> Self {
+        let [one, two, ..] = *told;
+        let words = match action.takes() {
+            Takes::Sockets => Socket::from_argument([one, two]).map(|socket| socket.to_string()),
+            Takes::Families => Family::from_argument([one, two]).map(|family| family.to_string()),
+            Takes::Kinds | Takes::Names | Takes::Nothing => None,
+        };
+        let bytes = words.map_or_else(|| told.map(u64::to_le_bytes).concat(), String::into_bytes);
+        if *told != Told::default() {
             self.argument = Some(Text::from_buffer(&bytes));
         }
         self

@@ -8,6 +8,7 @@ use guard_tests::probe::{
     crowd::{Crowd, Leak},
     klog::{self, Syslog},
     link::Link,
+    module::Module,
     socket::Socket,
     tally::Counted,
     user_namespace::UserNamespace,
@@ -31,6 +32,7 @@ enum Probe {
     Crash(Crash),
     Syslog(Syslog),
     Link(Link),
+    Module(Module),
     Socket(Socket),
     UserNamespace(UserNamespace),
     /// Reads from a descriptor that comes through the socket at standard input.
@@ -50,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         }
         Probe::Syslog(syslog) => return Ok(syslog.run()?),
         Probe::Link(link) => return Ok(link.run()?),
+        Probe::Module(module) => return Ok(module.run()?),
         Probe::Socket(socket) => return Ok(socket.run()?),
         Probe::UserNamespace(namespace) => return Ok(namespace.run()?),
         Probe::Received => return Ok(klog::read_received()?),

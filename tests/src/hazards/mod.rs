@@ -3,6 +3,7 @@
 pub mod bpf;
 pub mod fork_storm;
 pub mod kernel_log;
+pub mod module;
 pub mod net_link;
 pub mod netlink;
 pub mod setting;
@@ -116,6 +117,7 @@ pub fn all() -> Vec<&'static Scenario> {
     [
         fork_storm::SCENARIOS,
         kernel_log::SCENARIOS,
+        module::SCENARIOS,
         net_link::SCENARIOS,
         socket::SCENARIOS,
         user_namespace::SCENARIOS,

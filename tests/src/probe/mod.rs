@@ -7,6 +7,7 @@ pub mod crowd;
 pub mod forks;
 pub mod klog;
 pub mod link;
+pub mod module;
 pub mod socket;
 pub mod tally;
 pub mod user_namespace;

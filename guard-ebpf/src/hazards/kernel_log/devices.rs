@@ -8,7 +8,10 @@ use aya_ebpf::{
     macros::cgroup_device,
     programs::DeviceContext,
 };
-use guard_common::{action::Action, kernel_log::KMSG_DEVICE};
+use guard_common::{
+    action::Action,
+    kernel_log::{KMSG_DEVICE, TTYPRINTK_DEVICE},
+};
 
 use crate::{
     asking::{Ask, ByHelpers, ByReading},
@@ -46,14 +49,15 @@ fn judge(ctx: &DeviceContext, by: &impl Ask) -> i32 {
             (&raw const (*device).minor).read_volatile(),
         )
     };
-    let is_kmsg = access & 0xffff == BPF_DEVCG_DEV_CHAR
-        && major == KMSG_DEVICE >> 20
-        && minor == KMSG_DEVICE & 0xf_ffff;
-    if !is_kmsg {
+    let is = |device| {
+        access & 0xffff == BPF_DEVCG_DEV_CHAR && major == device >> 20 && minor == device & 0xf_ffff
+    };
+    let is_kmsg = is(KMSG_DEVICE);
+    if !is_kmsg && !is(TTYPRINTK_DEVICE) {
         return ALLOW;
     }
     let asks = |bit| access >> 16 & bit != 0;
-    if asks(BPF_DEVCG_ACC_READ) && by.ask(Action::KernelLogRead) == Some(Verdict::Deny) {
+    if is_kmsg && asks(BPF_DEVCG_ACC_READ) && by.ask(Action::KernelLogRead) == Some(Verdict::Deny) {
         return DENY;
     }
     if asks(BPF_DEVCG_ACC_WRITE) && by.ask(Action::KernelLogWrite) == Some(Verdict::Deny) {

@@ -4,7 +4,9 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use guard_common::{
     action::Action,
     config::Field,
-    kernel_log::{KMSG_DEVICE, PSTOREFS_MAGIC, TRACEFS_MAGIC, actions_of_syslog, is_trace},
+    kernel_log::{
+        KMSG_DEVICE, PSTOREFS_MAGIC, TRACEFS_MAGIC, TTYPRINTK_DEVICE, actions_of_syslog, is_trace,
+    },
 };
 
 use crate::{
@@ -48,6 +50,7 @@ pub fn kernel_log_file_permission(ctx: LsmContext) -> i32 {
     // SAFETY: the hook's argument.
     match unsafe { kind_of(file) } {
         Some(Kind::Kmsg) => {}
+        Some(Kind::Ttyprintk) => mask &= MAY_WRITE,
         // To write there clears the trace, not the log.
         Some(Kind::Tracefs) if holds_trace(file) => mask &= MAY_READ,
         Some(Kind::Tracefs) | None => return ALLOW,
@@ -80,6 +83,7 @@ fn refused(action: Option<Action>) -> bool {
 /// What a file is to the kernel log.
 enum Kind {
     Kmsg,
+    Ttyprintk,
     Tracefs,
 }
 
@@ -92,9 +96,16 @@ unsafe fn kind_of(file: u64) -> Option<Kind> {
     // SAFETY: the caller's promise, and each pointer is a field of the type that the next field is of.
     unsafe {
         let inode: u64 = kernel::typed(file, Field::FileInode)?;
-        if kernel::typed::<u32>(inode, Field::InodeDevice)? == KMSG_DEVICE {
+        // Hardly any file is of a device.
+        let device = kernel::typed::<u32>(inode, Field::InodeDevice)?;
+        if device != 0 {
             let mode: u16 = kernel::typed(inode, Field::InodeMode)?;
-            return (mode & S_IFMT == S_IFCHR).then_some(Kind::Kmsg);
+            return match device {
+                _ if mode & S_IFMT != S_IFCHR => None,
+                KMSG_DEVICE => Some(Kind::Kmsg),
+                TTYPRINTK_DEVICE => Some(Kind::Ttyprintk),
+                _ => None,
+            };
         }
         let file_system: u64 = kernel::typed(inode, Field::InodeSuperBlock)?;
         let magic: u64 = kernel::typed(file_system, Field::SuperBlockMagic)?;

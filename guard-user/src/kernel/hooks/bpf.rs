@@ -17,6 +17,7 @@ pub static BPF: [Hook; 1] = [Hook {
     what: "calling bpf(2), and what Bulkhead has in the kernel; what was loaded or attached before goes on",
     open: &["bpf(2), by which what Bulkhead has in the kernel can be changed"],
     lower: None,
+    without: None,
     partial: false,
     actions: &[Action::Bpf, Action::GuardDisable],
     trial: look_at_the_first_program,

@@ -24,6 +24,7 @@ pub static KERNEL_LOG: [Hook; 3] = [
         what: "syslog(2), /proc/kmsg, and opening /dev/kmsg for reading",
         open: &["syslog(2) of every type, and /proc/kmsg, to who has CAP_SYSLOG"],
         lower: None,
+        without: None,
         partial: false,
         actions: &[
             Action::KernelLogRead,
@@ -44,6 +45,7 @@ pub static KERNEL_LOG: [Hook; 3] = [
         what: "reading and writing /dev/kmsg and reading the trace, by whatever name or descriptor",
         open: &["/dev/kmsg, and nodes of it by whatever name", TRACE],
         lower: Some(&KERNEL_LOG_DEVICES),
+        without: None,
         partial: false,
         actions: &[Action::KernelLogRead, Action::KernelLogWrite],
         trial: read_inherited,
@@ -59,6 +61,7 @@ pub static KERNEL_LOG: [Hook; 3] = [
         what: "mounting pstore, which keeps the log of a kernel that died",
         open: &["mounting pstore"],
         lower: None,
+        without: None,
         partial: false,
         actions: &[Action::KernelLogRead],
         trial: mount_pstore,
@@ -79,6 +82,7 @@ pub static KERNEL_LOG_DEVICES: Hook = Hook {
         TRACE,
     ],
     lower: None,
+    without: None,
     partial: true,
     // Opening to read is the syslog hook's as well: the trial writes.
     actions: &[Action::KernelLogWrite, Action::KernelLogRead],

@@ -2,6 +2,7 @@
 
 mod bpf;
 mod kernel_log;
+mod module;
 mod net_link;
 mod netlink;
 mod setting;
@@ -25,6 +26,7 @@ use crate::identity::tree::{Hierarchy, id_of};
 
 pub use bpf::BPF;
 pub use kernel_log::{KERNEL_LOG, KERNEL_LOG_DEVICES};
+pub use module::MODULE;
 pub use net_link::NET_LINK;
 pub use netlink::NETLINK;
 pub use setting::{SETTING, SWITCH};
@@ -47,6 +49,8 @@ pub struct Hook {
     pub open: &'static [&'static str],
     /// What takes its place then.
     pub lower: Option<&'static Hook>,
+    /// It stands only where the kernel has no such function to ask instead.
+    pub without: Option<&'static str>,
     /// It stands before some ways only, in place of one that stands before all.
     pub partial: bool,
     /// The actions that it judges; the first is the one that is tried.
@@ -96,6 +100,7 @@ pub fn all() -> impl Iterator<Item = &'static Hook> {
         .chain(&BPF)
         .chain(&NETLINK)
         .chain(&USER_NAMESPACE)
+        .chain(&MODULE)
 }
 
 /// What became of a hook.
@@ -137,14 +142,14 @@ pub fn refusing(hooks: &[Proved]) -> Vec<(&'static Hook, bool)> {
 /// Whether what any of these judges is done by runtimes too.
 #[must_use]
 pub fn need_setup(hooks: &[Proved]) -> bool {
-    hooks.iter().any(|proved| proved.hook.is_of_setup())
+    (hooks.iter()).any(|proved| proved.link.is_some() && proved.hook.is_of_setup())
 }
 
 /// Attaches hooks, on the rung that this host's security modules offer; where one cannot be, what takes its place: beside it, or
 /// alone if nothing is amiss then. Nothing is proved by that.
 #[must_use]
 pub fn attach(
-    kernel: &Kernel,
+    kernel: &mut Kernel,
     btf: &Btf,
     hierarchy: &Hierarchy,
     hooks: impl IntoIterator<Item = &'static Hook>,
@@ -168,7 +173,7 @@ pub fn attach(
 }
 
 fn attach_one(
-    kernel: &Kernel,
+    kernel: &mut Kernel,
     btf: &Btf,
     hierarchy: &Hierarchy,
     hook: &'static Hook,
@@ -182,6 +187,12 @@ fn attach_one(
         reason: String::new(),
         link: None,
     };
+    if let Some(function) = hook.without
+        && btf.function(function).is_some()
+    {
+        proved.reason = format!("this kernel asks at {function}, and not here");
+        return proved;
+    }
     // Without that no container would start.
     if hook.is_of_setup()
         && let Err(error) = setup.attach(kernel, btf)
@@ -273,11 +284,20 @@ fn prove_one(
             proved.enforcing = true;
             proved.reason = "refused with EPERM, and counted".to_owned();
         }
+        UNSAID if counted => {
+            proved.enforcing = true;
+            proved.reason = "refused, which the kernel does not tell, and counted".to_owned();
+        }
+        // Attached is more than nothing: what refuses it to us may not be there for a container.
+        libc::EPERM | libc::EACCES => {
+            "attached, and not tried: something else refuses it to Bulkhead itself"
+                .clone_into(&mut proved.reason);
+        }
         UNTRIED => "attached, and not tried: this kernel offers nothing to try it on"
             .clone_into(&mut proved.reason),
         other => {
             proved.reason = match other {
-                self_test::DONE => {
+                self_test::DONE | UNSAID => {
                     "attached, and refused nothing: the kernel never calls it".to_owned()
                 }
                 other => format!(
@@ -296,6 +316,9 @@ fn prove_one(
 
 /// A trial that could not be made here; no errno.
 const UNTRIED: i32 = 250;
+
+/// The same to who is refused as to who is not; no errno.
+const UNSAID: i32 = 249;
 
 /// What came of a system call: an errno, or [`self_test::DONE`].
 fn came_of(result: i64) -> i32 {

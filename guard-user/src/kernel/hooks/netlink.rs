@@ -17,6 +17,7 @@ pub static NETLINK: [Hook; 1] = [Hook {
     what: "sending to a family of netlink, by whatever call; what was set up by it before goes on",
     open: &["every family of netlink, to who has the capabilities that it wants"],
     lower: None,
+    without: None,
     partial: false,
     actions: &[Action::Netlink],
     trial: ask_for_nothing,

@@ -19,6 +19,7 @@ pub static SETTING: [Hook; 1] = [Hook {
     what: "writing kernel.ftrace_enabled, which switches hooks off, kernel.printk*, and kernel.dmesg_restrict",
     open: &["kernel.ftrace_enabled, which switches hooks off, and kernel.printk*"],
     lower: None,
+    without: None,
     partial: false,
     actions: &[
         Action::GuardDisable,

@@ -17,6 +17,7 @@ pub static SOCKET: [Hook; 1] = [Hook {
     what: "making a socket by socket(2), socketpair(2) or io_uring; one that was made before, or that another made and sent, is used as ever",
     open: &["making sockets of any family"],
     lower: None,
+    without: None,
     partial: false,
     actions: &[Action::Socket],
     trial: make_a_socket,

@@ -4,6 +4,7 @@ use guard_common::action::Action;
 use nix::libc;
 
 use super::{Hook, Place, Tool, UNTRIED, came_of};
+use crate::kernel::{attach::CREATE_USER_NS, self_test::DONE};
 
 /// The hook of user namespaces, since 6.1.
 pub static USER_NAMESPACE: [Hook; 1] = [Hook {
@@ -17,6 +18,7 @@ pub static USER_NAMESPACE: [Hook; 1] = [Hook {
     what: "making a user namespace by clone(2), clone3(2) or unshare(2); one that was made before is used as ever",
     open: &["making user namespaces"],
     lower: Some(&UNSHARE),
+    without: None,
     partial: false,
     actions: &[Action::UserNamespaceCreate],
     trial: unshare,
@@ -34,9 +36,10 @@ static UNSHARE: Hook = Hook {
     what: "making a user namespace by unshare(2), which says ENOMEM then, and, at task_alloc, by clone(2) and clone3(2)",
     open: &["making user namespaces"],
     lower: None,
+    without: Some(CREATE_USER_NS),
     partial: false,
     actions: &[Action::UserNamespaceCreate],
-    trial: unshare_or_enomem,
+    trial: both_ways,
 };
 
 #[expect(
@@ -50,16 +53,16 @@ fn unshare() -> Result<Tool, String> {
     })
 }
 
-/// The kernel takes what the hook says for a lack of memory.
+/// The kernel takes what the hook says for a lack of memory. Of clone(2) another program is asked.
 #[expect(
     clippy::unnecessary_wraps,
     reason = "the others may lack what they need"
 )]
-fn unshare_or_enomem() -> Result<Tool, String> {
+fn both_ways() -> Result<Tool, String> {
     Ok(Tool {
         file: None,
         run: |_| match try_unshare() {
-            libc::ENOMEM => libc::EPERM,
+            libc::ENOMEM => try_clone(),
             came => came,
         },
     })
@@ -71,5 +74,20 @@ fn try_unshare() -> i32 {
         // `user.max_user_namespaces` is 0: nobody makes any, and no hook is asked.
         libc::ENOSPC => UNTRIED,
         came => came,
+    }
+}
+
+fn try_clone() -> i32 {
+    let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
+    // SAFETY: the child is a copy of this process, which has one thread, on a copy of its stack, and ends at once.
+    unsafe {
+        match libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) {
+            0 => libc::_exit(0),
+            child if child > 0 => {
+                libc::waitpid(child as libc::pid_t, std::ptr::null_mut(), 0);
+                DONE
+            }
+            refused => came_of(refused),
+        }
     }
 }

@@ -14,6 +14,7 @@ const DOCS: &str = include_str!("../../../../docs/policy.md");
 fn action(key: &str) -> &'static str {
     match key {
         "families" | "types" | "protocols" => "socket",
+        "names" => "module.autoload",
         _ => "net_link.create",
     }
 }

@@ -124,6 +124,10 @@ pub const WAYS: &[Way] = &[
         "rm -f /tmp/node; mknod /tmp/node c 1 11 && /bin/echo forged > /tmp/node",
     ),
     way(
+        Asks::Write,
+        "modprobe ttyprintk; rm -f /tmp/node; mknod /tmp/node c 5 3 && echo forged | dd of=/tmp/node status=none",
+    ),
+    way(
         Asks::Read,
         "touch /tmp/bound; unshare --mount sh -c 'mount --bind /dev/kmsg /tmp/bound && timeout 5 dd if=/tmp/bound bs=8192 count=1 of=/dev/null status=none'",
     ),

@@ -1,12 +1,14 @@
 //! Real runtimes start containers as ever, those in user namespaces too; what they run makes none.
 
-use std::{path::Path, process::Output};
+use std::{fs, path::Path, process::Output, time::Duration};
 
 use anyhow::{Result, ensure};
 
 use super::{Needs, RULE, Scenario};
 use crate::{
+    bed::PROBE,
     daemon::{Daemon, Policy},
+    host::wait_for,
     runtimes::{Payload, make_root, oci, oci_command, podman},
 };
 
@@ -26,7 +28,8 @@ fn runtimes() -> Result<()> {
     each(bundle, "started\nmade\n")?;
     let policy = Policy::enforce(RULE)?;
     let _daemon = Daemon::start(&policy, &[])?;
-    each(bundle, "started\n")
+    each(bundle, "started\n")?;
+    hostile(bundle)
 }
 
 /// Starts a container in each way; each is to say this.
@@ -72,6 +75,42 @@ fn each(bundle: &Path, words: &str) -> Result<()> {
             &podman(bundle, more, &args)?,
             words,
         )?;
+    }
+    Ok(())
+}
+
+/// What a container would have executed in the place of its program leads to no path: a file that it has removed.
+fn hostile(bundle: &Path) -> Result<()> {
+    let args = [
+        "sh",
+        "-c",
+        "exec 9< /tmp/removed; rm /tmp/removed; exec sleep 600",
+    ];
+    for runtime in ["crun", "runc"] {
+        fs::copy(PROBE, bundle.join("rootfs/tmp/removed"))?;
+        let payload = Payload {
+            args: &args,
+            user_namespace: false,
+            detached: true,
+        };
+        let (id, output) = oci(runtime, bundle, &payload)?;
+        ensure!(output.status.success(), "{runtime}: {output:?}");
+        wait_for("the container", Duration::from_secs(20), || {
+            Ok(!bundle.join("rootfs/tmp/removed").exists())
+        })?;
+        let output = oci_command(runtime)
+            .args(["exec", &id, "/proc/1/fd/9", "user-namespace"])
+            .output()?;
+        let gone = oci_command(runtime)
+            .args(["delete", "--force", &id])
+            .output()?;
+        ensure!(gone.status.success(), "{gone:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let refused = ["Operation not permitted", "Cannot allocate memory"];
+        ensure!(
+            !output.status.success() && refused.iter().any(|words| said.contains(words)),
+            "{runtime} exec of a file without a path: {output:?}"
+        );
     }
     Ok(())
 }

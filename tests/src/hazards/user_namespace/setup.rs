@@ -30,7 +30,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "user_namespace::moving_about_in_a_container_does_not_set_it_up_again",
-        needs: Needs::Ordinary,
+        needs: Needs::Refusing,
         run: moved_about,
     },
     Scenario {
@@ -102,6 +102,15 @@ fn moved_about() -> Result<()> {
     let from_outside = Stopped::start(None, &["stop"])?;
     from_outside.move_to(&one)?;
     ensure!(from_outside.goes_on()?, "it was put there, and is refused");
+    // In another mount namespace than who puts it there: what it executes then is not its runtime's.
+    for (steps, made) in [
+        (&["mounts", "stop"][..], true),
+        (&["mounts", "stop", "memfd"], false),
+    ] {
+        let apart = Stopped::start(None, steps)?;
+        apart.move_to(&one)?;
+        ensure!(apart.goes_on()? == made, "{steps:?}: not {made}");
+    }
     let within = Stopped::start(Some(&one), &["stop"])?;
     within.move_to(&two)?;
     ensure!(!within.goes_on()?, "it executed something, and was moved");

@@ -1,0 +1,77 @@
+//! Modules of the kernel: a container that would have one loaded, with whatever hole is in it, is refused.
+
+use crate::action::{Argument, Told};
+
+/// Bytes of a module's name and the NUL behind it (`MODULE_NAME_LEN`, include/linux/moduleparam.h, on 64 bits).
+pub const NAME: usize = 56;
+const _: () = assert!(size_of::<Told>() == NAME);
+
+/// What a name comes to as an argument. Nothing is won by another name with the same: it would be refused as well.
+#[must_use]
+#[inline(always)]
+pub const fn argument(name: &Told) -> Argument {
+    let (mut one, mut two) = (0_u64, 0_u64);
+    let mut index = 0;
+    while index < name.len() {
+        // Odd factors of the golden ratio and of pi; each step can be undone, so that no word is lost.
+        one = (one ^ name[index]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        one ^= one >> 32;
+        two = (two ^ name[index]).wrapping_mul(0x2437_7a66_8c4c_3f6d);
+        two ^= two >> 29;
+        index += 1;
+    }
+    [one, two]
+}
+
+/// A name as the kernel asks for it, `net-pf-40`; `None`: it asks for none of that length.
+#[must_use]
+pub const fn name(text: &str) -> Option<Told> {
+    let text = text.as_bytes();
+    if text.is_empty() || text.len() >= NAME {
+        return None;
+    }
+    let mut words = [0_u64; 7];
+    let mut index = 0;
+    while index < text.len() {
+        if text[index] == 0 {
+            return None;
+        }
+        words[index / 8] |= (text[index] as u64) << (8 * (index % 8));
+        index += 1;
+    }
+    Some(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_as_long_as_the_kernels_may_be_and_no_longer() {
+        let of = |length| name(core::str::from_utf8(&[b'x'; 64][..length]).unwrap());
+        assert!(of(1).is_some() && of(55).is_some());
+        assert!(of(0).is_none() && of(56).is_none());
+        assert!(name("a\0b").is_none());
+        assert_eq!(name("net-pf-40").unwrap()[1], u64::from(b'0'));
+    }
+
+    #[test]
+    fn names_that_differ_anywhere_are_other_arguments() {
+        let of = |text: &str| argument(&name(text).unwrap());
+        let mut all = [[0; 2]; 8];
+        let names = [
+            "net-pf-16-proto-4",
+            "net-pf-16-proto-5",
+            "net-pf-16-proto-45",
+            "fs-ext4",
+            "ext4",
+            "fs-ext",
+            "net-pf-16-proto-16-family-an-uncommonly-long-name-at-1",
+            "net-pf-16-proto-16-family-an-uncommonly-long-name-at-2",
+        ];
+        for (at, text) in names.into_iter().enumerate() {
+            assert!(!all.contains(&of(text)), "{text}");
+            all[at] = of(text);
+        }
+    }
+}
