@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use super::{Record, Verdict};
 
 /// Characters of a container's id that are enough to know it by, as every runtime prints them.
 const SHORT_ID: usize = 12;
+/// What was said so long before its record is not taken for news.
+const OLD: TimeDelta = TimeDelta::minutes(1);
 
 /// One line for a terminal, without its end. Whatever a container wrote into it is escaped: see [`super::Text`].
 #[must_use]
@@ -59,6 +61,7 @@ fn said(record: &Record) -> Vec<String> {
     if let Some(reason) = &record.reason {
         said.push(reason.to_string());
     }
+    said.extend(record.said_at.and_then(|at| said_before(record.time, at)));
     match (&record.process_executable_name, record.process_pid) {
         (Some(name), Some(pid)) => said.push(format!("by {name}[{pid}]")),
         (Some(name), None) => said.push(format!("by {name}")),
@@ -80,6 +83,20 @@ fn said(record: &Record) -> Vec<String> {
         said.push(format!("outcome: {outcome}"));
     }
     said
+}
+
+/// When the kernel said it, where the record alone would make it read as if it were now.
+fn said_before(time: Option<DateTime<Utc>>, at: DateTime<Utc>) -> Option<String> {
+    if time.is_some_and(|time| time - at <= OLD) {
+        return None;
+    }
+    let same_day = time.is_some_and(|time| time.date_naive() == at.date_naive());
+    let format = if same_day {
+        "said at %H:%M:%SZ"
+    } else {
+        "said at %Y-%m-%dT%H:%M:%SZ"
+    };
+    Some(at.format(format).to_string())
 }
 
 fn decided(record: &Record) -> Option<String> {
@@ -129,6 +146,23 @@ mod tests {
             "2026-01-02T03:04:05.678Z  high      breach.began       docker 0123456789ab; fork refused x17; \
              rule fork-storm; rate; by bomb\\x1b[2J[4711]; pids=90"
         );
+    }
+
+    #[test]
+    fn a_line_of_the_kernel_that_is_older_than_a_minute_says_when_it_was_said() {
+        let line = |said_at: &str| {
+            let mut record = Record::new(Kind::Alarm)
+                .reason("Line: x")
+                .said_at(said_at.parse().unwrap());
+            record.time = Some("2026-01-02T03:04:05Z".parse().unwrap());
+            readable(&record)
+        };
+        assert!(line("2026-01-02T03:04:04Z").ends_with("Line: x"));
+        assert!(line("2026-01-02T03:03:05Z").ends_with("Line: x"));
+        assert!(line("2026-01-02T03:03:04Z").ends_with("Line: x; said at 03:03:04Z"));
+        assert!(line("2026-01-01T23:59:59Z").ends_with("Line: x; said at 2026-01-01T23:59:59Z"));
+        // The clock was set back since.
+        assert!(line("2026-01-02T04:04:04Z").ends_with("Line: x"));
     }
 
     #[test]
