@@ -4,14 +4,16 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
-use super::{Record, Verdict};
+use super::{Kind, Record, Verdict};
 
 /// Characters of a container's id that are enough to know it by, as every runtime prints them.
 const SHORT_ID: usize = 12;
+/// The end of a line, as a text has it.
+const NEWLINE: &str = r"\x0a";
 /// What was said so long before its record is not taken for news.
 const OLD: TimeDelta = TimeDelta::minutes(1);
 
-/// One line for a terminal, without its end. Whatever a container wrote into it is escaped: see [`super::Text`].
+/// One line for a terminal, without its end; more, indented, where a policy was refused. Whatever a container wrote into it is escaped: see [`super::Text`].
 #[must_use]
 pub fn readable(record: &Record) -> String {
     let time = record.time.map_or_else(String::new, |time| {
@@ -22,7 +24,19 @@ pub fn readable(record: &Record) -> String {
     // Writing to a string cannot fail, here and below.
     let _ = write!(line, "  {}", said(record).join("; "));
     line.truncate(line.trim_end().len());
+    if let Some(reason) = in_lines(record) {
+        for part in reason.split(NEWLINE).filter(|part| !part.is_empty()) {
+            let _ = write!(line, "\n    {part}");
+        }
+    }
     line
+}
+
+/// A reason that is shown line by line. What is wrong with a policy points into its text, and that root wrote; in whatever
+/// else stands in a record, anyone's text may be, and a line is a line.
+fn in_lines(record: &Record) -> Option<&str> {
+    let reason = record.reason.as_ref()?.as_str();
+    (record.kind == Kind::PolicyRefused && reason.contains(NEWLINE)).then_some(reason)
 }
 
 fn said(record: &Record) -> Vec<String> {
@@ -58,7 +72,9 @@ fn said(record: &Record) -> Vec<String> {
     if let Some(rule) = &record.rule {
         said.push(format!("rule {rule}"));
     }
-    if let Some(reason) = &record.reason {
+    if let Some(reason) = &record.reason
+        && in_lines(record).is_none()
+    {
         said.push(reason.to_string());
     }
     said.extend(record.said_at.and_then(|at| said_before(record.time, at)));
@@ -163,6 +179,33 @@ mod tests {
         assert!(line("2026-01-01T23:59:59Z").ends_with("Line: x; said at 2026-01-01T23:59:59Z"));
         // The clock was set back since.
         assert!(line("2026-01-02T04:04:04Z").ends_with("Line: x"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_policy_is_shown_line_by_line_and_nothing_else_is() {
+        let mistakes =
+            "p.yaml:3:7: `mode` cannot be `x`\n3 | mode: x\n  |       ^\n\np.yaml:5:1: a \\x0a";
+        let of = |kind| readable(&Record::new(kind).reason(mistakes).outcome("SIGHUP"));
+        let (first, rest) = {
+            let said = of(Kind::PolicyRefused);
+            let (first, rest) = said.split_once('\n').unwrap();
+            (first.to_owned(), rest.to_owned())
+        };
+        assert!(
+            first.ends_with("policy.refused     outcome: SIGHUP"),
+            "{first}"
+        );
+        assert_eq!(
+            rest,
+            "    p.yaml:3:7: `mode` cannot be `x`\n    3 | mode: x\n      |       ^\n    p.yaml:5:1: a \\x5cx0a"
+        );
+        let said = of(Kind::Alarm);
+        assert!(
+            !said.contains('\n') && said.contains(r"`x`\x0a3 | mode"),
+            "{said}"
+        );
+        let one = readable(&Record::new(Kind::PolicyRefused).reason("no such file"));
+        assert!(one.ends_with("policy.refused     no such file"), "{one}");
     }
 
     #[test]
