@@ -174,7 +174,7 @@ impl View for Lines {
             return None;
         }
         let unnamed = if self.container.is_some() && !self.named {
-            ", and of no line there it could be told who printed it: `bulkhead doctor` says why"
+            ", and of no line there it is known who printed it: `bulkhead status` has a line DEGRADED if that cannot be told here"
         } else {
             ""
         };
@@ -530,8 +530,8 @@ mod tests {
         assert_eq!(
             said(of).as_deref(),
             Some(
-                "no line of container abc is in /copy, and of no line there it could be told who printed it: \
-                 `bulkhead doctor` says why"
+                "no line of container abc is in /copy, and of no line there it is known who printed it: \
+                 `bulkhead status` has a line DEGRADED if that cannot be told here"
             )
         );
         let named = file(
