@@ -257,10 +257,17 @@ fn line<'a>(advisory: &'a Advisory, judgement: Judgement, policy: &Policy) -> Li
 }
 
 fn trigger(trigger: &Trigger) -> String {
-    match &trigger.what {
-        Some(what) => format!("{}: {what}", trigger.action),
-        None => trigger.action.clone(),
+    let mut words = trigger.action.clone();
+    if !trigger.kinds.is_empty() {
+        words.push_str(&format!(" of {}", trigger.kinds.join(", ")));
     }
+    if trigger.nested {
+        words.push_str(" in a nested network namespace");
+    }
+    if let Some(what) = &trigger.what {
+        words.push_str(&format!(": {what}"));
+    }
+    words
 }
 
 #[cfg(test)]
@@ -308,6 +315,23 @@ mod tests {
             "  covered    by rule log (enforce), which denies kernel_log.read; leaves nothing much\n",
             "  covered    by rule look (audit, which refuses nothing), which denies kernel_log.read; leaves nothing much\n",
             "\n1 affected, 0 unsure; 0 fixed and 0 that this kernel never had: --all shows them\n",
+        ] {
+            assert!(said.contains(line), "{line}{said}");
+        }
+    }
+
+    #[test]
+    fn triggers_of_one_action_are_told_apart_by_families_and_namespace() {
+        let said = said(
+            "triggers: [{action: netlink, families: [nf_tables, xfrm]}, {action: netlink, families: [nf_tables], netns: nested}, \
+             {action: netlink, what: queues}]",
+            "6.1.50",
+            false,
+        );
+        for line in [
+            "  trigger    netlink of nf_tables, xfrm\n",
+            "             netlink of nf_tables in a nested network namespace\n",
+            "             netlink: queues\n",
         ] {
             assert!(said.contains(line), "{line}{said}");
         }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -10,11 +10,12 @@ use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use guard_user::record::{Kind, Record, Severity, audit, read::Filter, readable};
 
-use super::log::{self, Moment, Printer, View, last, show, wait};
+use super::log::{self, Moment, Printer, View, last, none_of, show, wait};
 
 /// Show the audit log: what was refused, done and changed on this host, by whom, and why.
 ///
-/// Exit code 0: shown; 1: there is no audit log, or it cannot be read; 3: only root may read it.
+/// Exit code 0: shown, or nothing matched, which is said; 1: there is no audit log, or it cannot be read; 3: only root may
+/// read it.
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -46,7 +47,8 @@ enum How {
 
 #[derive(Args)]
 struct Which {
-    /// Not before: RFC 3339, as 2026-01-31T03:00:00Z, or so long ago, as 90s, 10m, 3h, 2d.
+    /// Not before: RFC 3339, as 2026-01-31T03:00:00Z, a day (its midnight in UTC), as 2026-01-31, or so long ago, as 90s, 10m,
+    /// 1h30m, 2d.
     #[arg(long, value_name = "TIME")]
     since: Option<Moment>,
     /// Before: as --since.
@@ -93,6 +95,25 @@ impl Which {
             boot: (self.boot == Boot::Current).then(audit::boot_id),
         }
     }
+
+    /// What is asked for, to be said where nothing is that.
+    fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        words.extend(self.container.iter().map(|id| format!("of container {id}")));
+        if !self.rules.is_empty() {
+            words.push(format!("of rule {}", self.rules.join(" or ")));
+        }
+        if !self.kinds.is_empty() {
+            let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.name()).collect();
+            words.push(format!("of kind {}", kinds.join(" or ")));
+        }
+        words
+            .extend((self.severity).map(|least| format!("of severity {} or graver", least.name())));
+        words.extend(self.since.map(|since| format!("since {since}")));
+        words.extend(self.until.map(|until| format!("before {until}")));
+        words.extend((self.boot == Boot::Current).then(|| "of this boot".to_owned()));
+        words
+    }
 }
 
 /// Runs the verb.
@@ -102,9 +123,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let path = which.file.clone().unwrap_or_else(super::pins::audit_log);
     let mut printer = Printer::new(Records {
-        filter: which.filter(),
-        json: which.json,
+        asked: which.words(),
+        ..Records::new(which.filter(), which.json)
     });
+    let all = !matches!(
+        arguments.how,
+        How::Tail { follow: true, .. }
+            | How::Tail { lines: 0, .. }
+            | How::Show { lines: Some(0), .. }
+    );
     let done = match &arguments.how {
         How::Show { lines: None, .. } => show(&path, true, &mut printer).map(drop),
         How::Show {
@@ -118,6 +145,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     };
     printer.end(
+        &path,
+        all,
         done,
         "it begins with the daemon's first start (`bulkhead run`); if the policy names another file, say --file PATH",
     )
@@ -126,29 +155,50 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 /// Records as they are asked for.
 struct Records {
     filter: Filter,
+    /// The same in words.
+    asked: Vec<String>,
     json: bool,
+    /// One was shown.
+    matched: bool,
+}
+
+impl Records {
+    const fn new(filter: Filter, json: bool) -> Self {
+        Self {
+            filter,
+            asked: Vec::new(),
+            json,
+            matched: false,
+        }
+    }
 }
 
 impl View for Records {
     type Entry = Record;
 
-    fn asks_for(&self, record: &Record) -> bool {
-        self.filter.accepts(record)
+    fn asks_for(&mut self, record: &Record) -> bool {
+        let accepts = self.filter.accepts(record);
+        self.matched |= accepts;
+        accepts
     }
 
     fn print(&mut self, record: &Record, out: &mut impl Write) -> io::Result<()> {
-        if self.json {
-            serde_json::to_writer(&mut *out, record)?;
-            writeln!(out)
+        let text = if self.json {
+            serde_json::to_string(record)?
         } else {
-            writeln!(out, "{}", readable(record))
-        }
+            readable(record)
+        };
+        out.write_all(format!("{text}\n").as_bytes())
+    }
+
+    fn nothing(&self, path: &Path) -> Option<String> {
+        (!self.matched && !self.asked.is_empty()).then(|| none_of("record", &self.asked, path))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path, time::Duration};
+    use std::{fs, time::Duration};
 
     use guard_user::record::{Settings, Writer, read};
 
@@ -187,10 +237,7 @@ mod tests {
         fn printed(&self, print: impl FnOnce(&Path, &mut Printer<Vec<u8>, Records>)) -> Vec<u64> {
             let mut printer = Printer {
                 out: Vec::new(),
-                view: Records {
-                    filter: Filter::default(),
-                    json: true,
-                },
+                view: Records::new(Filter::default(), true),
             };
             print(&self.settings.file, &mut printer);
             let text = String::from_utf8(printer.out).unwrap();
@@ -238,6 +285,35 @@ mod tests {
             log::follow(path, source, printer, wait).unwrap();
         });
         assert_eq!(all, (2..=23).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn that_nothing_matched_is_said_where_something_was_asked_for_and_nothing_else_is_said() {
+        let log = Log::new("nothing");
+        log.write(1);
+        let said = |rule: Option<&str>, asked: &[&str]| {
+            let mut printer = Printer {
+                out: Vec::new(),
+                view: Records {
+                    asked: asked.iter().map(|&one| one.to_owned()).collect(),
+                    ..Records::new(
+                        Filter {
+                            rules: rule.into_iter().map(str::to_owned).collect(),
+                            ..Filter::default()
+                        },
+                        true,
+                    )
+                },
+            };
+            drop(show(&log.settings.file, true, &mut printer).unwrap());
+            printer.view.nothing(Path::new("/log"))
+        };
+        assert_eq!(said(None, &["of rule x"]), None);
+        assert_eq!(said(Some("x"), &[]), None);
+        assert_eq!(
+            said(Some("x"), &["of rule x", "of this boot"]).as_deref(),
+            Some("no record of rule x and of this boot is in /log")
+        );
     }
 
     #[test]

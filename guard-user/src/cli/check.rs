@@ -22,6 +22,9 @@ use guard_user::{
 };
 use serde::Serialize;
 
+/// The section that is no rule and is told of beside them.
+const KERNEL_LOG: &str = "kernel_log";
+
 /// Bytes of a configuration of node-problem-detector.
 const NPD_BYTES: u64 = 1 << 20;
 
@@ -70,7 +73,56 @@ struct Effect {
     patterns: usize,
     rules: Vec<Line>,
     exempt: Vec<String>,
+    kernel_log: KernelLog,
     notes: Vec<String>,
+}
+
+/// What becomes of the kernel log.
+#[derive(Serialize)]
+struct KernelLog {
+    /// Where its copy is; absent: none is kept, and nothing is watched for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    forward: Vec<String>,
+    /// The policy's own patterns.
+    patterns: Vec<String>,
+    /// Shipped patterns that raise no alarm.
+    ignore: Vec<String>,
+}
+
+impl KernelLog {
+    fn of(policy: &Policy) -> Self {
+        Self {
+            file: (policy.kernel_log.as_ref()).map(|settings| settings.file.clone()),
+            forward: policy.forward.iter().map(ToString::to_string).collect(),
+            patterns: (policy.patterns.iter())
+                .map(|pattern| pattern.name.clone())
+                .collect(),
+            ignore: policy.ignore_patterns.clone(),
+        }
+    }
+
+    /// `on` or `off`, and what it comes to.
+    fn words(&self) -> (&'static str, String) {
+        let Some(file) = &self.file else {
+            return (
+                "off",
+                "no copy is kept, and no line raises an alarm".to_owned(),
+            );
+        };
+        let mut words = format!("kept in {file}");
+        if !self.forward.is_empty() {
+            words.push_str(&format!(", forwarded to {}", self.forward.join(", ")));
+        }
+        words.push_str("; an alarm for each line of the shipped patterns");
+        if !self.ignore.is_empty() {
+            words.push_str(&format!(" but {}", self.ignore.join(", ")));
+        }
+        if !self.patterns.is_empty() {
+            words.push_str(&format!(", and of {}", self.patterns.join(", ")));
+        }
+        ("on", words)
+    }
 }
 
 /// Runs the verb.
@@ -164,6 +216,7 @@ fn checked(files: Vec<String>, policy: Result<Policy, Problems>) -> Checked {
             patterns: compiled.patterns,
             rules: describe::rules(&policy, None),
             notes: describe::notes(&policy, &compiled),
+            kernel_log: KernelLog::of(&policy),
             exempt: policy.exempt,
         }),
         files: policy.files,
@@ -198,6 +251,7 @@ fn print(out: &mut dyn Write, checked: &Checked) -> io::Result<()> {
         .rules
         .iter()
         .map(|line| line.rule.len())
+        .chain([KERNEL_LOG.len()])
         .max()
         .unwrap_or(0);
     for line in &effect.rules {
@@ -218,6 +272,8 @@ fn print(out: &mut dyn Write, checked: &Checked) -> io::Result<()> {
             "exempt", "off"
         )?;
     }
+    let (mode, words) = effect.kernel_log.words();
+    writeln!(out, "  {KERNEL_LOG:<width$}  {mode:<8} {words}")?;
     for note in &effect.notes {
         writeln!(out, "  note: {note}")?;
     }
@@ -266,5 +322,23 @@ mod tests {
             said.contains("off      /docker/a and 1 more: refused nothing"),
             "{said}"
         );
+        for (section, says) in [
+            (
+                "",
+                "on       kept in /var/log/bulkhead/kernel.jsonl; an alarm for each line of the shipped patterns\n",
+            ),
+            (
+                "kernel_log: off\n",
+                "off      no copy is kept, and no line raises an alarm\n",
+            ),
+            (
+                "kernel_log: {file: /k, forward: [{to: journald}], ignore: [trap], patterns: [{name: p, match: '^x', severity: low, \
+                 means: m, do: d}]}\n",
+                "on       kept in /k, forwarded to journald; an alarm for each line of the shipped patterns but trap, and of p\n",
+            ),
+        ] {
+            let said = text(&format!("{plain}{section}"));
+            assert!(said.contains(&format!("  kernel_log    {says}")), "{said}");
+        }
     }
 }

@@ -21,7 +21,10 @@ use guard_user::{
 };
 use serde::Serialize;
 
-use super::check::to_stdout;
+use super::{
+    check::to_stdout,
+    glossary::{self, GLOSSARY},
+};
 
 /// The action that has no name in policies, as records name it.
 const ACTION: &str = "fork";
@@ -31,7 +34,7 @@ const ACTION: &str = "fork";
 ///
 /// Without a WORD: all fields. A field goes by its name or the end of its path (`forks`, `pids.max`, `reserve`), also by
 /// a word that may be written there (`freeze`); an action or a reason by its name in records (`fork`,
-/// `kernel_log.read`, `pids_cap`).
+/// `kernel_log.read`, `pids_cap`). Words of `status` and of records, as `rung` or ATTACHED, are explained as well.
 ///
 /// Exit code 0: explained; 1: nothing goes by that word, and what it may have been is printed.
 #[derive(Args)]
@@ -43,7 +46,7 @@ const ACTION: &str = "fork";
   bulkhead explain fork-storm          the rule of that name
   bulkhead explain hung-task           what a line of the kernel log means, and what to do")]
 pub struct Arguments {
-    /// A field, an action, or the name of a rule or a pattern.
+    /// A field, an action, the name of a rule or a pattern, or a word of what is printed.
     word: Option<String>,
     /// Look for rules in this policy, and not in the one that the daemon would load.
     #[arg(long, value_name = "FILE")]
@@ -57,6 +60,9 @@ pub struct Arguments {
 struct Explained {
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<String>,
+    /// What the word means in what is printed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    word: Option<String>,
     fields: Vec<&'static Field>,
     rules: Vec<OfRule>,
     patterns: Vec<OfPattern>,
@@ -100,18 +106,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     // A policy that is broken still has a language.
     let policy = load::in_force(arguments.policy.as_deref());
     let explained = explain(word, policy.as_ref().ok());
-    if explained.fields.is_empty() && explained.rules.is_empty() && explained.patterns.is_empty() {
+    if explained.is_empty() {
         eprintln!("bulkhead: nothing goes by `{}`", word.escape_debug());
-        let mut known: Vec<&str> = FIELDS.iter().map(Field::key).collect();
-        known.push(ACTION);
-        known.extend(Reason::ALL.iter().map(|reason| reason.name()));
-        let shipped = pattern::shipped().unwrap_or_default();
-        known.extend(shipped.iter().map(|pattern| pattern.name.as_str()));
-        if let Ok(policy) = &policy {
-            known.extend(policy.patterns.iter().map(|pattern| pattern.name.as_str()));
-            known.extend(policy.rules.iter().map(|rule| rule.name.as_str()));
-        }
-        let near = fields::near(word, known.into_iter());
+        let near = near_words(word, policy.as_ref().ok());
         if !near.is_empty() {
             eprintln!("  near it: {}", near.join(", "));
         }
@@ -131,6 +128,39 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         print(out, &explained)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+impl Explained {
+    fn is_empty(&self) -> bool {
+        self.word.is_none()
+            && self.fields.is_empty()
+            && self.rules.is_empty()
+            && self.patterns.is_empty()
+    }
+}
+
+/// What a word may have been meant for, among all that is explained.
+fn near_words(word: &str, policy: Option<&Policy>) -> Vec<String> {
+    let mut known: Vec<&str> = vec![ACTION];
+    known.extend(FIELDS.iter().map(|field| field.key()));
+    known.extend(Action::ALL.iter().map(|action| action.name()));
+    known.extend(Reason::ALL.iter().map(|reason| reason.name()));
+    known.extend(GLOSSARY.iter().map(|entry| entry.word));
+    let shipped = pattern::shipped().unwrap_or_default();
+    known.extend(shipped.iter().map(|pattern| pattern.name.as_str()));
+    if let Some(policy) = policy {
+        known.extend(policy.patterns.iter().map(|pattern| pattern.name.as_str()));
+        known.extend(policy.rules.iter().map(|rule| rule.name.as_str()));
+    }
+    let near = fields::near(word, known.iter().copied());
+    let parts = fields::with_part(word, known.into_iter());
+    let mut all: Vec<String> = Vec::new();
+    for one in near.into_iter().chain(parts) {
+        if !all.iter().any(|known| known == one) {
+            all.push(one.to_owned());
+        }
+    }
+    all
 }
 
 fn count(problems: usize) -> String {
@@ -169,6 +199,7 @@ fn explain(word: &str, policy: Option<&Policy>) -> Explained {
     } else {
         explained.fields = fields::find(word);
     }
+    explained.word = glossary::find(word).map(|entry| format!("{}: {}", entry.word, entry.says));
     let own = policy.map_or(&[][..], |policy| &policy.patterns);
     let shipped = pattern::shipped().unwrap_or_default();
     explained.patterns = (shipped.iter().chain(own))
@@ -264,7 +295,7 @@ fn overview(out: &mut dyn Write) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "`bulkhead explain PATTERN` what a line of the kernel log means."
+        "`bulkhead explain PATTERN` what a line of the kernel log means, and of a word in `status`, as ATTACHED, what that does."
     )?;
     writeln!(out, "`bulkhead check FILE` says whether a policy is valid.")
 }
@@ -272,6 +303,9 @@ fn overview(out: &mut dyn Write) -> io::Result<()> {
 fn print(out: &mut dyn Write, explained: &Explained) -> io::Result<()> {
     if let Some(action) = &explained.action {
         writeln!(out, "{action}\n")?;
+    }
+    if let Some(word) = &explained.word {
+        writeln!(out, "{word}\n")?;
     }
     for rule in &explained.rules {
         writeln!(
@@ -323,4 +357,44 @@ fn print(out: &mut dyn Write, explained: &Explained) -> io::Result<()> {
         writeln!(out)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_of_what_is_printed_is_explained_and_a_field_is_none() {
+        let of = |word: &str| explain(word, None);
+        assert!(
+            of("ATTACHED")
+                .word
+                .unwrap()
+                .starts_with("ATTACHED: of a hook")
+        );
+        assert!(of("fmod_ret").word.is_some());
+        assert!(of("nested").word.is_some());
+        assert!(of("forks").word.is_none());
+        assert!(of("nonsense").is_empty());
+    }
+
+    #[test]
+    fn a_word_that_is_not_known_proposes_actions_patterns_and_words_of_what_is_printed() {
+        let near = |word: &str| near_words(word, None);
+        for (word, meant) in [
+            ("user_namespace.crate", "user_namespace.create"),
+            ("ATTACHD", "ATTACHED"),
+            ("hang-task", "hung-task"),
+            ("fork", "fork"),
+        ] {
+            assert_eq!(near(word).first().map(String::as_str), Some(meant));
+        }
+        assert!(
+            near("oom").contains(&"oom-kill".to_owned()),
+            "{:?}",
+            near("oom")
+        );
+        assert!(near("kernel_log.raed").contains(&"kernel_log.read".to_owned()));
+        assert!(near("xyzzy").is_empty());
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -18,7 +18,7 @@ use guard_user::{
     record::{Text, read::Entry},
 };
 
-use super::log::{Moment, Printer, View, follow, show, wait};
+use super::log::{Moment, Printer, View, follow, last, none_of, show, wait};
 
 /// Show the host's copy of the kernel log: what the kernel said since it is kept, over restarts and reboots.
 ///
@@ -28,16 +28,21 @@ use super::log::{Moment, Printer, View, follow, show, wait};
 /// printed in pieces are put together, unless --json is given. LOST says how many lines the kernel had overwritten before
 /// they could be read.
 ///
-/// Exit code 0: shown; 1: there is no copy, or it cannot be read.
+/// Exit code 0: shown, or nothing matched, which is said; 1: there is no copy, or it cannot be read; 3: only root may read it.
 #[derive(Args)]
 pub struct Arguments {
-    /// Go on with each line that is written, over rotations; control-C ends it.
+    /// Show the last 10 lines, or with --since all since then, and go on with each that is written, over rotations; control-C
+    /// ends it.
     #[arg(short, long)]
     follow: bool,
+    /// Only the last N of those that are asked for.
+    #[arg(short = 'n', long = "lines", value_name = "N")]
+    lines: Option<usize>,
     /// Printed in the container whose id begins so, or about it.
     #[arg(long, value_name = "ID")]
     container: Option<String>,
-    /// Not before: RFC 3339, as 2026-01-31T03:00:00Z, or so long ago, as 90s, 10m, 3h, 2d.
+    /// Not before: RFC 3339, as 2026-01-31T03:00:00Z, a day (its midnight in UTC), as 2026-01-31, or so long ago, as 90s, 10m,
+    /// 1h30m, 2d.
     #[arg(long, value_name = "TIME")]
     since: Option<Moment>,
     /// At least this grave: emerg, alert, crit, err, warning, notice, info, debug.
@@ -51,6 +56,14 @@ pub struct Arguments {
     file: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// How many lines are shown at first; `None`: all that are asked for.
+    fn last(&self) -> Option<usize> {
+        let followed = self.follow && self.since.is_none();
+        self.lines.or(followed.then_some(FOLLOWED))
+    }
+}
+
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let path = (arguments.file.clone()).unwrap_or_else(super::pins::kernel_log);
@@ -59,9 +72,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         container: arguments.container.clone(),
         level: arguments.level,
         json: arguments.json,
-        begun: None,
+        ..Lines::default()
     });
-    let done = show(&path, !arguments.follow, &mut printer).and_then(|source| {
+    let shown = match arguments.last() {
+        Some(lines) => last(&path, lines, &mut printer),
+        None => show(&path, true, &mut printer),
+    };
+    let done = shown.and_then(|source| {
         if arguments.follow {
             follow(&path, source, &mut printer, wait)
         } else {
@@ -69,11 +86,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     });
     printer.end(
+        &path,
+        !arguments.follow && arguments.lines != Some(0),
         done,
         "it is kept while the daemon runs (`bulkhead run`), unless its policy says `kernel_log: off`; \
          if the policy names another file, say --file PATH",
     )
 }
+
+/// Lines that are shown before the first that is followed, as other programs have it.
+const FOLLOWED: usize = 10;
 
 /// A line, and as it stands in the file.
 struct Kept {
@@ -91,6 +113,7 @@ impl Entry for Kept {
 }
 
 /// Lines as they are asked for.
+#[derive(Default)]
 struct Lines {
     since: Option<Moment>,
     container: Option<String>,
@@ -98,18 +121,30 @@ struct Lines {
     json: bool,
     /// A line that the next record may go on with, and what is added to it.
     begun: Option<(Line, String)>,
+    /// Losses that no shown line came after: those that follow are told with them.
+    lost: Option<Line>,
+    /// A line was shown that is no loss.
+    matched: bool,
+    /// Of some line it is known who printed it.
+    named: bool,
 }
 
 impl View for Lines {
     type Entry = Kept;
 
-    fn asks_for(&self, kept: &Kept) -> bool {
+    fn asks_for(&mut self, kept: &Kept) -> bool {
+        self.named |= kept
+            .line
+            .by
+            .from
+            .is_some_and(|from| from != Origin::Unknown);
         // A piece is asked for with the line that it is of.
         !self.json || self.accepts(&kept.line)
     }
 
     fn print(&mut self, kept: &Kept, out: &mut impl Write) -> io::Result<()> {
         if self.json {
+            self.matched |= kept.line.lost.is_none();
             return out.write_all(&kept.bytes);
         }
         let line = &kept.line;
@@ -120,22 +155,61 @@ impl View for Lines {
             begun.seq = line.seq;
             return Ok(());
         }
-        self.rest(out)?;
+        self.end_line(out)?;
         self.begun = Some((line.clone(), String::new()));
         Ok(())
     }
 
     fn rest(&mut self, out: &mut impl Write) -> io::Result<()> {
-        match self.begun.take() {
-            Some((line, more)) if self.accepts(&line) => {
-                writeln!(out, "{}{more}", readable(&line))
-            }
-            Some(_) | None => Ok(()),
+        self.end_line(out)?;
+        self.end_losses(out)
+    }
+
+    fn nothing(&self, path: &Path) -> Option<String> {
+        let mut asked = Vec::new();
+        asked.extend(self.container.iter().map(|id| format!("of container {id}")));
+        asked.extend((self.level).map(|level| format!("of level {} or graver", level.name())));
+        asked.extend(self.since.map(|since| format!("since {since}")));
+        if self.matched || asked.is_empty() {
+            return None;
         }
+        let unnamed = if self.container.is_some() && !self.named {
+            ", and of no line there it is known who printed it: `bulkhead status` has a line DEGRADED if that cannot be told here"
+        } else {
+            ""
+        };
+        Some(format!("{}{unnamed}", none_of("line", &asked, path)))
     }
 }
 
 impl Lines {
+    /// Shows the line that was begun: no piece of it comes any more.
+    fn end_line(&mut self, out: &mut impl Write) -> io::Result<()> {
+        let Some((line, more)) = self.begun.take() else {
+            return Ok(());
+        };
+        if !self.accepts(&line) {
+            return Ok(());
+        }
+        if line.lost.is_some() {
+            self.lost = Some(match self.lost.take() {
+                Some(lost) => both(&lost, line),
+                None => line,
+            });
+            return Ok(());
+        }
+        self.end_losses(out)?;
+        self.matched = true;
+        out.write_all(format!("{}{more}\n", readable(&line)).as_bytes())
+    }
+
+    fn end_losses(&mut self, out: &mut impl Write) -> io::Result<()> {
+        match self.lost.take() {
+            Some(lost) => out.write_all(format!("{}\n", readable(&lost)).as_bytes()),
+            None => Ok(()),
+        }
+    }
+
     /// That lines are missing is said whatever is asked for: what is asked for may be among them.
     fn accepts(&self, line: &Line) -> bool {
         let lost = line.lost.is_some();
@@ -146,6 +220,18 @@ impl Lines {
                 let mut ids = line.by.container.iter().chain(about(&line.by));
                 lost || ids.any(|id| id.as_str().starts_with(prefix.as_str()))
             })
+    }
+}
+
+/// Two losses that nothing is shown between, as one; with the reason, if it is that of both.
+fn both(lost: &Line, next: Line) -> Line {
+    let count = [lost.lost, next.lost].into_iter().flatten();
+    Line {
+        lost: Some(count.fold(0, u64::saturating_add)),
+        reason: next
+            .reason
+            .filter(|reason| lost.reason.as_ref() == Some(reason)),
+        ..next
     }
 }
 
@@ -166,8 +252,10 @@ fn readable(line: &Line) -> String {
         time.to_rfc3339_opts(SecondsFormat::Micros, true)
     });
     if let Some(lost) = line.lost {
-        let reason = line.reason.as_ref().map_or("", |reason| reason.as_str());
-        return format!("{time:<27}  LOST {lost} lines, {reason}");
+        let reason =
+            (line.reason.as_ref()).map_or_else(String::new, |reason| format!(", {reason}"));
+        let lines = if lost == 1 { "line" } else { "lines" };
+        return format!("{time:<27}  LOST {lost} {lines}{reason}");
     }
     let facility = line.facility.as_ref().map_or("?", |name| name.as_str());
     let level = line.level.map_or("?", Level::name);
@@ -203,9 +291,32 @@ fn printer(by: &By) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::fs;
+
+    use clap::Parser;
 
     use super::*;
+
+    #[derive(Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn all_is_shown_unless_it_is_followed_or_so_many_lines_are_asked_for() {
+        let last = |words: &[&str]| {
+            let words = [&["kernel-log"], words].concat();
+            CommandLine::try_parse_from(words).unwrap().arguments.last()
+        };
+        assert_eq!(last(&[]), None);
+        assert_eq!(last(&["-n", "3"]), Some(3));
+        assert_eq!(last(&["-f"]), Some(10));
+        assert_eq!(last(&["-f", "--level", "err"]), Some(10));
+        assert_eq!(last(&["-f", "-n", "0"]), Some(0));
+        assert_eq!(last(&["-f", "--since", "1h"]), None);
+        assert_eq!(last(&["-f", "--since", "1h", "--lines", "5"]), Some(5));
+    }
 
     /// Lines of one boot, as (seq, what else stands there).
     fn file(name: &str, lines: &[(u64, &str)]) -> PathBuf {
@@ -223,22 +334,29 @@ mod tests {
     }
 
     fn shown(path: &Path, change: impl FnOnce(&mut Lines)) -> Vec<String> {
-        let mut view = Lines {
-            since: None,
-            container: None,
-            level: None,
-            json: false,
-            begun: None,
-        };
+        looked(path, None, change).0
+    }
+
+    /// What is shown, of the last lines alone if so many are asked for, and what is said where nothing is.
+    fn looked(
+        path: &Path,
+        lines: Option<usize>,
+        change: impl FnOnce(&mut Lines),
+    ) -> (Vec<String>, Option<String>) {
+        let mut view = Lines::default();
         change(&mut view);
         let mut printer = Printer {
             out: Vec::new(),
             view,
         };
-        drop(show(path, true, &mut printer).unwrap());
+        drop(match lines {
+            Some(lines) => last(path, lines, &mut printer).unwrap(),
+            None => show(path, true, &mut printer).unwrap(),
+        });
         printer.view.rest(&mut printer.out).unwrap();
         let text = String::from_utf8(printer.out).unwrap();
-        text.lines().map(str::to_owned).collect()
+        let shown = text.lines().map(str::to_owned).collect();
+        (shown, printer.view.nothing(Path::new("/copy")))
     }
 
     fn kern(level: &str, text: &str) -> String {
@@ -329,6 +447,131 @@ mod tests {
             0
         );
         fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn losses_that_no_shown_line_is_between_are_one() {
+        let lost = |count: u64, why: &str| format!(r#""lost":{count},"reason":"{why}""#);
+        let path = file(
+            "losses",
+            &[
+                (1, &lost(1, "overwritten")),
+                (2, &kern("info", "a")),
+                (5, &lost(3, "overwritten")),
+                (6, &kern("debug", "b")),
+                (8, &lost(2, "overwritten")),
+                (9, &lost(4, "before")),
+            ],
+        );
+        let ends = |change: fn(&mut Lines)| -> Vec<String> {
+            let end = |line: &String| line.split("  ").last().unwrap().trim().to_owned();
+            shown(&path, change).iter().map(end).collect()
+        };
+        let (one, both) = ("LOST 1 line, overwritten", "LOST 6 lines");
+        assert_eq!(
+            ends(|_| {}),
+            [one, "a", "LOST 3 lines, overwritten", "b", both]
+        );
+        assert_eq!(
+            ends(|view| view.level = Some(Level::Info)),
+            [one, "a", "LOST 9 lines"]
+        );
+        assert_eq!(
+            ends(|view| view.level = Some(Level::Err)),
+            ["LOST 10 lines"]
+        );
+        assert_eq!(shown(&path, |view| view.json = true).len(), 6);
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn the_last_lines_are_the_last_of_those_that_are_asked_for_with_all_their_pieces() {
+        let piece = format!("{},\"fragment\":true", kern("err", "b"));
+        let path = file(
+            "last",
+            &[
+                (1, &kern("err", "x")),
+                (2, &kern("err", "a")),
+                (3, &piece),
+                (4, &kern("debug", "c")),
+                (5, &kern("err", "d")),
+                (9, r#""lost":4"#),
+            ],
+        );
+        let texts = |lines, change: fn(&mut Lines)| -> Vec<String> {
+            let end = |line: &String| line.split("  ").last().unwrap().trim().to_owned();
+            looked(&path, Some(lines), change)
+                .0
+                .iter()
+                .map(end)
+                .collect()
+        };
+        assert_eq!(texts(0, |_| {}), Vec::<String>::new());
+        assert_eq!(texts(3, |_| {}), ["c", "d", "LOST 4 lines"]);
+        let grave: fn(&mut Lines) = |view| view.level = Some(Level::Err);
+        assert_eq!(texts(3, grave), ["ab", "d", "LOST 4 lines"]);
+        assert_eq!(texts(9, grave), ["x", "ab", "d", "LOST 4 lines"]);
+        assert_eq!(looked(&path, Some(2), |view| view.json = true).0.len(), 2);
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn that_nothing_matched_is_said_and_whether_printers_are_named_at_all() {
+        let path = file("nothing", &[(1, &kern("err", "x")), (5, r#""lost":3"#)]);
+        let said = |change: fn(&mut Lines)| looked(&path, None, change).1;
+        assert_eq!(said(|_| {}), None);
+        assert_eq!(said(|view| view.level = Some(Level::Err)), None);
+        // Lines that are lost are none that matched.
+        assert_eq!(
+            said(|view| view.level = Some(Level::Crit)).as_deref(),
+            Some("no line of level crit or graver is in /copy")
+        );
+        let of: fn(&mut Lines) = |view| view.container = Some("abc".into());
+        assert_eq!(
+            said(of).as_deref(),
+            Some(
+                "no line of container abc is in /copy, and of no line there it is known who printed it: \
+                 `bulkhead status` has a line DEGRADED if that cannot be told here"
+            )
+        );
+        let named = file(
+            "nothing-named",
+            &[(1, &format!("{},\"from\":\"kernel\"", kern("err", "x")))],
+        );
+        assert_eq!(
+            looked(&named, None, of).1.as_deref(),
+            Some("no line of container abc is in /copy")
+        );
+        assert_eq!(
+            looked(&named, None, |view| {
+                of(view);
+                view.json = true;
+            })
+            .1
+            .as_deref(),
+            Some("no line of container abc is in /copy")
+        );
+        fs::remove_file(path).unwrap();
+        fs::remove_file(named).unwrap();
+    }
+
+    #[test]
+    fn the_page_on_operating_shows_lines_as_they_are_printed() {
+        const PAGE: &str = include_str!("../../../docs/operating.md");
+        for json in [
+            r#"{"time":"2026-11-25T10:00:03.1409Z","boot":"b","seq":1,"facility":"kern","level":"err","from":"container",
+                "container":"0c2f4b7d91aa17e3","text":"EXT4-fs error (device vda1): ext4_lookup:1855: inode #2: comm ls"}"#,
+            r#"{"time":"2026-11-25T10:00:03.871204Z","boot":"b","seq":2,"facility":"kern","level":"info","from":"kernel",
+                "about":{"whose":"container","container":"4f1c9d2ab07e6653"},
+                "text":"Memory cgroup out of memory: Killed process 48211 (leaky)"}"#,
+            r#"{"time":"2026-11-25T10:00:04Z","boot":"b","seq":3,"facility":"user","level":"info","injected":true,"from":"host",
+                "comm":"systemd","text":"what a process wrote into /dev/kmsg"}"#,
+            r#"{"time":"2026-11-25T10:00:05Z","boot":"b","seq":15,"lost":12,
+                "reason":"overwritten in the kernel's buffer before they were read"}"#,
+        ] {
+            let line = readable(&serde_json::from_str(json).unwrap());
+            assert!(PAGE.contains(&format!("\n{line}\n")), "{line}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     io::{self, BufWriter, ErrorKind, IsTerminal, StdoutLock, Write},
     os::fd::AsFd,
     path::Path,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
 use guard_user::record::read::{self, Entry, Line, ReadError, Source};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -26,15 +27,18 @@ pub trait View {
     type Entry: Entry;
 
     /// Whether this one is shown.
-    fn asks_for(&self, entry: &Self::Entry) -> bool;
+    fn asks_for(&mut self, entry: &Self::Entry) -> bool;
 
-    /// Shows one.
+    /// Shows one, or what it goes on from: each thing that is shown is one write, for those who count them.
     fn print(&mut self, entry: &Self::Entry, out: &mut impl Write) -> io::Result<()>;
 
     /// Shows what it kept back for the next one: for now there is none.
     fn rest(&mut self, _out: &mut impl Write) -> io::Result<()> {
         Ok(())
     }
+
+    /// Something was asked for, and none of `path` is that: says so. `None`: something was shown, or nothing asked for.
+    fn nothing(&self, path: &Path) -> Option<String>;
 }
 
 /// A view and where it is printed.
@@ -54,33 +58,19 @@ impl<V: View> Printer<BufWriter<StdoutLock<'static>>, V> {
 }
 
 impl<W: Write, V: View> Printer<W, V> {
-    /// The entry of a line, if it is asked for; of a line that is none, a word on standard error.
-    fn asked_for(&self, line: Line<V::Entry>) -> Option<Box<V::Entry>> {
-        match line {
-            Line::Entry(entry) => self.view.asks_for(&entry).then_some(entry),
-            Line::Bad(bad) => {
-                say(&format!(
-                    "{} at byte {}: {}; passed over",
-                    bad.file.display(),
-                    bad.offset,
-                    bad.reason
-                ));
-                None
-            }
-        }
-    }
-
-    fn print(&mut self, entry: &V::Entry) -> io::Result<()> {
-        self.view.print(entry, &mut self.out)
-    }
-
-    /// What came of it, for the shell. `none` says what to do where there is no log.
-    pub fn end(mut self, done: Result<()>, none: &str) -> Result<ExitCode> {
+    /// What came of it, for the shell. `none` says what to do where there is no log. `all`: all that there is was looked at,
+    /// and nothing more is waited for.
+    pub fn end(mut self, path: &Path, all: bool, done: Result<()>, none: &str) -> Result<ExitCode> {
         let done = done
             .and_then(|()| Ok(self.view.rest(&mut self.out)?))
             .and_then(|()| self.out.flush().context("cannot print"));
         match done {
-            Ok(()) => Ok(ExitCode::SUCCESS),
+            Ok(()) => {
+                if let Some(words) = self.view.nothing(path).filter(|_| all) {
+                    say(&format!("nothing matched: {words}"));
+                }
+                Ok(ExitCode::SUCCESS)
+            }
             // Whoever read it has seen enough.
             Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
             Err(error) if !host::is_root() && error.is::<ReadError>() => {
@@ -98,9 +88,36 @@ impl<W: Write, V: View> Printer<W, V> {
     }
 }
 
+/// The entry of a line, if it is asked for; of a line that is none, a word on standard error.
+fn asked_for<V: View>(view: &mut V, line: Line<V::Entry>) -> Option<Box<V::Entry>> {
+    match line {
+        Line::Entry(entry) => view.asks_for(&entry).then_some(entry),
+        Line::Bad(bad) => {
+            say(&format!(
+                "{} at byte {}: {}; passed over",
+                bad.file.display(),
+                bad.offset,
+                bad.reason
+            ));
+            None
+        }
+    }
+}
+
+/// What was asked for, in words: no line of these is there.
+pub fn none_of(what: &str, asked: &[String], path: &Path) -> String {
+    format!("no {what} {} is in {}", asked.join(" and "), path.display())
+}
+
 /// A time on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment(pub DateTime<Utc>);
+
+impl fmt::Display for Moment {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0.to_rfc3339_opts(SecondsFormat::Secs, true))
+    }
+}
 
 impl FromStr for Moment {
     type Err = String;
@@ -108,28 +125,39 @@ impl FromStr for Moment {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "{text} is not a time: say 2026-01-31T03:00:00Z, or how long ago: 90s, 10m, 3h, 2d"
+                "{text} is not a time: say 2026-01-31T03:00:00Z, 2026-01-31, or how long ago: 90s, 10m, 1h30m, 2d"
             )
         };
         if let Ok(time) = DateTime::parse_from_rfc3339(text) {
             return Ok(Self(time.to_utc()));
         }
-        let unit = text.chars().last().ok_or_else(wrong)?;
-        let number: i64 = text[..text.len() - unit.len_utf8()]
-            .parse()
-            .map_err(|_| wrong())?;
-        let ago = match unit {
-            's' => TimeDelta::try_seconds(number),
-            'm' => TimeDelta::try_minutes(number),
-            'h' => TimeDelta::try_hours(number),
-            'd' => TimeDelta::try_days(number),
-            _ => None,
-        };
-        ago.filter(|ago| *ago >= TimeDelta::zero())
+        if let Ok(day) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
+            return Ok(Self(day.and_time(NaiveTime::MIN).and_utc()));
+        }
+        ago(text)
             .and_then(|ago| Utc::now().checked_sub_signed(ago))
             .map(Self)
             .ok_or_else(wrong)
     }
+}
+
+/// `90s`, and sums as `1h30m`: the larger unit first, each once, so that `1m30` or `5m5m` is no slip that passes.
+fn ago(text: &str) -> Option<TimeDelta> {
+    const UNITS: [(char, i64); 4] = [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
+    let (mut rest, mut sum, mut last) = (text, TimeDelta::zero(), i64::MAX);
+    while !rest.is_empty() {
+        let end = rest.find(|letter: char| !letter.is_ascii_digit())?;
+        let unit = rest[end..].chars().next()?;
+        let (_, seconds) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
+        let number: i64 = rest[..end].parse().ok()?;
+        let part = TimeDelta::try_seconds(number.checked_mul(seconds)?)?;
+        sum = sum.checked_add(&part)?;
+        if seconds >= last {
+            return None;
+        }
+        (last, rest) = (seconds, &rest[end + unit.len_utf8()..]);
+    }
+    (!text.is_empty()).then_some(sum)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -153,7 +181,8 @@ pub fn show(
     let mut newest = None;
     let mut sources = read::open(path)?;
     while let Some(mut source) = sources.pop_front() {
-        drain(&mut source, torn || !sources.is_empty(), printer)?;
+        let torn = torn || !sources.is_empty();
+        drain(&mut source, torn, &mut printer.view, &mut printer.out)?;
         newest = Some(source);
     }
     newest.with_context(|| format!("cannot read {}", path.display()))
@@ -169,28 +198,45 @@ pub fn last(
     let (mut found, mut newest) = (VecDeque::new(), None);
     // The newest file first: the older are read only if it has too few.
     while let Some(mut source) = sources.pop_back() {
-        let mut here = VecDeque::new();
+        let mut here = Last {
+            most: lines - found.len(),
+            shown: VecDeque::new(),
+        };
         // The line without an end in the newest file may be one that is being written.
         let torn = newest.is_some();
-        while let Some(line) = source.next(torn)? {
-            if let Some(entry) = printer.asked_for(line) {
-                here.push_back(entry);
-                if here.len() + found.len() > lines {
-                    here.pop_front();
-                }
-            }
-        }
-        here.append(&mut found);
-        found = here;
+        drain(&mut source, torn, &mut printer.view, &mut here)?;
+        printer.view.rest(&mut here)?;
+        here.shown.append(&mut found);
+        found = here.shown;
         newest.get_or_insert(source);
         if found.len() >= lines {
             break;
         }
     }
-    for entry in &found {
-        printer.print(entry)?;
+    for shown in &found {
+        printer.out.write_all(shown)?;
     }
     newest.with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The last of what is shown: a view writes each at once.
+struct Last {
+    most: usize,
+    shown: VecDeque<Vec<u8>>,
+}
+
+impl Write for Last {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.shown.push_back(bytes.to_vec());
+        if self.shown.len() > self.most {
+            self.shown.pop_front();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What is written behind the end of `source`, while `wait` says so.
@@ -211,7 +257,7 @@ pub fn follow(
             .with_context(|| format!("cannot follow {}", path.display()))?;
         // Asked before the reading: what is written between the two is in the old file, and read.
         let moved = !source.is(path);
-        drain(&mut source, moved, printer)?;
+        drain(&mut source, moved, &mut printer.view, &mut printer.out)?;
         if !moved {
             continue;
         }
@@ -231,7 +277,12 @@ pub fn follow(
                 Err(ReadError::None { .. }) => break,
                 Err(error) => return Err(error.into()),
             }
-            drain(&mut source, file != path, printer)?;
+            drain(
+                &mut source,
+                file != path,
+                &mut printer.view,
+                &mut printer.out,
+            )?;
         }
     }
 }
@@ -239,11 +290,12 @@ pub fn follow(
 fn drain(
     source: &mut Source,
     torn: bool,
-    printer: &mut Printer<impl Write, impl View>,
+    view: &mut impl View,
+    out: &mut impl Write,
 ) -> Result<()> {
     while let Some(line) = source.next(torn)? {
-        if let Some(entry) = printer.asked_for(line) {
-            printer.print(&entry)?;
+        if let Some(entry) = asked_for(view, line) {
+            view.print(&entry, out)?;
         }
     }
     Ok(())
@@ -276,7 +328,18 @@ mod tests {
         let moment: Moment = "10m".parse().unwrap();
         let ago = (Utc::now() - moment.0).num_seconds();
         assert!((600..=601).contains(&ago), "{ago}");
+        let moment: Moment = "1h30m".parse().unwrap();
+        let ago = (Utc::now() - moment.0).num_seconds();
+        assert!((5400..=5401).contains(&ago), "{ago}");
+        let moment: Moment = "2026-01-31".parse().unwrap();
+        assert_eq!(moment.0.to_rfc3339(), "2026-01-31T00:00:00+00:00");
         for wrong in [
+            "1h30",
+            "30m1h",
+            "5m5m",
+            "1h 30m",
+            "2026-02-30",
+            "2026-01-31T03:00",
             "",
             "10",
             "m",
@@ -284,6 +347,7 @@ mod tests {
             "ten minutes",
             "5w",
             "99999999999999d",
+            "99999999999999999999s",
             "5µ",
         ] {
             assert!(wrong.parse::<Moment>().is_err(), "{wrong}");

@@ -5,6 +5,7 @@ mod audit;
 mod check;
 mod doctor;
 mod explain;
+mod glossary;
 mod host;
 mod kernel_log;
 mod log;

@@ -24,6 +24,9 @@ pub struct Off {
     /// Only for so long, as 90s, 10m or 2h.
     #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
     time: Option<u64>,
+    /// A time without `--for`: what it is missing is said.
+    #[arg(hide = true, value_name = "TIME", value_parser = without_for)]
+    stray: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -87,6 +90,14 @@ fn tell(done: &Switched, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Refuses what stands alone: a switch that is thrown for good is no guess at what a time was meant for.
+fn without_for(text: &str) -> Result<String, String> {
+    Err(match seconds(text) {
+        Ok(_) => format!("a time stands behind --for: `bulkhead off --for {text}`"),
+        Err(_) => "it takes no such word: `bulkhead off`, or `bulkhead off --for 10m`".to_owned(),
+    })
+}
+
 /// Seconds of `90s`, `10m`, `2h` or `1d`.
 fn seconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text} is not a time: write 90s, 10m or 2h");
@@ -107,7 +118,25 @@ fn seconds(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::seconds;
+    use clap::Parser;
+
+    use super::{Off, seconds};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        off: Off,
+    }
+
+    #[test]
+    fn a_time_alone_is_told_to_stand_behind_for() {
+        let read = |words: &[&str]| Line::try_parse_from([&["off"], words].concat());
+        let said = |words| read(words).err().unwrap().to_string();
+        assert!(said(&["10m"]).contains("`bulkhead off --for 10m`"));
+        assert!(said(&["now"]).contains("`bulkhead off`, or"));
+        assert_eq!(read(&["--for", "10m"]).unwrap().off.time, Some(600));
+        assert_eq!(read(&[]).unwrap().off.time, None);
+    }
 
     #[test]
     fn a_time_needs_a_unit_and_is_never_nothing() {

@@ -7,7 +7,7 @@ use crate::{
     control::status::{ForwardStatus, KernelLogStatus},
     klog::{
         forward,
-        keep::{Keeper, Losses, Raised},
+        keep::{Keeper, Losses, Raised, Said},
     },
     record::{Kind, Record, Severity},
 };
@@ -173,7 +173,8 @@ impl Daemon {
         if let Some(device) = &told.about.device {
             words.push_str(&format!(" Device: {device}."));
         }
-        if let Some((text, by)) = line {
+        if let Some(Said { text, by, at }) = line {
+            record = record.said_at(at);
             words.push_str(&format!(" Line: {text}"));
             // Not its printer, where it names another: who needs memory next is not who is killed for it.
             let whom = by

@@ -51,6 +51,7 @@ impl Daemon {
         match &result {
             Ok(rules) => {
                 self.policy_refused = None;
+                self.write_summary();
                 self.say_loaded(why);
                 Ok(Reloaded {
                     rules: *rules as u64,
@@ -58,6 +59,7 @@ impl Daemon {
             }
             Err(mistakes) => {
                 self.policy_refused = Some(mistakes.clone());
+                self.write_summary();
                 self.say_refused(why, mistakes);
                 Err(mistakes.clone())
             }
@@ -90,7 +92,6 @@ impl Daemon {
         self.reconcile();
         self.renew_hooks();
         self.keep_restricted();
-        self.write_summary();
         self.look_at_all();
         Ok(self.plan.rules.len())
     }

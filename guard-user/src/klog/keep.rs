@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Deserialize;
 
@@ -83,10 +84,21 @@ pub struct Raised {
     pub pattern: Pattern,
     /// What it is about, and how many lines it stands for.
     pub told: Told,
-    /// The line, and who printed it; `None`: it stands for lines that were only counted.
-    pub line: Option<(Text, By)>,
+    /// The line; `None`: it stands for lines that were only counted.
+    pub line: Option<Said>,
     /// Somebody wrote the line into the log: the kernel did not say it.
     pub injected: bool,
+}
+
+/// A line that raised an alarm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// What it says.
+    pub text: Text,
+    /// Who printed it.
+    pub by: By,
+    /// When, by the host's clock.
+    pub at: DateTime<Utc>,
 }
 
 /// So many records wait to be watched while the thread begins: more than any kernel's buffer holds.

@@ -82,7 +82,7 @@ impl Clocks {
     }
 
     /// The host's clock, when the kernel's was so.
-    fn at(self, time_us: u64) -> DateTime<Utc> {
+    pub(super) fn at(self, time_us: u64) -> DateTime<Utc> {
         let ago = self.monotonic_us.saturating_sub(time_us);
         let ago = TimeDelta::microseconds(i64::try_from(ago).unwrap_or(i64::MAX));
         self.now.checked_sub_signed(ago).unwrap_or(self.now)

@@ -160,7 +160,8 @@ fn denial(desk: &mut Desk, node: &Node) -> Option<(Denial, At)> {
         }
         (Some(value), Takes::Families) => {
             let section = of_action(desk, value, action, &["families"])?;
-            let given = section.need(desk, "families")?;
+            let like = ("list of families of netlink", example(action));
+            let given = section.need_as(desk, "families", Some(like))?;
             families(desk, given)
         }
     };
@@ -200,10 +201,36 @@ fn of_action<'n>(
             given.key,
             format!("`{}` is not of {}", given.field.key(), action.name()),
             &keys.join(", "),
-            &format!("see `bulkhead explain {}`", given.field.key()),
+            &format!("write it like `{}: {{{}}}`", action.name(), example(action)),
         );
     }
     Some(section)
+}
+
+/// How what an action is done to is written.
+const fn example(action: Action) -> &'static str {
+    match action.takes() {
+        Takes::Nothing => "",
+        Takes::Kinds => "kinds: [vxcan, netkit]",
+        Takes::Sockets => "families: [vsock, alg]",
+        Takes::Families => "families: [nf_tables, xfrm]",
+        Takes::Names => "names: [net-pf-40]",
+    }
+}
+
+/// The name that a word could have been meant for: also one as the kernel's headers write it, or as people call it.
+fn meant<'w>(word: &str, names: impl Iterator<Item = &'w str> + Clone) -> Option<&'w str> {
+    const HEADERS: [&str; 5] = ["af_", "pf_", "sock_", "ipproto_", "netlink_"];
+    let small = word.to_ascii_lowercase();
+    let bare = (HEADERS.iter()).find_map(|prefix| small.strip_prefix(prefix));
+    let bare = match bare.unwrap_or(&small) {
+        "ipv4" => "inet",
+        "ipv6" => "inet6",
+        bare => bare,
+    };
+    (names.clone())
+        .find(|name| *name == bare)
+        .or_else(|| near(bare, names).first().copied())
 }
 
 /// Every combination of the families, types and protocols that are named; what is not named is whichever.
@@ -277,7 +304,7 @@ fn numbers(desk: &mut Desk, given: Given<'_>, known: &[(&str, u16)]) -> Vec<(Str
             Some(number) => all.push((word.to_owned(), number)),
             None => {
                 let names = || known.iter().map(|(name, _)| *name);
-                let advice = match near(word, names()).first() {
+                let advice = match meant(word, names()) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "write its number where it has no name here".to_owned(),
                 };
@@ -318,7 +345,7 @@ fn families(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
                 argument: family.argument(),
             }),
             None => {
-                let advice = match near(word, names()).first() {
+                let advice = match meant(word, names()) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "write the number of a family where it has no name here".to_owned(),
                 };

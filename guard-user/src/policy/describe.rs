@@ -198,11 +198,11 @@ pub fn notes(policy: &Policy, compiled: &Compiled) -> Vec<String> {
         }
     }
     for subject in &policy.subjects {
-        if !policy
-            .rules
-            .iter()
-            .any(|rule| rule.subjects.contains(&subject.name))
-        {
+        // One that rules leave out is there for that, and its containers may be another subject's too.
+        let names = |rule: &Rule| {
+            rule.subjects.contains(&subject.name) || rule.except.contains(&subject.name)
+        };
+        if !policy.rules.iter().any(names) {
             notes.push(match policy.reserve {
                 Some(_) => format!(
                     "no rule is about subject `{}`: only the host's reserve holds for it",

@@ -29,6 +29,14 @@ impl Field {
             .trim_end_matches("[]")
     }
 
+    /// The word that may be written there and that `text` could have been meant for; `None`: it takes no words, or none near.
+    pub(crate) fn word_near(&self, text: &str) -> Option<&'static str> {
+        if !self.kind.contains(" | ") {
+            return None;
+        }
+        near(text, self.kind.split(" | ")).first().copied()
+    }
+
     /// The unit that a number alone lacks; `None` where it needs none.
     pub(crate) fn unit(&self) -> Option<&'static str> {
         let units = [("a rate", "/s"), ("a duration", "s"), ("a size", "MiB")];
@@ -130,7 +138,7 @@ pub const FIELDS: &[Field] = fields! {
     "rules[].when", "map", "everywhere", "when: {netns: nested}",
     "Where the rule's `deny` holds.";
     "rules[].when.netns", "nested", "must be given within `when`", "netns: nested",
-    "Only where the link would be made in a network namespace that is not the host's first: the one that the message names, else the socket's. For bridge.create and net_link.create.";
+    "Only where the link would be made, or the family of netlink asked, in a network namespace that is not the host's first: the one that the message names, else the socket's. For bridge.create, net_link.create and netlink.";
     "rules[].except", "list of subjects' names", "[]", "except: [monitors]",
     "Containers that are these subjects' as well are left out of the rule, and of no other.";
     "rules[].severity", "low | medium | high | critical", "high", "severity: high",
@@ -200,6 +208,14 @@ pub const FIELDS: &[Field] = fields! {
     "kernel_log.patterns[].samples", "list of lines", "[]", "samples: ['ixgbe 0000:01:00.0 eth0: NIC Link is Down']",
     "Lines that it must match; the policy is refused if it does not.";
 };
+
+/// The words of `words` that `word` is a part of, as `oom` of `oom-kill`, in their order.
+pub fn with_part<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Vec<&'w str> {
+    let is_part = |known: &&str| known.split(['-', '_', '.']).any(|part| part == word);
+    let mut all: Vec<&str> = words.filter(is_part).collect();
+    all.dedup();
+    all
+}
 
 /// The words of `words` that `word` could have been meant for, best first.
 pub fn near<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Vec<&'w str> {

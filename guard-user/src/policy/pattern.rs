@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::bytes::Regex;
 
 use super::{
-    fields::near,
+    fields::{near, with_part},
     model::{Pattern, Policy},
     parse::name,
     problem::{At, Desk, Problems, Source},
@@ -241,9 +241,12 @@ pub(super) fn check(desk: &mut Desk, draft: &DraftWatch) {
             let first = desk.place(*first).to_string();
             twice(desk, *at, &format!("`{name}`"), &first);
         } else if !names().any(|known| known == name) {
-            let advice = match near(name, names()).first() {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => "see the table in docs/hazards.md; a pattern of your own is taken out where it stands".to_owned(),
+            let (near, parts) = (near(name, names()), with_part(name, names()));
+            let advice = match (near.first(), parts.as_slice()) {
+                (Some(near), _) => format!("did you mean `{near}`?"),
+                (None, [part]) => format!("did you mean `{part}`?"),
+                (None, [_, ..]) => format!("did you mean one of `{}`?", parts.join("`, `")),
+                (None, []) => "see the table in docs/hazards.md; a pattern of your own is taken out where it stands".to_owned(),
             };
             let short: String = name.chars().take(60).collect();
             desk.tell(

@@ -175,6 +175,16 @@ impl<'n> Section<'n> {
 
     /// A field that must be there.
     pub fn need(&self, desk: &mut Desk, key: &'static str) -> Option<Given<'n>> {
+        self.need_as(desk, key, None)
+    }
+
+    /// The same; `like`: what it holds, and how it is written, where that depends on what it stands in.
+    pub fn need_as(
+        &self,
+        desk: &mut Desk,
+        key: &'static str,
+        like: Option<(&str, &str)>,
+    ) -> Option<Given<'n>> {
         let given = self.get(key);
         if given.is_none()
             && let Some(field) = self
@@ -187,11 +197,12 @@ impl<'n> Section<'n> {
                 ..self.at
             };
             let name = self.language.title(self.path);
+            let (kind, example) = like.unwrap_or((field.kind, field.example));
             desk.tell(
                 at,
                 format!("{name} has no `{key}`"),
-                field.kind,
-                &format!("add `{}`", field.example),
+                kind,
+                &format!("add `{example}`"),
             );
         }
         given
@@ -202,9 +213,15 @@ fn unknown(language: &Language, desk: &mut Desk, at: At, text: &str, path: &str)
     let name = language.title(path);
     let short: String = text.chars().take(60).collect();
     let near = near(text, language.children(path).map(Field::key));
+    // What may be written behind a key, where a key should stand.
+    let value =
+        || (language.children(path)).find_map(|field| Some((field.key(), field.word_near(text)?)));
     let advice = match near.first() {
         Some(near) => format!("did you mean `{near}`?"),
-        None => language.take_out.to_owned(),
+        None => match value() {
+            Some((key, word)) => format!("did you mean `{key}: {word}`?"),
+            None => language.take_out.to_owned(),
+        },
     };
     desk.tell(
         at,
@@ -266,6 +283,10 @@ impl<'n> Given<'n> {
             if let Some(unit) = unit {
                 let advice = format!("write `{key}: {text}{unit}`, if that is meant");
                 let message = format!("`{key}` is {short}, a number without a unit");
+                desk.tell(self.node.at, message, self.field.kind, &advice);
+            } else if let Some(word) = self.field.word_near(text) {
+                let message = format!("`{key}` cannot be `{short}`");
+                let advice = format!("did you mean `{key}: {word}`?");
                 desk.tell(self.node.at, message, self.field.kind, &advice);
             } else {
                 self.wrong(desk, format!("`{key}` cannot be `{short}`"));

@@ -129,6 +129,7 @@ pub fn read_as(language: &Language, source: &Source, number: usize) -> Result<No
                     at,
                     format!("replace the tab by blanks; it is shown as {TAB} here"),
                 ),
+                None if unquoted(source, at.line) => (at, UNQUOTED.to_owned()),
                 None => (at, "correct the line, or the one above it".to_owned()),
             };
             Err(told(
@@ -140,6 +141,34 @@ pub fn read_as(language: &Language, source: &Source, number: usize) -> Result<No
             ))
         }
     }
+}
+
+/// What to do where a text has letters that YAML takes for its own.
+const UNQUOTED: &str = "correct the line, or the one above it; patterns are quoted, and whatever else has a `*`, `&`, `[` or `{` in \
+                        it: `cgroups: [\"/docker/*\"]`";
+
+/// Whether something stands in a line without quotes that YAML takes for an alias, an anchor, a tag, a list or a map, and
+/// that reads like text.
+fn unquoted(source: &Source, line: usize) -> bool {
+    let line = source.text.split('\n').nth(line.saturating_sub(1));
+    let (mut quote, mut before, mut blank) = (None, None, true);
+    for letter in line.unwrap_or_default().chars() {
+        let is_begin = blank || matches!(before, Some('[' | '{' | ','));
+        match (quote, letter) {
+            (Some(open), _) if open == letter => quote = None,
+            (Some(_), _) => {}
+            (None, '#') if blank => return false,
+            (None, '"' | '\'') if is_begin => quote = Some(letter),
+            (None, '*' | '&' | '!' | '%' | '@' | '`') if is_begin => return true,
+            // Within a word.
+            (None, '[' | '{') if !is_begin => return true,
+            (None, '*' | '/' | '.') if matches!(before, Some(']' | '}')) && !blank => return true,
+            (None, _) => {}
+        }
+        blank = letter.is_whitespace();
+        before = Some(letter);
+    }
+    false
 }
 
 /// The first line with a tab from a place on: what runs on over several lines is told of where it begins.

@@ -50,6 +50,7 @@ fn the_page_has_every_key() {
         .count(1)
         .suppressed(1)
         .reason("reason")
+        .said_at(chrono::Utc::now())
         .measured(Measure::Pids, 1)
         .step("freeze")
         .setting("pids.max", "max", "1")

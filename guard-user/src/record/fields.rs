@@ -97,6 +97,9 @@ pub struct Record {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Text>,
+    /// When the kernel said what this is about: long before `time`, if the line was older than the daemon.
+    #[serde(default, with = "time", skip_serializing_if = "Option::is_none")]
+    pub said_at: Option<DateTime<Utc>>,
     /// What was measured when it was decided.
     #[serde(
         default,
@@ -162,6 +165,7 @@ impl Record {
             count: None,
             suppressed: None,
             reason: None,
+            said_at: None,
             measured: BTreeMap::new(),
             step: None,
             setting: None,
@@ -192,6 +196,8 @@ impl Record {
         suppressed: u64;
         /// Says why.
         reason: impl Into<Text>;
+        /// Says when the kernel said it.
+        said_at: DateTime<Utc>;
         /// Says which step was taken.
         step: impl Into<Text>;
         /// Says what came of it.
@@ -390,6 +396,7 @@ mod tests {
             .action(&long)
             .rule(&long)
             .reason(&long)
+            .said_at(DateTime::from_timestamp_nanos(i64::MAX))
             .step(&long)
             .outcome(&long)
             .policy(&long);

@@ -2,14 +2,18 @@
 
 use std::fmt::Write as _;
 
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
-use super::{Record, Verdict};
+use super::{Kind, Record, Verdict};
 
 /// Characters of a container's id that are enough to know it by, as every runtime prints them.
 const SHORT_ID: usize = 12;
+/// The end of a line, as a text has it.
+const NEWLINE: &str = r"\x0a";
+/// What was said so long before its record is not taken for news.
+const OLD: TimeDelta = TimeDelta::minutes(1);
 
-/// One line for a terminal, without its end. Whatever a container wrote into it is escaped: see [`super::Text`].
+/// One line for a terminal, without its end; more, indented, where a policy was refused. Whatever a container wrote into it is escaped: see [`super::Text`].
 #[must_use]
 pub fn readable(record: &Record) -> String {
     let time = record.time.map_or_else(String::new, |time| {
@@ -20,7 +24,19 @@ pub fn readable(record: &Record) -> String {
     // Writing to a string cannot fail, here and below.
     let _ = write!(line, "  {}", said(record).join("; "));
     line.truncate(line.trim_end().len());
+    if let Some(reason) = in_lines(record) {
+        for part in reason.split(NEWLINE).filter(|part| !part.is_empty()) {
+            let _ = write!(line, "\n    {part}");
+        }
+    }
     line
+}
+
+/// A reason that is shown line by line. What is wrong with a policy points into its text, and that root wrote; in whatever
+/// else stands in a record, anyone's text may be, and a line is a line.
+fn in_lines(record: &Record) -> Option<&str> {
+    let reason = record.reason.as_ref()?.as_str();
+    (record.kind == Kind::PolicyRefused && reason.contains(NEWLINE)).then_some(reason)
 }
 
 fn said(record: &Record) -> Vec<String> {
@@ -56,9 +72,12 @@ fn said(record: &Record) -> Vec<String> {
     if let Some(rule) = &record.rule {
         said.push(format!("rule {rule}"));
     }
-    if let Some(reason) = &record.reason {
+    if let Some(reason) = &record.reason
+        && in_lines(record).is_none()
+    {
         said.push(reason.to_string());
     }
+    said.extend(record.said_at.and_then(|at| said_before(record.time, at)));
     match (&record.process_executable_name, record.process_pid) {
         (Some(name), Some(pid)) => said.push(format!("by {name}[{pid}]")),
         (Some(name), None) => said.push(format!("by {name}")),
@@ -80,6 +99,20 @@ fn said(record: &Record) -> Vec<String> {
         said.push(format!("outcome: {outcome}"));
     }
     said
+}
+
+/// When the kernel said it, where the record alone would make it read as if it were now.
+fn said_before(time: Option<DateTime<Utc>>, at: DateTime<Utc>) -> Option<String> {
+    if time.is_some_and(|time| time - at <= OLD) {
+        return None;
+    }
+    let same_day = time.is_some_and(|time| time.date_naive() == at.date_naive());
+    let format = if same_day {
+        "said at %H:%M:%SZ"
+    } else {
+        "said at %Y-%m-%dT%H:%M:%SZ"
+    };
+    Some(at.format(format).to_string())
 }
 
 fn decided(record: &Record) -> Option<String> {
@@ -129,6 +162,50 @@ mod tests {
             "2026-01-02T03:04:05.678Z  high      breach.began       docker 0123456789ab; fork refused x17; \
              rule fork-storm; rate; by bomb\\x1b[2J[4711]; pids=90"
         );
+    }
+
+    #[test]
+    fn a_line_of_the_kernel_that_is_older_than_a_minute_says_when_it_was_said() {
+        let line = |said_at: &str| {
+            let mut record = Record::new(Kind::Alarm)
+                .reason("Line: x")
+                .said_at(said_at.parse().unwrap());
+            record.time = Some("2026-01-02T03:04:05Z".parse().unwrap());
+            readable(&record)
+        };
+        assert!(line("2026-01-02T03:04:04Z").ends_with("Line: x"));
+        assert!(line("2026-01-02T03:03:05Z").ends_with("Line: x"));
+        assert!(line("2026-01-02T03:03:04Z").ends_with("Line: x; said at 03:03:04Z"));
+        assert!(line("2026-01-01T23:59:59Z").ends_with("Line: x; said at 2026-01-01T23:59:59Z"));
+        // The clock was set back since.
+        assert!(line("2026-01-02T04:04:04Z").ends_with("Line: x"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_policy_is_shown_line_by_line_and_nothing_else_is() {
+        let mistakes =
+            "p.yaml:3:7: `mode` cannot be `x`\n3 | mode: x\n  |       ^\n\np.yaml:5:1: a \\x0a";
+        let of = |kind| readable(&Record::new(kind).reason(mistakes).outcome("SIGHUP"));
+        let (first, rest) = {
+            let said = of(Kind::PolicyRefused);
+            let (first, rest) = said.split_once('\n').unwrap();
+            (first.to_owned(), rest.to_owned())
+        };
+        assert!(
+            first.ends_with("policy.refused     outcome: SIGHUP"),
+            "{first}"
+        );
+        assert_eq!(
+            rest,
+            "    p.yaml:3:7: `mode` cannot be `x`\n    3 | mode: x\n      |       ^\n    p.yaml:5:1: a \\x5cx0a"
+        );
+        let said = of(Kind::Alarm);
+        assert!(
+            !said.contains('\n') && said.contains(r"`x`\x0a3 | mode"),
+            "{said}"
+        );
+        let one = readable(&Record::new(Kind::PolicyRefused).reason("no such file"));
+        assert!(one.ends_with("policy.refused     no such file"), "{one}");
     }
 
     #[test]

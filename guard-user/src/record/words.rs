@@ -85,7 +85,7 @@ words! {
         BreachBegan = "breach.began", "A container went over a limit; the first refusal of a breach.";
         Refusals = "refusals", "A breach goes on: what was refused, or would have been, since the last record of it.";
         BreachEnded = "breach.ended", "A breach is over, or its container is; the counts are of the whole breach.";
-        Action = "action", "A container was refused an action, `count` times since the last record of it; or would have been.";
+        Action = "action", "A container was refused an action, `count` times since the last record of it; or would have been. The first time is told at once, and what follows is gathered: a record a minute at most.";
         Step = "step", "A step of a ladder: what was done, on what grounds, and what came of it.";
         SettingChanged = "setting.changed", "A setting of the host was changed from `old` to `new`.";
         SettingRestored = "setting.restored", "A setting of the host has its old value again.";

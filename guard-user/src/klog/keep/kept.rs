@@ -9,7 +9,7 @@ use std::{
 use chrono::Utc;
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Losses, Position, Raised, Shared, UNWATCHED, WAITING};
+use super::{Losses, Position, Raised, Said, Shared, UNWATCHED, WAITING};
 use crate::{
     klog::{
         forward::Outlets,
@@ -136,14 +136,20 @@ impl Kept {
         };
         let text = String::from_utf8_lossy(&record.text);
         for alarm in watch.look(&text, !record.injected()) {
+            // Not once for each line: few raise an alarm.
+            let clocks = clocks();
             self.shared.rest(|rest| {
-                if let Some(told) = rest.pacing.hear(&alarm, clocks().since_boot())
+                if let Some(told) = rest.pacing.hear(&alarm, clocks.since_boot())
                     && rest.raised.len() < WAITING
                 {
                     rest.raised.push(Raised {
                         pattern: alarm.pattern.clone(),
                         told,
-                        line: Some((Text::from_bytes(&record.text), by.clone())),
+                        line: Some(Said {
+                            text: Text::from_bytes(&record.text),
+                            by: by.clone(),
+                            at: clocks.at(record.time_us),
+                        }),
                         injected: alarm.injected,
                     });
                 }

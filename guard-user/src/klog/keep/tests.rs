@@ -335,3 +335,23 @@ fn a_thread_that_cannot_write_says_so_and_ends_when_it_is_told() {
     assert!(keeper.health().trouble.unwrap().contains("/proc/version"));
     assert!(keeper.stop(Duration::from_secs(30)));
 }
+
+#[test]
+fn an_alarm_knows_when_its_line_was_said_and_not_only_when_it_was_read() {
+    let scratch = Scratch::new("said");
+    let shipped = crate::policy::pattern::shipped().unwrap();
+    let sample = shipped[0].samples[0].clone();
+    let mut copy = copy(&scratch.settings(), None);
+    copy.watch_for(shipped.to_vec());
+    let before = Utc::now();
+    // Said when the host had just come up.
+    let device = Script(vec![Ok(format!("4,0,1,-;{sample}\n").into_bytes())], 0);
+    let mut reader = Reader::new(device, copy.open().unwrap());
+    assert_eq!(copy.go_on(&mut reader), Went::End);
+    let up = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    let up = chrono::TimeDelta::from_std(Duration::from(up)).unwrap();
+    copy.shared.rest(|rest| {
+        let off = rest.raised[0].line.as_ref().unwrap().at - (before - up);
+        assert!(off.num_seconds().abs() < 10, "{off}");
+    });
+}

@@ -192,6 +192,158 @@ fn a_near_key_is_suggested_and_a_control_character_never_reaches_the_terminal() 
     );
 }
 
+/// What is to be done about each problem of a policy.
+fn advice(text: &str) -> Vec<String> {
+    let said = from_bytes("x", text.as_bytes()).unwrap_err().to_string();
+    let lines = said.lines().filter_map(|line| line.strip_prefix("  do: "));
+    lines.map(str::to_owned).collect()
+}
+
+/// The same of a rule's `deny`.
+fn advice_to_deny(deny: &str) -> Vec<String> {
+    advice(&format!(
+        "version: 1\nsubjects: {{s: {{cgroups: [/x/*]}}}}\nrules: [{{name: r, subjects: [s], deny: [{deny}]}}]"
+    ))
+}
+
+#[test]
+fn a_word_near_one_that_may_be_written_is_proposed_and_a_far_one_is_not() {
+    let of = |rest: &str| {
+        advice(&format!(
+            "version: 1\nsubjects: {{s: {{cgroups: [/x/*]}}}}\n{rest}"
+        ))
+    };
+    let rule = "name: r, subjects: [s], pids: {max: 5}";
+    assert_eq!(of("mode: enforced"), ["did you mean `mode: enforce`?"]);
+    assert_eq!(
+        of(&format!("rules: [{{{rule}, mode: audited}}]")),
+        ["did you mean `mode: audit`?"]
+    );
+    assert_eq!(of("mode: strict"), ["write it like `mode: enforce`"]);
+    assert_eq!(of("enforce: true"), ["did you mean `mode: enforce`?"]);
+    assert_eq!(of("enfroce: true"), ["did you mean `mode: enforce`?"]);
+    assert_eq!(of("ruls: []"), ["did you mean `rules`?"]);
+    assert_eq!(
+        of("strict: true"),
+        ["take it out: what is not known would not be enforced"]
+    );
+}
+
+#[test]
+fn what_an_action_is_done_to_is_shown_by_an_example_of_its_own() {
+    assert_eq!(
+        advice_to_deny("{netlink: {kinds: [a]}}"),
+        [
+            "add `families: [nf_tables, xfrm]`",
+            "write it like `netlink: {families: [nf_tables, xfrm]}`",
+        ]
+    );
+    assert_eq!(
+        advice_to_deny("{socket: {kinds: [a], families: [alg]}}"),
+        ["write it like `socket: {families: [vsock, alg]}`"]
+    );
+    assert_eq!(
+        advice_to_deny("{net_link.create: {families: [alg]}}"),
+        [
+            "add `kinds: [vxcan, netkit]`",
+            "write it like `net_link.create: {kinds: [vxcan, netkit]}`",
+        ]
+    );
+}
+
+#[test]
+fn names_of_the_kernels_headers_and_of_people_are_known_for_what_they_mean() {
+    for (deny, meant) in [
+        ("{socket: {families: [AF_ALG]}}", "alg"),
+        ("{socket: {families: [PF_VSOCK]}}", "vsock"),
+        ("{socket: {families: [ipv4]}}", "inet"),
+        ("{socket: {families: [IPv6]}}", "inet6"),
+        ("{socket: {types: [SOCK_RAW]}}", "raw"),
+        ("{socket: {protocols: [IPPROTO_SCTP]}}", "sctp"),
+        ("{netlink: {families: [NETLINK_XFRM]}}", "xfrm"),
+        ("{netlink: {families: [nftables]}}", "nf_tables"),
+    ] {
+        assert_eq!(
+            advice_to_deny(deny),
+            [format!("did you mean `{meant}`?")],
+            "{deny}"
+        );
+    }
+    assert_eq!(
+        advice_to_deny("{socket: {families: [AF_WHATEVER]}}"),
+        ["write its number where it has no name here"]
+    );
+}
+
+#[test]
+fn a_pattern_without_quotes_that_yaml_takes_for_its_own_is_told_to_be_quoted() {
+    let of = |cgroups: &str| {
+        advice(&format!(
+            "version: 1\nsubjects:\n  s:\n    cgroups: {cgroups}\n"
+        ))
+    };
+    for cgroups in [
+        "[*docker]",
+        "[**/x]",
+        "\n      - **/libpod-*.scope",
+        "\n      - *.scope",
+        "\n      - [a]*.x",
+        "[/docker/{a}]",
+        "[\"/x/*\", *y]",
+    ] {
+        let said = of(cgroups);
+        assert!(
+            said[0].contains("patterns are quoted"),
+            "{cgroups}: {said:?}"
+        );
+    }
+    // What is quoted is not it.
+    for cgroups in ["[\"/x/*\"", "[\"/x/*\", '*y'}", "[a]]  # *"] {
+        let said = of(cgroups);
+        assert!(
+            said[0].starts_with("correct the line"),
+            "{cgroups}: {said:?}"
+        );
+        assert!(!said[0].contains("quoted"), "{cgroups}: {said:?}");
+    }
+}
+
+#[test]
+fn a_part_of_the_names_of_shipped_patterns_proposes_these() {
+    let of = |name: &str| {
+        let text = format!(
+            "version: 1\nsubjects: {{s: {{cgroups: [/x/*]}}}}\nkernel_log: {{ignore: [{name}]}}"
+        );
+        advice(&text).remove(0)
+    };
+    assert!(of("oom").starts_with("did you mean one of `oom-kill`, `oom-kill-container`"));
+    assert_eq!(of("rcu"), "did you mean `rcu-stall`?");
+    assert_eq!(of("hang-task"), "did you mean `hung-task`?");
+    assert!(of("om").starts_with("see the table"));
+}
+
+#[test]
+fn a_subject_that_rules_only_leave_out_is_no_surprise_and_one_that_none_names_is() {
+    let notes = |rules: &str| {
+        let text = format!(
+            "version: 1\nsubjects: {{a: {{cgroups: [/x/*]}}, b: {{cgroups: [/x/y*]}}}}\nrules: [{rules}]"
+        );
+        let policy = from_bytes("x", text.as_bytes()).unwrap();
+        crate::policy::describe::notes(
+            &policy,
+            &crate::policy::compile::compile(&policy, None).unwrap(),
+        )
+    };
+    assert_eq!(
+        notes("{name: r, subjects: [a], except: [b], pids: {max: 5}}"),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        notes("{name: r, subjects: [a], pids: {max: 5}}"),
+        ["no rule is about subject `b`: only the host's reserve holds for it"]
+    );
+}
+
 #[test]
 fn a_denial_covers_what_is_no_more_than_it_denies() {
     let denials = |rule: &str| {

@@ -35,7 +35,8 @@ fn who_follows_the_copy_sees_each_line_once_over_rotations() -> Result<()> {
     copy.wait(&numbered.last())?;
     let shown = copy.file.with_file_name("followed");
     let mut follow = Command::new("bulkhead")
-        .args(["kernel-log", "--follow"])
+        // All of it: some lines stand there before it looks.
+        .args(["kernel-log", "--follow", "--lines", "100000"])
         .stdin(Stdio::null())
         .stdout(File::create(&shown)?)
         .spawn()?;
