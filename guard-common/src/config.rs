@@ -170,6 +170,14 @@ fields! {
     EntryName = "dentry.d_name.name",
     /// What an open file is of to its driver: of a socket's, the `struct socket`.
     FilePrivate = "file.private_data",
+    /// Of an open terminal's, the terminal,
+    TerminalTty = "tty_file_private.tty",
+    /// its driver,
+    TtyDriver = "tty_struct.driver",
+    /// and which numbers the driver's devices have: the first one,
+    DriverMajor = "tty_driver.major",
+    /// and its second one, of the first device.
+    DriverMinor = "tty_driver.minor_start",
     /// The `struct sock` of a socket.
     SocketSock = "socket.sk",
     /// The protocol of a socket: of a netlink socket, its family.

@@ -9,6 +9,9 @@ pub const KMSG_DEVICE: u32 = 1 << 20 | 11;
 /// (drivers/char/ttyprintk.c).
 pub const TTYPRINTK_DEVICE: u32 = 5 << 20 | 3;
 
+/// `/dev/tty`: whatever terminal its opener has, `/dev/ttyprintk` too.
+pub const TTY_DEVICE: u32 = 5 << 20;
+
 /// `PSTOREFS_MAGIC` (include/uapi/linux/magic.h): what the last kernel said before it died.
 pub const PSTOREFS_MAGIC: u64 = 0x6165_676c;
 

@@ -6,7 +6,8 @@ use crate::action::{Argument, Told};
 pub const NAME: usize = 56;
 const _: () = assert!(size_of::<Told>() == NAME);
 
-/// What a name comes to as an argument. Nothing is won by another name with the same: it would be refused as well.
+/// What a name comes to as an argument. Nothing is won by another name with the same: it would be refused as well. modprobe takes `-`
+/// and `_` for the same, and so does this.
 #[must_use]
 #[inline(always)]
 pub const fn argument(name: &Told) -> Argument {
@@ -14,13 +15,24 @@ pub const fn argument(name: &Told) -> Argument {
     let mut index = 0;
     while index < name.len() {
         // Odd factors of the golden ratio and of pi; each step can be undone, so that no word is lost.
-        one = (one ^ name[index]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let word = underscored(name[index]);
+        one = (one ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         one ^= one >> 32;
-        two = (two ^ name[index]).wrapping_mul(0x2437_7a66_8c4c_3f6d);
+        two = (two ^ word).wrapping_mul(0x2437_7a66_8c4c_3f6d);
         two ^= two >> 29;
         index += 1;
     }
     [one, two]
+}
+
+/// The same eight bytes with `_` for each `-`.
+#[inline(always)]
+const fn underscored(word: u64) -> u64 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    let others = word ^ u64::from_ne_bytes([b'-'; 8]);
+    // The highest bit of each byte that is zero there: no carry leaves a byte of which the highest bit was taken away before.
+    let dashes = !(((others & LOW) + LOW) | others | LOW);
+    word ^ ((dashes >> 7) * (b'-' ^ b'_') as u64)
 }
 
 /// A name as the kernel asks for it, `net-pf-40`; `None`: it asks for none of that length.
@@ -53,6 +65,21 @@ mod tests {
         assert!(of(0).is_none() && of(56).is_none());
         assert!(name("a\0b").is_none());
         assert_eq!(name("net-pf-40").unwrap()[1], u64::from(b'0'));
+    }
+
+    #[test]
+    fn a_dash_is_an_underscore_and_no_other_byte_is() {
+        let of = |text: &str| argument(&name(text).unwrap());
+        assert_eq!(of("net-pf-40"), of("net_pf_40"));
+        assert_eq!(of("-------------_--"), of("______-_________"));
+        for byte in 1..=255_u8 {
+            let word = u64::from_ne_bytes([byte; 8]);
+            let expected = if byte == b'-' { b'_' } else { byte };
+            assert_eq!(underscored(word), u64::from_ne_bytes([expected; 8]));
+            let lonely = u64::from(byte) << 24 | u64::from(b'-') << 32;
+            let expected = u64::from(expected) << 24 | u64::from(b'_') << 32;
+            assert_eq!(underscored(lonely), expected);
+        }
     }
 
     #[test]

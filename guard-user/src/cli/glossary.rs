@@ -66,8 +66,8 @@ pub const GLOSSARY: &[Entry] = &[
     },
     Entry {
         word: "ATTACHED",
-        says: "of a hook: it is in the kernel, and no self-test saw it refuse, since this host has nothing to try it on. It judges \
-               all the same.",
+        says: "of a hook: it is in the kernel, and no self-test saw it refuse, since this host has nothing to try it on, or \
+               refuses it to Bulkhead itself. It judges all the same.",
     },
     Entry {
         word: "OPEN",

@@ -24,6 +24,9 @@ use super::{host, pins};
 ///
 /// Exit code 0: the daemon runs, its hooks were seen to work and the existing containers are found. 1: not so; when no
 /// daemon answers, what is pinned in the kernel is shown, which goes on being enforced without one. 3: not root.
+///
+/// It is 0 as well where the first word is DEGRADED or OFF: a check that wants all of it asks for that word, as
+/// `bulkhead status --json | jq -e '.state == "ENFORCING"'` does.
 #[derive(Args)]
 pub struct Arguments {
     /// Print JSON.

@@ -143,6 +143,9 @@ impl Daemon {
             &mut setup,
             options.rung,
         )?;
+        if !hooks::need_setup(&hooks) {
+            setup.detach(&kernel);
+        }
         if !proved.inherits {
             notes.stand(
                 "looking",

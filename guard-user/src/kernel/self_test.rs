@@ -165,6 +165,14 @@ pub fn run(
     })
 }
 
+/// What comes of a trial on the host, which is refused nothing.
+///
+/// # Errors
+/// [`SelfTestError`].
+pub fn outside(trial: &Trial<'_>) -> Result<i32, SelfTestError> {
+    wait_for(trial, || true)
+}
+
 /// Asks for a child and for its pidfd at an address where nothing can be written: the kernel finds that out behind all hooks
 /// (`copy_process`, kernel/fork.c). No capability is needed, and clone(2) is there also where a seccomp filter takes clone3(2)
 /// away, as systemd's `RestrictNamespaces=` does.
@@ -249,16 +257,20 @@ fn child(path: &Path, trial: &Trial<'_>) -> Result<i32, SelfTestError> {
         .map_err(failed)?;
     procs.flush().map_err(failed)?;
     let descriptor = procs.as_raw_fd();
+    wait_for(trial, || {
+        // SAFETY: a plain system call on a descriptor that is open and a buffer that is static.
+        unsafe { libc::write(descriptor, c"0".as_ptr().cast(), 1) == 1 }
+    })
+}
+
+/// Forks a child that enters and tries; its exit code is what came of that.
+fn wait_for(trial: &Trial<'_>, enters: impl Fn() -> bool) -> Result<i32, SelfTestError> {
     // SAFETY: the child makes only async-signal-safe calls (write, fork, waitpid, _exit) and allocates nothing.
     match unsafe { fork() }.map_err(|error| SelfTestError::Child(error.to_string()))? {
         ForkResult::Child => {
-            // SAFETY: plain system calls on a descriptor that is open and a buffer that is static.
-            unsafe {
-                if libc::write(descriptor, c"0".as_ptr().cast(), 1) != 1 {
-                    libc::_exit(NOT_MOVED);
-                }
-                libc::_exit((trial.run)())
-            }
+            let came = if enters() { (trial.run)() } else { NOT_MOVED };
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(came) }
         }
         ForkResult::Parent { child } => loop {
             match waitpid(child, None) {

@@ -124,7 +124,7 @@ pub const FIELDS: &[Field] = fields! {
     "rules[].pids.leak", "a duration, or off", "30m", "leak: 30m",
     "Alarm when a container's pids rise so steadily that less than this is left until its cap or the host's reserve is reached. Refuses nothing.";
     "rules[].deny", "list of actions", "[]", "deny: [kernel_log.read, kernel_log.clear, kernel_log.write]",
-    "What is refused with EPERM, whatever capabilities the container has: kernel_log.consume, kernel_log.read, which includes it, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console; bridge.create; net_link.create, of all kinds or of some; socket, of all families, types and protocols or of some; netlink, of all families or of some; user_namespace.create; module.load; module.autoload, of all modules or of some; bpf.";
+    "What is refused, whatever capabilities the container has, with EPERM where the kernel tells it: kernel_log.consume, kernel_log.read, which includes it, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console; bridge.create; net_link.create, of all kinds or of some; socket, of all families, types and protocols or of some; netlink, of all families or of some; user_namespace.create; module.load; module.autoload, of all modules or of some; bpf.";
     "rules[].deny[].ACTION.kinds", "list of kinds of links", "all kinds", "kinds: [vxcan, netkit]",
     "Of net_link.create: the links that it is about, as `ip link add type KIND` names them. At most 64.";
     "rules[].deny[].ACTION.families", "list of families of sockets", "all families", "families: [vsock, alg, tipc]",

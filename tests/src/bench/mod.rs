@@ -81,7 +81,8 @@ pub fn run(rounds: Rounds) -> Result<()> {
     print(&lines);
     start(&starts);
     refused(rounds)?;
-    programs::forks(&policy)
+    programs::forks(&policy)?;
+    programs::setup()
 }
 
 /// Fills the table, off and on in turn, and returns the instructions of each start.

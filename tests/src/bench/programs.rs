@@ -37,6 +37,16 @@ pub fn forks(policy: &Policy) -> Result<()> {
     each(policy, &[], &["fork"], "fork_storm_")
 }
 
+/// Prints the instructions of what tells setting up apart, and of the hook that 5.10 has in the place of one of user namespaces.
+///
+/// # Errors
+/// A measurement failed.
+pub fn setup() -> Result<()> {
+    let policy = Policy::enforce("deny: [user_namespace.create]")?;
+    each(&policy, &[], &["fork", "exec"], "setup_")?;
+    each(&policy, &[], &["fork"], "user_namespace_")
+}
+
 /// Prints the instructions of each program with a name that begins so, at each kind of work, in a container and on the host.
 ///
 /// # Errors

@@ -57,10 +57,12 @@ fn judge(ctx: &DeviceContext, by: &impl Ask) -> i32 {
         return ALLOW;
     }
     let asks = |bit| access >> 16 & bit != 0;
+    // Who has opened ttyprintk at all can write by `/dev/tty`.
+    let writes = !is_kmsg || asks(BPF_DEVCG_ACC_WRITE);
     if is_kmsg && asks(BPF_DEVCG_ACC_READ) && by.ask(Action::KernelLogRead) == Some(Verdict::Deny) {
         return DENY;
     }
-    if asks(BPF_DEVCG_ACC_WRITE) && by.ask(Action::KernelLogWrite) == Some(Verdict::Deny) {
+    if writes && by.ask(Action::KernelLogWrite) == Some(Verdict::Deny) {
         return DENY;
     }
     ALLOW

@@ -5,7 +5,8 @@ use guard_common::{
     action::Action,
     config::Field,
     kernel_log::{
-        KMSG_DEVICE, PSTOREFS_MAGIC, TRACEFS_MAGIC, TTYPRINTK_DEVICE, actions_of_syslog, is_trace,
+        KMSG_DEVICE, PSTOREFS_MAGIC, TRACEFS_MAGIC, TTY_DEVICE, TTYPRINTK_DEVICE,
+        actions_of_syslog, is_trace,
     },
 };
 
@@ -51,9 +52,10 @@ pub fn kernel_log_file_permission(ctx: LsmContext) -> i32 {
     match unsafe { kind_of(file) } {
         Some(Kind::Kmsg) => {}
         Some(Kind::Ttyprintk) => mask &= MAY_WRITE,
+        Some(Kind::Terminal) if is_ttyprintk(file) == Some(true) => mask &= MAY_WRITE,
         // To write there clears the trace, not the log.
         Some(Kind::Tracefs) if holds_trace(file) => mask &= MAY_READ,
-        Some(Kind::Tracefs) | None => return ALLOW,
+        Some(Kind::Terminal | Kind::Tracefs) | None => return ALLOW,
     }
     if mask & MAY_READ != 0 && refused(Some(Action::KernelLogRead)) {
         return kernel::apart(-EPERM);
@@ -84,6 +86,8 @@ fn refused(action: Option<Action>) -> bool {
 enum Kind {
     Kmsg,
     Ttyprintk,
+    /// `/dev/tty`, of whichever.
+    Terminal,
     Tracefs,
 }
 
@@ -104,6 +108,7 @@ unsafe fn kind_of(file: u64) -> Option<Kind> {
                 _ if mode & S_IFMT != S_IFCHR => None,
                 KMSG_DEVICE => Some(Kind::Kmsg),
                 TTYPRINTK_DEVICE => Some(Kind::Ttyprintk),
+                TTY_DEVICE => Some(Kind::Terminal),
                 _ => None,
             };
         }
@@ -111,6 +116,16 @@ unsafe fn kind_of(file: u64) -> Option<Kind> {
         let magic: u64 = kernel::typed(file_system, Field::SuperBlockMagic)?;
         (magic == TRACEFS_MAGIC).then_some(Kind::Tracefs)
     }
+}
+
+/// Whether the terminal behind `/dev/tty` is the one whose lines the kernel prints: who opens that first, for reading, has it so.
+#[inline(always)]
+fn is_ttyprintk(file: u64) -> Option<bool> {
+    let own: u64 = kernel::read(file, Field::FilePrivate)?;
+    let driver: u64 = kernel::read(kernel::read(own, Field::TerminalTty)?, Field::TtyDriver)?;
+    let major: u32 = kernel::read(driver, Field::DriverMajor)?;
+    let minor: u32 = kernel::read(driver, Field::DriverMinor)?;
+    Some(major << 20 | minor == TTYPRINTK_DEVICE)
 }
 
 /// Whether a file of tracefs holds the trace, and not a setting of it. One whose name cannot be read does not.

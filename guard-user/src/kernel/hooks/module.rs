@@ -59,11 +59,13 @@ pub static MODULE: [Hook; 3] = [
     },
 ];
 
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "the others may lack what they need"
-)]
 fn ask_for_a_file_system() -> Result<Tool, String> {
+    let tool = fs::read_to_string("/proc/sys/kernel/modprobe").unwrap_or_default();
+    if tool.trim().is_empty() {
+        return Err(
+            "the kernel loads no modules by itself here: kernel.modprobe is empty".to_owned(),
+        );
+    }
     Ok(Tool {
         file: None,
         run: |_| {

@@ -87,7 +87,11 @@ fn try_clone() -> i32 {
                 libc::waitpid(child as libc::pid_t, std::ptr::null_mut(), 0);
                 DONE
             }
-            refused => came_of(refused),
+            refused => match came_of(refused) {
+                // As above; unshare(2) was refused all the same, and that is counted.
+                libc::ENOSPC => libc::EPERM,
+                came => came,
+            },
         }
     }
 }

@@ -128,6 +128,11 @@ pub const WAYS: &[Way] = &[
         "modprobe ttyprintk; rm -f /tmp/node; mknod /tmp/node c 5 3 && echo forged | dd of=/tmp/node status=none",
     ),
     way(
+        Asks::Write,
+        // By the terminal that is its own: bash says why it cannot write.
+        "modprobe ttyprintk; rm -f /tmp/node; mknod /tmp/node c 5 3 && setsid bash -c 'exec 3< /tmp/node; echo forged | dd of=/dev/tty status=none'",
+    ),
+    way(
         Asks::Read,
         "touch /tmp/bound; unshare --mount sh -c 'mount --bind /dev/kmsg /tmp/bound && timeout 5 dd if=/tmp/bound bs=8192 count=1 of=/dev/null status=none'",
     ),
