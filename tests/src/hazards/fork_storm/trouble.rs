@@ -23,6 +23,11 @@ use crate::{
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
+        name: "fork_storm::on_a_plain_kernel_nothing_is_degraded_whatever_is_denied",
+        needs: Needs::Ordinary,
+        run: on_a_plain_kernel_nothing_is_degraded_whatever_is_denied,
+    },
+    Scenario {
         name: "fork_storm::without_type_information_the_pids_controller_holds_the_cap",
         needs: Needs::Ends,
         run: without_type_information_the_pids_controller_holds_the_cap,
@@ -44,7 +49,35 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
+/// Every action, and limits of forks.
+const EVERYTHING: &str = "forks: {rate: 1000/s, burst: 1000}
+deny:
+  - kernel_log.read
+  - kernel_log.clear
+  - kernel_log.write
+  - bridge.create
+  - net_link.create
+  - socket: {families: [vsock]}
+  - netlink: {families: [nf_tables]}
+  - user_namespace.create
+  - module.load
+  - module.autoload
+  - bpf";
+
 const CAPPED: &str = "forks: {rate: 20/s, burst: 40}\npids: {max: 60}";
+
+/// A program that the kernel refuses is told of, and the rest goes on: so nobody would notice.
+fn on_a_plain_kernel_nothing_is_degraded_whatever_is_denied() -> Result<()> {
+    let policy = Policy::enforce(EVERYTHING)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    // What only tells is attached once the daemon is ready.
+    std::thread::sleep(Duration::from_secs(3));
+    let seen = status()?;
+    let degraded = seen["degraded"].as_array().context("no degraded")?;
+    ensure!(degraded.is_empty(), "{degraded:?}");
+    ensure!(seen["state"] == "ENFORCING", "{}", seen["state"]);
+    Ok(())
+}
 
 /// The kernel's type information, hidden behind an empty file.
 struct Hidden;
