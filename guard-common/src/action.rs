@@ -139,6 +139,25 @@ pub type Argument = [u64; 2];
 /// The same as it is told: an [`Argument`] and zeros, or the whole name of a module.
 pub type Told = [u64; 7];
 
+/// A name as the kernel side has it, with NULs behind it; `None`: it is empty, holds a NUL, or leaves no room for one.
+#[must_use]
+pub const fn name<const WORDS: usize>(text: &str) -> Option<[u64; WORDS]> {
+    let text = text.as_bytes();
+    if text.is_empty() || text.len() >= 8 * WORDS {
+        return None;
+    }
+    let mut words = [0; WORDS];
+    let mut index = 0;
+    while index < text.len() {
+        if text[index] == 0 {
+            return None;
+        }
+        words[index / 8] |= (text[index] as u64) << (8 * (index % 8));
+        index += 1;
+    }
+    Some(words)
+}
+
 /// A key of the kernel table `ARGUMENTS`: the value says what becomes of this action where it is done to this.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

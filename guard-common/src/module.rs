@@ -1,6 +1,6 @@
 //! Modules of the kernel: a container that would have one loaded, with whatever hole is in it, is refused.
 
-use crate::action::{Argument, Told};
+use crate::action::{self, Argument, Told};
 
 /// Bytes of a module's name and the NUL behind it (`MODULE_NAME_LEN`, include/linux/moduleparam.h, on 64 bits).
 pub const NAME: usize = 56;
@@ -38,20 +38,7 @@ const fn underscored(word: u64) -> u64 {
 /// A name as the kernel asks for it, `net-pf-40`; `None`: it asks for none of that length.
 #[must_use]
 pub const fn name(text: &str) -> Option<Told> {
-    let text = text.as_bytes();
-    if text.is_empty() || text.len() >= NAME {
-        return None;
-    }
-    let mut words = [0_u64; 7];
-    let mut index = 0;
-    while index < text.len() {
-        if text[index] == 0 {
-            return None;
-        }
-        words[index / 8] |= (text[index] as u64) << (8 * (index % 8));
-        index += 1;
-    }
-    Some(words)
+    action::name(text)
 }
 
 #[cfg(test)]

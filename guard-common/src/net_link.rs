@@ -275,18 +275,5 @@ const fn up_to_nul(word: u64) -> u64 {
 /// A kind, from its name; `None`: no kernel has one of that length.
 #[must_use]
 pub const fn kind(name: &str) -> Option<Kind> {
-    let name = name.as_bytes();
-    if name.is_empty() || name.len() > 15 {
-        return None;
-    }
-    let mut words = [0_u64; 2];
-    let mut index = 0;
-    while index < name.len() {
-        if name[index] == 0 {
-            return None;
-        }
-        words[index / 8] |= (name[index] as u64) << (8 * (index % 8));
-        index += 1;
-    }
-    Some(words)
+    crate::action::name(name)
 }

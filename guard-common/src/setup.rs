@@ -2,7 +2,8 @@
 //! namespaces and keys and writes settings there, and is refused none of that.
 //!
 //! A process is set up from the moment at which a task of the host puts it into the container, with the processes that it forks
-//! meanwhile, each until it executes something, and for five minutes at most. Not by what a process or a file is called: containers choose names.
+//! meanwhile, each until it executes something, and for five minutes at most. Not by what a process or a file is called: containers
+//! choose names.
 
 /// A process that is being set up: a value of the kernel table `SETTING_UP`, whose key is the process's number in the host's pid
 /// namespace.

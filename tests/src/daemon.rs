@@ -149,6 +149,20 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// The same, where it may never have a capability, as a unit's `CapabilityBoundingSet=` has it.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn without_capability(policy: &Policy, capability: &str) -> Result<Self> {
+        let mut command = Command::new("setpriv");
+        command
+            .arg(format!("--bounding-set=-{capability}"))
+            .arg("bulkhead");
+        let mut daemon = Self::spawn_by(command, policy, &[], &[])?;
+        daemon.wait_ready()?;
+        Ok(daemon)
+    }
+
     /// Starts it as systemd does, and waits for its READY=1: nobody asks it anything meanwhile.
     ///
     /// # Errors
@@ -178,13 +192,21 @@ impl Daemon {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Result<Self> {
+        Self::spawn_by(Command::new("bulkhead"), policy, arguments, environment)
+    }
+
+    fn spawn_by(
+        mut command: Command,
+        policy: &Policy,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let log = PathBuf::from(format!("/run/bulkhead-test-daemon-{number}.log"));
         let file = fs::File::create(&log)?;
         if let Ok(mut logs) = LOGS.lock() {
             logs.push(log.clone());
         }
-        let mut command = Command::new("bulkhead");
         command
             .args(["run", "--policy"])
             .arg(&policy.file)
@@ -349,6 +371,20 @@ pub fn succeed(arguments: &[&str]) -> Result<String> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A hook was seen to refuse, as a status says.
+///
+/// # Errors
+/// It was not, or there is none of that hazard and name.
+pub fn enforcing(status: &Value, hazard: &str, name: &str) -> Result<()> {
+    let mut hooks = status["hooks"].as_array().into_iter().flatten();
+    let hook = hooks
+        .find(|hook| hook["hazard"] == hazard && hook["hook"] == name)
+        .with_context(|| format!("no hook {name} of {hazard}"))?;
+    ensure!(hook["state"] == "ENFORCING", "{hook}");
+    println!("    {name} {} on {}", hook["state"], hook["rung"]);
+    Ok(())
 }
 
 /// What `status --json` says.

@@ -81,7 +81,7 @@ impl Daemon {
         let mut all: Vec<&'static Hook> = hooks::all().collect();
         all.extend(hooks::all().filter_map(alone));
         for hook in all {
-            let open = self.proved(hook).filter(|proved| proved.link.is_none());
+            let open = (self.proved(hook)).filter(|proved| proved.link.is_none() || proved.unknown);
             let lower = hook.lower.and_then(|hook| self.proved(hook));
             match open.map(|proved| words(proved, lower)) {
                 Some(words) => {
@@ -99,9 +99,9 @@ impl Daemon {
         all.find(|proved| proved.hook.program == hook.program)
     }
 
-    /// Whether every hook that the policy has a rule for refuses.
+    /// Whether every hook that the policy has a rule for refuses, as far as there is anything here to refuse.
     pub(super) fn hooks_refuse(&self) -> bool {
-        self.hooks.iter().all(|proved| proved.link.is_some())
+        (self.hooks.iter()).all(|proved| proved.link.is_some() && !proved.unknown)
     }
 
     /// The best of the mechanisms that judge an action here.
@@ -126,6 +126,10 @@ impl Daemon {
 fn words(proved: &Proved, lower: Option<&Proved>) -> String {
     let (hook, reason) = (proved.hook, &proved.reason);
     match lower {
+        _ if proved.link.is_some() => format!(
+            "{} was not seen to be refused ({}): {reason}",
+            hook.what, hook.name
+        ),
         Some(lower) if lower.link.is_some() => format!(
             "of {}, only {} is refused ({}): {reason}",
             hook.what, lower.hook.what, lower.hook.name

@@ -3,7 +3,7 @@
 use guard_common::action::Action;
 use nix::libc;
 
-use super::{Hook, Place, Tool, came_of};
+use super::{BY_ITSELF, Hook, Place, Tool, came_of};
 
 /// The hook of bpf(2).
 pub static BPF: [Hook; 1] = [Hook {
@@ -16,11 +16,9 @@ pub static BPF: [Hook; 1] = [Hook {
     },
     what: "calling bpf(2), and what Bulkhead has in the kernel; what was loaded or attached before goes on",
     open: &["bpf(2), by which what Bulkhead has in the kernel can be changed"],
-    lower: None,
-    without: None,
-    partial: false,
     actions: &[Action::Bpf, Action::GuardDisable],
     trial: look_at_the_first_program,
+    ..BY_ITSELF
 }];
 
 /// `BPF_PROG_GET_NEXT_ID` (include/uapi/linux/bpf.h).

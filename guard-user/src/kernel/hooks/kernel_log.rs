@@ -5,7 +5,7 @@ use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt};
 use guard_common::action::Action;
 use nix::libc;
 
-use super::{Hook, Place, Tool, UNTRIED, came_of};
+use super::{BY_ITSELF, Hook, Place, Tool, UNTRIED, came_of};
 use crate::kernel::self_test;
 
 /// A way to the kernel log.
@@ -23,9 +23,6 @@ pub static KERNEL_LOG: [Hook; 3] = [
         },
         what: "syslog(2), /proc/kmsg, and opening /dev/kmsg for reading",
         open: &["syslog(2) of every type, and /proc/kmsg, to who has CAP_SYSLOG"],
-        lower: None,
-        without: None,
-        partial: false,
         actions: &[
             Action::KernelLogRead,
             Action::KernelLogClear,
@@ -33,6 +30,7 @@ pub static KERNEL_LOG: [Hook; 3] = [
             Action::KernelLogConsume,
         ],
         trial: ask_the_size,
+        ..BY_ITSELF
     },
     Hook {
         hazard: "kernel_log",
@@ -45,10 +43,9 @@ pub static KERNEL_LOG: [Hook; 3] = [
         what: "reading and writing /dev/kmsg and reading the trace, by whatever name or descriptor",
         open: &["/dev/kmsg, and nodes of it by whatever name", TRACE],
         lower: Some(&KERNEL_LOG_DEVICES),
-        without: None,
-        partial: false,
         actions: &[Action::KernelLogRead, Action::KernelLogWrite],
         trial: read_inherited,
+        ..BY_ITSELF
     },
     Hook {
         hazard: "kernel_log",
@@ -60,11 +57,9 @@ pub static KERNEL_LOG: [Hook; 3] = [
         },
         what: "mounting pstore, which keeps the log of a kernel that died",
         open: &["mounting pstore"],
-        lower: None,
-        without: None,
-        partial: false,
         actions: &[Action::KernelLogRead],
         trial: mount_pstore,
+        ..BY_ITSELF
     },
 ];
 
@@ -81,12 +76,11 @@ pub static KERNEL_LOG_DEVICES: Hook = Hook {
         "descriptors of /dev/kmsg that are open already, inherited or handed over",
         TRACE,
     ],
-    lower: None,
-    without: None,
     partial: true,
     // Opening to read is the syslog hook's as well: the trial writes.
     actions: &[Action::KernelLogWrite, Action::KernelLogRead],
     trial: open_to_write,
+    ..BY_ITSELF
 };
 
 /// `SYSLOG_ACTION_SIZE_BUFFER` (include/linux/syslog.h).

@@ -78,6 +78,21 @@ pub enum Place {
     Settings,
 }
 
+/// What most hooks have: nothing takes their place, and they take nobody's.
+const BY_ITSELF: Hook = Hook {
+    hazard: "",
+    name: "",
+    program: "",
+    place: Place::Settings,
+    what: "",
+    open: &[],
+    lower: None,
+    without: None,
+    partial: false,
+    actions: &[],
+    trial: || Err(String::new()),
+};
+
 impl Hook {
     /// Whether runtimes do themselves what it judges, so that it must be known when they do.
     fn is_of_setup(&self) -> bool {
@@ -111,6 +126,8 @@ pub struct Proved {
     pub rung: Option<Rung>,
     /// Its program was seen to refuse.
     pub enforcing: bool,
+    /// It could not be tried although the way may be open to others: nothing is known of it.
+    pub unknown: bool,
     /// What was seen, or why it does not work.
     pub reason: String,
     /// The program that acts.
@@ -184,6 +201,7 @@ fn attach_one(
         hook,
         rung: None,
         enforcing: false,
+        unknown: false,
         reason: String::new(),
         link: None,
     };
@@ -276,6 +294,7 @@ fn prove_one(
     } = match self_test::run(kernel, &hierarchy.mount, id_of, &trial) {
         // A filter of system calls that kills, for instance.
         Err(error @ SelfTestError::Child(_)) => {
+            proved.unknown = true;
             proved.reason = format!("attached, and not tried: {error}");
             return Ok(());
         }
@@ -297,6 +316,7 @@ fn prove_one(
         }
         // Attached is more than nothing: what refuses it to us may not be there for a container.
         libc::EPERM | libc::EACCES if self_test::outside(&trial).ok() == Some(came) => {
+            proved.unknown = true;
             "attached, and not tried: something else refuses it to Bulkhead itself"
                 .clone_into(&mut proved.reason);
         }

@@ -5,7 +5,7 @@ use std::{fs, fs::File};
 use guard_common::action::Action;
 use nix::libc;
 
-use super::{Hook, Place, Tool, UNSAID, came_of};
+use super::{BY_ITSELF, Hook, Place, Tool, UNSAID, came_of};
 
 /// The hooks of modules.
 pub static MODULE: [Hook; 3] = [
@@ -19,11 +19,9 @@ pub static MODULE: [Hook; 3] = [
         },
         what: "having the kernel load a module for what is asked of it; what is loaded already is used as ever",
         open: &["having the kernel load modules for what is asked of it"],
-        lower: None,
-        without: None,
-        partial: false,
         actions: &[Action::ModuleAutoload],
         trial: ask_for_a_file_system,
+        ..BY_ITSELF
     },
     Hook {
         hazard: "module",
@@ -35,11 +33,9 @@ pub static MODULE: [Hook; 3] = [
         },
         what: "loading a module from a file, as insmod and modprobe do",
         open: &["loading modules from files, to who has CAP_SYS_MODULE"],
-        lower: None,
-        without: None,
-        partial: false,
         actions: &[Action::ModuleLoad],
         trial: load_a_file,
+        ..BY_ITSELF
     },
     Hook {
         hazard: "module",
@@ -51,11 +47,9 @@ pub static MODULE: [Hook; 3] = [
         },
         what: "loading a module from memory, by init_module(2)",
         open: &["loading modules from memory, to who has CAP_SYS_MODULE"],
-        lower: None,
-        without: None,
-        partial: false,
         actions: &[Action::ModuleLoad],
         trial: load_memory,
+        ..BY_ITSELF
     },
 ];
 
@@ -112,19 +106,11 @@ fn load_memory() -> Result<Tool, String> {
     })
 }
 
-/// The kernel asks nobody else where it would not let us: capability 16, CAP_SYS_MODULE (include/uapi/linux/capability.h).
+/// Whether anybody may load a module here.
 fn may_load() -> Result<(), String> {
-    const SYS_MODULE: u64 = 1 << 16;
     let disabled = fs::read_to_string("/proc/sys/kernel/modules_disabled");
     if disabled.is_ok_and(|text| text.trim() != "0") {
         return Err("nobody can load a module here: kernel.modules_disabled is 1".to_owned());
-    }
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = (status.lines())
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|words| u64::from_str_radix(words.trim(), 16).ok());
-    if effective.is_none_or(|set| set & SYS_MODULE == 0) {
-        return Err("Bulkhead itself may not load modules (CAP_SYS_MODULE)".to_owned());
     }
     Ok(())
 }

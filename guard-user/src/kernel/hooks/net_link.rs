@@ -7,7 +7,7 @@ use std::{fs::File, os::fd::OwnedFd};
 use guard_common::action::Action;
 use nix::{errno::Errno, libc};
 
-use super::{Hook, Place, Tool, UNTRIED, came_of};
+use super::{BY_ITSELF, Hook, Place, Tool, UNTRIED, came_of};
 use crate::kernel::self_test;
 
 /// The hooks of network links.
@@ -22,11 +22,9 @@ pub static NET_LINK: [Hook; 3] = [
         },
         what: "making a link by rtnetlink, as ip, dockerd and CNI do, by whatever call the message is sent",
         open: &["making links by rtnetlink, as ip, dockerd and CNI do"],
-        lower: None,
-        without: None,
-        partial: false,
         actions: &[Action::NetLinkCreate, Action::BridgeCreate],
         trial: make_a_link,
+        ..BY_ITSELF
     },
     Hook {
         hazard: "net_link",
@@ -38,11 +36,9 @@ pub static NET_LINK: [Hook; 3] = [
         },
         what: "making a bridge by ioctl(2), as brctl does",
         open: &["making a bridge by ioctl(2), as brctl does"],
-        lower: None,
-        without: None,
-        partial: false,
         actions: &[Action::BridgeCreate, Action::NetLinkCreate],
         trial: ask_for_a_bridge,
+        ..BY_ITSELF
     },
     Hook {
         hazard: "net_link",
@@ -54,11 +50,9 @@ pub static NET_LINK: [Hook; 3] = [
         },
         what: "the same by a 32-bit program",
         open: &["making a bridge by ioctl(2) of a 32-bit program"],
-        lower: None,
-        without: None,
-        partial: false,
         actions: &[Action::BridgeCreate, Action::NetLinkCreate],
         trial: ask_for_a_bridge_in_32_bits,
+        ..BY_ITSELF
     },
 ];
 

@@ -3,7 +3,7 @@
 use guard_common::action::Action;
 use nix::libc;
 
-use super::{Hook, Place, Tool, net_link::send};
+use super::{BY_ITSELF, Hook, Place, Tool, net_link::send};
 
 /// The hook of netlink.
 pub static NETLINK: [Hook; 1] = [Hook {
@@ -16,11 +16,9 @@ pub static NETLINK: [Hook; 1] = [Hook {
     },
     what: "sending to a family of netlink, by whatever call; what was set up by it before goes on",
     open: &["every family of netlink, to who has the capabilities that it wants"],
-    lower: None,
-    without: None,
-    partial: false,
     actions: &[Action::Netlink],
     trial: ask_for_nothing,
+    ..BY_ITSELF
 }];
 
 /// `NLMSG_NOOP`, of no more than its header.

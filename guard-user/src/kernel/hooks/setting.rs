@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use guard_common::action::Action;
 use nix::libc;
 
-use super::{Hook, Place, Tool, came_of};
+use super::{BY_ITSELF, Hook, Place, Tool, came_of};
 
 /// Switches off every trampoline: `kernel.ftrace_enabled`.
 pub const SWITCH: &str = "/proc/sys/kernel/ftrace_enabled";
@@ -18,15 +18,13 @@ pub static SETTING: [Hook; 1] = [Hook {
     place: Place::Settings,
     what: "writing kernel.ftrace_enabled, which switches hooks off, kernel.printk*, and kernel.dmesg_restrict",
     open: &["kernel.ftrace_enabled, which switches hooks off, and kernel.printk*"],
-    lower: None,
-    without: None,
-    partial: false,
     actions: &[
         Action::GuardDisable,
         Action::KernelLogConsole,
         Action::KernelLogRead,
     ],
     trial: write_what_it_is,
+    ..BY_ITSELF
 }];
 
 /// Where nothing refuses it, nothing comes of it.

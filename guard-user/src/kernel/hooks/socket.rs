@@ -3,7 +3,7 @@
 use guard_common::action::Action;
 use nix::libc;
 
-use super::{Hook, Place, Tool, came_of};
+use super::{BY_ITSELF, Hook, Place, Tool, came_of};
 
 /// The hook of sockets.
 pub static SOCKET: [Hook; 1] = [Hook {
@@ -16,11 +16,9 @@ pub static SOCKET: [Hook; 1] = [Hook {
     },
     what: "making a socket by socket(2), socketpair(2) or io_uring; one that was made before, or that another made and sent, is used as ever",
     open: &["making sockets of any family"],
-    lower: None,
-    without: None,
-    partial: false,
     actions: &[Action::Socket],
     trial: make_a_socket,
+    ..BY_ITSELF
 }];
 
 #[expect(

@@ -3,7 +3,7 @@
 use guard_common::action::Action;
 use nix::libc;
 
-use super::{Hook, Place, Tool, UNTRIED, came_of};
+use super::{BY_ITSELF, Hook, Place, Tool, UNTRIED, came_of};
 use crate::kernel::{attach::CREATE_USER_NS, self_test::DONE};
 
 /// The hook of user namespaces, since 6.1.
@@ -18,10 +18,9 @@ pub static USER_NAMESPACE: [Hook; 1] = [Hook {
     what: "making a user namespace by clone(2), clone3(2) or unshare(2); one that was made before is used as ever",
     open: &["making user namespaces"],
     lower: Some(&UNSHARE),
-    without: None,
-    partial: false,
     actions: &[Action::UserNamespaceCreate],
     trial: unshare,
+    ..BY_ITSELF
 }];
 
 /// Before 6.1. Of clone(2) the governor of forks asks.
@@ -35,11 +34,10 @@ static UNSHARE: Hook = Hook {
     },
     what: "making a user namespace by unshare(2), which says ENOMEM then, and, at task_alloc, by clone(2) and clone3(2)",
     open: &["making user namespaces"],
-    lower: None,
     without: Some(CREATE_USER_NS),
-    partial: false,
     actions: &[Action::UserNamespaceCreate],
     trial: both_ways,
+    ..BY_ITSELF
 };
 
 #[expect(

@@ -9,7 +9,7 @@ use super::{Needs, Scenario, kernel_log::refusing::count};
 use crate::{
     bed::{may, output},
     cgroup::Cgroup,
-    daemon::{Daemon, Policy, status},
+    daemon::{Daemon, Policy, enforcing, status},
     host::wait_for,
 };
 
@@ -170,12 +170,7 @@ fn all() -> Result<()> {
     ensure!(may(Some(&service), MAKE_ONE)?, "a service may not");
     let seen = status()?;
     ensure!(count(&seen, &container, "bpf", "refused")? >= 1);
-    let hooks = seen["hooks"].as_array().context("no hooks")?;
-    let hook = (hooks.iter())
-        .find(|hook| hook["hook"] == "bpf")
-        .context("no hook bpf")?;
-    ensure!(hook["state"] == "ENFORCING", "{hook}");
-    println!("    bpf {} on {}", hook["state"], hook["rung"]);
+    enforcing(&seen, "bpf", "bpf")?;
     wait_for("the record", std::time::Duration::from_secs(10), || {
         Ok(policy.records()?.iter().any(|record| {
             record["kind"] == "action"

@@ -1,12 +1,12 @@
 //! Netlink: a container that would ask something of a family that a policy denies is refused.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::{Needs, Scenario, kernel_log::refusing::count};
 use crate::{
     bed::may,
     cgroup::Cgroup,
-    daemon::{Daemon, Policy, status},
+    daemon::{Daemon, Policy, enforcing, status},
     host::wait_for,
 };
 
@@ -68,12 +68,7 @@ fn refused() -> Result<()> {
     }
     let seen = status()?;
     ensure!(count(&seen, &container, "netlink", "refused")? >= DENIED.len() as u64);
-    let hooks = seen["hooks"].as_array().context("no hooks")?;
-    let hook = (hooks.iter())
-        .find(|hook| hook["hazard"] == "netlink")
-        .context("no hook")?;
-    ensure!(hook["state"] == "ENFORCING", "{hook}");
-    println!("    netlink_send {} on {}", hook["state"], hook["rung"]);
+    enforcing(&seen, "netlink", "netlink_send")?;
     wait_for("the record", std::time::Duration::from_secs(10), || {
         Ok(policy.records()?.iter().any(|record| {
             record["kind"] == "action"

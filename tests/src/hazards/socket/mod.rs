@@ -1,12 +1,12 @@
 //! Sockets: a container that would make one of a family, type or protocol that a policy denies is refused.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::{Needs, Scenario, kernel_log::refusing::count};
 use crate::{
     bed::may,
     cgroup::Cgroup,
-    daemon::{Daemon, Policy, status},
+    daemon::{Daemon, Policy, enforcing, status},
     host::{release, wait_for},
 };
 
@@ -89,12 +89,7 @@ fn refused() -> Result<()> {
                 && record["cgroup"].as_str() == Some(&container.path)
         }))
     })?;
-    let hooks = seen["hooks"].as_array().context("no hooks")?;
-    let hook = (hooks.iter())
-        .find(|hook| hook["hook"] == "socket_create")
-        .context("no hook socket_create")?;
-    ensure!(hook["state"] == "ENFORCING", "{hook}");
-    println!("    socket_create {} on {}", hook["state"], hook["rung"]);
+    enforcing(&seen, "socket", "socket_create")?;
     // Of what has two parts, only that to which both apply.
     policy.rewrite("enforce", PARTS, "reserve: {pids: 300}")?;
     daemon.reload()?;

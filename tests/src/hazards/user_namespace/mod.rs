@@ -5,13 +5,13 @@ mod setup;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::{Needs, Scenario, kernel_log::refusing::count};
 use crate::{
     bed::may,
     cgroup::Cgroup,
-    daemon::{Daemon, Policy, status},
+    daemon::{Daemon, Policy, enforcing, status},
     host::{release, wait_for},
 };
 
@@ -82,12 +82,7 @@ fn refused() -> Result<()> {
     } else {
         "cred_prepare"
     };
-    let hooks = seen["hooks"].as_array().context("no hooks")?;
-    let hook = (hooks.iter())
-        .find(|hook| hook["hook"] == name)
-        .with_context(|| format!("no hook {name}"))?;
-    ensure!(hook["state"] == "ENFORCING", "{hook}");
-    println!("    {name} {} on {}", hook["state"], hook["rung"]);
+    enforcing(&seen, "user_namespace", name)?;
     wait_for("the record", Duration::from_secs(10), || {
         Ok(policy.records()?.iter().any(|record| {
             record["kind"] == "action"
