@@ -15,6 +15,23 @@ pub const LABEL_USER_MADE: u16 = 0x8000;
 /// The bits of a label that are an index into the kernel table `PROFILES`.
 pub const LABEL_PROFILE: u16 = 0x00ff;
 
+/// A path while it is being matched: the value of the kernel table `WALK`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    /// The path, and NULs behind it.
+    pub path: [u8; PATH_MAX + PATH_STEP],
+    /// Bytes read so far.
+    pub at: u32,
+    /// Bytes of the path.
+    pub length: u32,
+    /// The automaton's state behind what was read.
+    pub state: u32,
+    /// Which automaton.
+    pub matcher: u32,
+}
+const _: () = assert!(size_of::<Walk>() == PATH_MAX + PATH_STEP + 16);
+
 /// All patterns of a policy as one deterministic automaton over the bytes of a cgroup's path.
 ///
 /// State 0 is dead: every byte leads back to it and its label is 0. A state's row is `stride` transitions, one for each

@@ -10,7 +10,7 @@ use guard_common::{
 
 use crate::{
     kernel::{self, add},
-    maps::{EVENTS, PATH},
+    maps::{EVENTS, WALK},
 };
 
 /// A task that is told of.
@@ -95,17 +95,17 @@ pub fn tell_action(
     entry.submit(0);
 }
 
-/// A container was made; its path is in `PATH`.
+/// A container was made; its path is in `WALK`.
 #[inline(always)]
 pub fn tell_made(host: *mut Host, slot: u32, container: *const Container, length: u64) {
-    let Some(path) = PATH.get_ptr(0) else {
+    let Some(walk) = WALK.get_ptr(0) else {
         return lost(host);
     };
     let Some(mut entry) = EVENTS.reserve::<Made>(0) else {
         return lost(host);
     };
     let made = entry.as_mut_ptr();
-    // SAFETY: `made` is the reserved room for one `Made`, which is written whole; `path` is a live map value.
+    // SAFETY: `made` is the reserved room for one `Made`, which is written whole; `walk` is a live map value.
     unsafe {
         (&raw mut (*made).event).write(head(Kind::Made, 0, slot, container, Who::current()));
         (&raw mut (*made).length).write(length);
@@ -113,7 +113,7 @@ pub fn tell_made(host: *mut Host, slot: u32, container: *const Container, length
         generated::bpf_probe_read_kernel(
             (&raw mut (*made).path).cast(),
             guard_common::identity::PATH_MAX as u32,
-            path.cast(),
+            (&raw const (*walk).path).cast(),
         );
     }
     entry.submit(0);

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
+    maps::{Array, HashMap, LruHashMap, Queue, RingBuf},
 };
 use guard_common::{
     Container, EVENT_BYTES, HINTS as HINTS_MAX, SLOTS, SUBJECTS as SUBJECTS_MAX, Subject,
@@ -11,7 +11,7 @@ use guard_common::{
     bpf::OWN as OWN_MAX,
     fork_storm::{PROFILES as PROFILES_MAX, Profile},
     host::Host,
-    identity::{NameMatcher, PATH_MAX, PATH_STEP},
+    identity::{NameMatcher, Walk},
     kernel_log::{ENDED as ENDED_MAX, Ended, PRINTED_BYTES},
     net_link::{READS as READS_MAX, Read},
     setup::{SETTING_UP as SETTING_UP_MAX, Setup},
@@ -50,9 +50,9 @@ pub static HOST: Array<Host> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static MATCHERS: Array<NameMatcher> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 
-/// A cgroup's path while it is being matched, and NULs behind it.
+/// The path of the cgroup that is being made: one at a time on the whole host, under cgroup_mutex.
 #[map]
-pub static PATH: PerCpuArray<[u8; PATH_MAX + PATH_STEP]> = PerCpuArray::with_max_entries(1, 0);
+pub static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 
 /// What the daemon is told.
 #[map]

@@ -19,7 +19,7 @@ use guard_common::{
 use crate::{
     event, gate,
     kernel::{self, add, add32, config},
-    maps::{CONTAINERS, FREE_SLOTS, MATCHERS, PATH, SUBJECTS},
+    maps::{CONTAINERS, FREE_SLOTS, MATCHERS, SUBJECTS, WALK},
     subject,
 };
 
@@ -84,43 +84,38 @@ fn inherit(host: *mut Host, id: u64, owner: &Subject) -> Option<()> {
 /// A cgroup whose path the policy names is a container.
 #[inline(always)]
 fn recognise(host: *mut Host, cgroup: u64, id: u64, path: u64) -> Option<()> {
-    let buffer = PATH.get_ptr_mut(0)?.cast::<u8>();
-    // SAFETY: the buffer is this CPU's, and the tracepoint is not entered twice on one CPU.
-    let room = unsafe { core::slice::from_raw_parts_mut(buffer, PATH_MAX) };
-    // SAFETY: the helper checks the address and fails on one that cannot be read.
-    let length = unsafe { bpf_probe_read_kernel_str_bytes(path as *const u8, room) }
-        .ok()?
-        .len();
-    // A path that fills the buffer was cut off.
-    if length >= PATH_MAX - 1 {
-        return None;
-    }
-    // SAFETY: the buffer goes on for PATH_STEP behind PATH_MAX. What an earlier path left there would be read.
-    unsafe {
-        buffer
-            .add(length & (PATH_MAX - 1))
-            .cast::<[u8; PATH_STEP]>()
-            .write_unaligned([0; PATH_STEP]);
-    }
-    // SAFETY: a live map value; the daemon stores the word whole.
-    let matcher = MATCHERS.get(unsafe { (&raw const (*host).matcher).read_volatile() })?;
-    let mut state = u64::from(matcher.start as u16);
-    // Many bytes in a round, and NULs behind the last: at the end of each round the verifier compares with all earlier ones.
-    for round in 0..PATH_MAX / PATH_STEP {
-        let at = round * PATH_STEP;
-        // Volatile: the compiler would prove the loop's own bound superfluous and drop it, and the verifier needs it.
-        // SAFETY: a local.
-        if at >= unsafe { (&raw const length).read_volatile() } {
+    let walk = WALK.get_ptr_mut(0)?;
+    // SAFETY: a live map value, which only this task touches: it holds cgroup_mutex. The helper checks the address and fails on one
+    // that cannot be read. The daemon stores `matcher` whole.
+    let length = unsafe {
+        let room = &mut *(&raw mut (*walk).path).cast::<[u8; PATH_MAX]>();
+        let length = bpf_probe_read_kernel_str_bytes(path as *const u8, room)
+            .ok()?
+            .len();
+        // A path that fills the buffer was cut off.
+        if length >= PATH_MAX - 1 {
+            return None;
+        }
+        // What an earlier path left behind this one would be read. Volatile: a bound that the verifier sees, and no call of memset.
+        let end = (&raw const length).read_volatile() & (PATH_MAX - 1);
+        let behind = (&raw mut (*walk).path).cast::<u8>().add(end);
+        for next in 0..PATH_STEP {
+            behind.add(next).write_volatile(0);
+        }
+        let matcher = (&raw const (*host).matcher).read_volatile();
+        (*walk).at = 0;
+        (*walk).length = length as u32;
+        (*walk).state = MATCHERS.get(matcher)?.start;
+        (*walk).matcher = matcher;
+        length
+    };
+    for _ in 0..PATH_MAX / PATH_STEP {
+        if identity_walk_on() != MORE {
             break;
         }
-        for next in 0..PATH_STEP {
-            // SAFETY: the index is below PATH_MAX.
-            let byte = unsafe { *buffer.add((at + next) & (PATH_MAX - 1)) };
-            state = step(matcher, state, byte);
-            // One byte after the other: read ahead, they would have to be put by and fetched again.
-            kernel::in_order();
-        }
     }
+    // SAFETY: as above.
+    let (matcher, state) = unsafe { (MATCHERS.get((*walk).matcher)?, (*walk).state) };
     let label = matcher.label(state as u16);
     if label == 0 {
         return None;
@@ -128,8 +123,38 @@ fn recognise(host: *mut Host, cgroup: u64, id: u64, path: u64) -> Option<()> {
     enter(host, cgroup, id, label, length as u64)
 }
 
-/// [`NameMatcher::step`], in as few instructions as can be: the verifier follows each of them at each byte of the longest path. It
-/// also goes back from each address to where its parts were loaded: the stride is loaded each time, and not before the loop.
+/// There is more of the path.
+const MORE: u32 = 1;
+
+/// Reads some bytes more of the path in `WALK`. The daemon loads it as a global function, which the verifier looks at once and not
+/// for each part of the longest path (decision 0016); so it is called with nothing.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn identity_walk_on() -> u32 {
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: a live map value, as in `recognise`.
+    let walk = unsafe { &mut *walk };
+    let Some(matcher) = MATCHERS.get(walk.matcher) else {
+        return 0;
+    };
+    let mut state = u64::from(walk.state);
+    // SAFETY: there are `PATH_STEP` bytes behind each of the first `PATH_MAX`.
+    let part = unsafe { walk.path.as_ptr().add(walk.at as usize & (PATH_MAX - 1)) };
+    for next in 0..PATH_STEP {
+        // SAFETY: as above.
+        state = step(matcher, state, unsafe { *part.add(next) });
+        // One byte after the other: read ahead, they would have to be put by and fetched again.
+        kernel::in_order();
+    }
+    walk.state = state as u32;
+    walk.at += PATH_STEP as u32;
+    u32::from(walk.at < walk.length)
+}
+
+/// [`NameMatcher::step`], in as few instructions as can be. The verifier goes back from each address to where its parts were
+/// loaded: the stride is loaded each time, and not before the loop.
 #[inline(always)]
 fn step(matcher: &NameMatcher, state: u64, byte: u8) -> u64 {
     // SAFETY: there is a class for each byte, and the index into the transitions is below their number.

@@ -66,6 +66,8 @@ fn compile(root: &Path) -> Result<Vec<u8>> {
     let flags = [
         "-Clinker=bpf-linker".to_owned(),
         "-Cdebuginfo=0".to_owned(),
+        // With it LLVM fills memory by a loop over bytes, and the verifier follows each round of it.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         // No path of the machine that builds may reach the object.
         format!("--remap-path-prefix={}=bulkhead", root.display()),
         format!("--remap-path-prefix={home}=cargo"),

@@ -22,7 +22,12 @@ use aya_obj::{
 use super::sys;
 
 /// The kernel side's global functions.
-const GLOBAL: [&str; 3] = ["net_link_step", "net_link_steps", "net_link_many_steps"];
+const GLOBAL: [&str; 4] = [
+    "identity_walk_on",
+    "net_link_step",
+    "net_link_steps",
+    "net_link_many_steps",
+];
 
 /// `BTF_MAGIC` (include/uapi/linux/btf.h).
 const MAGIC: u16 = 0xeb9f;

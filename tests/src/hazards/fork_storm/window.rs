@@ -41,6 +41,11 @@ pub const SCENARIOS: &[Scenario] = &[
         run: containers_made_while_the_daemon_is_dead_are_governed,
     },
     Scenario {
+        name: "fork_storm::a_path_is_read_to_its_end_however_long_it_is",
+        needs: Needs::Refusing,
+        run: a_path_is_read_to_its_end_however_long_it_is,
+    },
+    Scenario {
         name: "fork_storm::a_new_container_of_an_old_name_starts_afresh",
         needs: Needs::Refusing,
         run: a_new_container_of_an_old_name_starts_afresh,
@@ -219,6 +224,40 @@ fn containers_made_while_the_daemon_is_dead_are_governed() -> Result<()> {
         "status counts {seen:?}, the bomb {bomb:?}"
     );
     Ok(())
+}
+
+/// The kernel side reads 16 bytes at a time, and the kernel hands it 1,023 at most: one that long may have been cut off.
+fn a_path_is_read_to_its_end_however_long_it_is() -> Result<()> {
+    let mut daemon = Daemon::start(&Policy::enforce("forks: {rate: 1/m, burst: 20}")?, &[])?;
+    // The scan would find them too.
+    daemon.kill()?;
+    for length in [
+        47, 48, 49, 63, 64, 65, 511, 512, 513, 1007, 1008, 1009, 1021, 1022, 1023,
+    ] {
+        let path = path_of(length);
+        let bomb = bed::run(&Cgroup::at(&path)?, "bomb --attempts 60")?;
+        ensure!(
+            (bomb.refused > 0) == (length < 1023),
+            "a path of {length} bytes: {bomb:?}"
+        );
+        let _ = cgroup::remove_below(&cgroup::folder_of(START));
+    }
+    Ok(())
+}
+
+const START: &str = "/kubepods.slice";
+
+/// So many bytes of a container's path.
+fn path_of(length: usize) -> String {
+    const END: &str = "/cri-containerd-1.scope";
+    let mut path = START.to_owned();
+    while path.len() + END.len() < length {
+        let rest = length - END.len() - path.len();
+        // No name is longer than 255 bytes, and none is empty.
+        let part = if rest > 202 { 200 } else { rest };
+        path += &format!("/{:a<width$}", "", width = part - 1);
+    }
+    path + END
 }
 
 fn a_new_container_of_an_old_name_starts_afresh() -> Result<()> {
