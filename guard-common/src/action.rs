@@ -50,10 +50,28 @@ actions! {
     ModuleLoad = 12, "module.load";
     /// Does something for which the kernel asks for a module that is not loaded.
     ModuleAutoload = 13, "module.autoload";
+    /// Mounts something, or a file system of some type.
+    Mount = 14, "mount";
+    /// Makes a network namespace.
+    NetNamespaceCreate = 15, "net_namespace.create";
+    /// Calls perf_event_open(2).
+    PerfEventOpen = 16, "perf_event_open";
+    /// Makes a key, or one of some type.
+    KeyCreate = 17, "key.create";
+    /// Makes a ring of io_uring.
+    IoUring = 18, "io_uring";
+    /// Makes a descriptor by which it handles page faults itself.
+    Userfaultfd = 19, "userfaultfd";
+    /// Takes hold of another process: traces it, or reads and writes its memory and its descriptors.
+    Ptrace = 20, "ptrace";
+    /// Changes where the host swaps to.
+    Swap = 21, "swap";
+    /// Restarts or halts the host, or has it run another kernel.
+    Reboot = 22, "reboot";
 }
 
 /// How many there are.
-pub const ACTIONS: usize = 14;
+pub const ACTIONS: usize = 23;
 
 impl Action {
     /// Its bit in a profile's sets.
@@ -82,6 +100,8 @@ impl Action {
             Self::Socket => Takes::Sockets,
             Self::Netlink => Takes::Families,
             Self::ModuleAutoload => Takes::Names,
+            Self::Mount => Takes::FileSystems,
+            Self::KeyCreate => Takes::KeyTypes,
             Self::KernelLogRead
             | Self::KernelLogClear
             | Self::KernelLogWrite
@@ -91,6 +111,13 @@ impl Action {
             | Self::BridgeCreate
             | Self::UserNamespaceCreate
             | Self::ModuleLoad
+            | Self::NetNamespaceCreate
+            | Self::PerfEventOpen
+            | Self::IoUring
+            | Self::Userfaultfd
+            | Self::Ptrace
+            | Self::Swap
+            | Self::Reboot
             | Self::GuardDisable => Takes::Nothing,
         }
     }
@@ -98,7 +125,14 @@ impl Action {
     /// Whether runtimes do it themselves in a container, before they run what it is for: that is left alone ([`crate::setup`]).
     #[must_use]
     pub const fn is_setup(self) -> bool {
-        matches!(self, Self::UserNamespaceCreate | Self::ModuleAutoload)
+        matches!(
+            self,
+            Self::UserNamespaceCreate
+                | Self::ModuleAutoload
+                | Self::Mount
+                | Self::NetNamespaceCreate
+                | Self::KeyCreate
+        )
     }
 
     /// Whether it is done in a network namespace, so that a policy may say in which.
@@ -130,6 +164,10 @@ pub enum Takes {
     Families,
     /// `names` of modules.
     Names,
+    /// `fs`: types of file systems.
+    FileSystems,
+    /// `types` of keys.
+    KeyTypes,
 }
 
 /// What an action is done to, as the kernel side has it: a name of at most 15 bytes and NULs behind it, a

@@ -78,8 +78,13 @@ fields! {
     TaskNamespaces = "task_struct.nsproxy",
     /// Of these, that of mounts.
     NamespacesMounts = "nsproxy.mnt_ns",
+    /// How a task entered the kernel: the bit 2, `TS_COMPAT`, is set within a system call of 32 bits
+    /// (arch/x86/include/asm/thread_info.h).
+    TaskStatus = "task_struct.thread_info.status",
     /// Where a task's kernel stack begins.
     TaskStack = "task_struct.stack",
+    /// The helper that says where a task's registers are (5.15): elsewhere from 6.9 on, with FRED.
+    HelperTaskRegisters = "bpf_func_id:BPF_FUNC_task_pt_regs",
     /// Registers as they were when the kernel was entered: how many bytes,
     Registers = "pt_regs",
     /// the number of the system call,
@@ -88,6 +93,8 @@ fields! {
     RegisterFirst = "pt_regs.di",
     /// and that of one of 32 bits.
     RegisterFirst32 = "pt_regs.bx",
+    /// How many arguments `security_perf_event_open` has: 2 where what is asked for stands before them (to 6.11).
+    PerfArguments = "",
     /// 1: nothing but forks and changes of credentials is asked about where a user namespace is made (before 6.1).
     UserNamespacesUnasked = "",
     /// A file is read to be loaded as a module; the same of one that is compressed (7.x).
@@ -146,6 +153,8 @@ fields! {
     RootHierarchy = "cgroup_root.hierarchy_id",
     /// A kernfs node's id: the cgroup id.
     NodeId = "kernfs_node.id",
+    /// How deep the pid namespace is in which a pid was made; 0: it is the host's.
+    PidLevel = "pid.level",
     /// A pid's numbers, one for each namespace, the host's first.
     PidNumbers = "pid.numbers",
     /// The namespace of a number.
@@ -162,6 +171,18 @@ fields! {
     InodeMode = "inode.i_mode",
     /// What kind a file system is.
     SuperBlockMagic = "super_block.s_magic",
+    /// Of what type a file system is,
+    SuperBlockType = "super_block.s_type",
+    /// the same of one that is being set up,
+    ContextType = "fs_context.fs_type",
+    /// and the type's name.
+    TypeName = "file_system_type.name",
+    /// The type of a key,
+    KeyType = "key.index_key.type",
+    /// and its name.
+    KeyTypeName = "key_type.name",
+    /// A name, with its length before it.
+    StringName = "qstr.name",
     /// The file system that an inode is of.
     InodeSuperBlock = "inode.i_sb",
     /// The directory entry by which a file was opened.

@@ -16,6 +16,7 @@ pub mod host;
 pub mod identity;
 pub mod kernel_log;
 pub mod module;
+pub mod mount;
 pub mod net_link;
 pub mod netlink;
 pub mod setting;

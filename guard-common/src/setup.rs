@@ -32,6 +32,8 @@ pub const SETTING_UP: u32 = 8192;
 
 /// Flags of clone(2) (include/uapi/linux/sched.h).
 pub const CLONE_THREAD: u64 = 0x0001_0000;
+/// A network namespace is made; likewise of unshare(2).
+pub const CLONE_NEWNET: u64 = 0x4000_0000;
 /// A user namespace is made; likewise of unshare(2).
 pub const CLONE_NEWUSER: u64 = 0x1000_0000;
 /// The child is made straight in a cgroup that the caller names (5.7).

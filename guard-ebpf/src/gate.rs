@@ -136,6 +136,12 @@ impl Sentence {
         Self(self.0 | other.0)
     }
 
+    /// The same where it refuses; else nothing.
+    #[inline(always)]
+    pub fn if_refused(self) -> Self {
+        Self(self.0 & Self::REFUSED)
+    }
+
     #[inline(always)]
     pub fn refuses(self) -> bool {
         self.0 & Self::REFUSED != 0
@@ -313,12 +319,33 @@ fn told([one, two]: Argument) -> Told {
 /// No argument.
 pub const NONE: Argument = [0; 2];
 
-/// Whether the running task may do this, whatever it is done to and wherever; `None`: it is the host's, or something could not be
-/// looked up. Both may.
+/// Whether the running task may do this, whatever it is done to and wherever; `None`: it is the host's, its container is being set
+/// up, or something could not be looked up. All of them may.
 #[inline(always)]
 pub fn ask(action: Action) -> Option<Verdict> {
     let case = Case::of_current()?;
+    if action.is_setup() && !is_asked(&case, action) {
+        return None;
+    }
     Some(case.close(action, NONE, case.sentence(case.fates(action), 0)))
+}
+
+/// The same where a rule may be about what it is done to.
+#[inline(always)]
+pub fn ask_about(action: Action, argument: Argument) -> Option<Verdict> {
+    let case = Case::of_current()?;
+    if !is_asked(&case, action) {
+        return None;
+    }
+    let fates = case.fates(action) | case.fates_by_argument(action, argument);
+    Some(case.close(action, argument, case.sentence(fates, 0)))
+}
+
+/// Whether any rule is about this action of the container's, and it is not its runtime that does it.
+#[inline(always)]
+pub fn is_asked(case: &Case, action: Action) -> bool {
+    case.is_about(action.bit(), &[Fate::Refused, Fate::Audited])
+        && !(action.is_setup() && case.is_setting_up())
 }
 
 /// The same, for a program that may not call every helper; see [`Case::close_of`].

@@ -73,6 +73,17 @@ pub fn word_at(address: u64) -> u64 {
     }
 }
 
+/// The first 15 bytes of a text at a kernel address, and NULs behind it; none where it cannot be read.
+#[inline(always)]
+pub fn text_at(address: u64) -> [u64; 2] {
+    let mut words = [0_u64; 2];
+    // SAFETY: as many bytes as there is room for, and the helper fails on an address that cannot be read.
+    unsafe {
+        generated::bpf_probe_read_kernel_str(words.as_mut_ptr().cast(), 16, address as *const _);
+    }
+    words
+}
+
 /// Adds without reading the result back: the one atomic that 5.10 has. `core` hides `fetch_add` on this target.
 ///
 /// # Safety

@@ -8,6 +8,7 @@
 #![feature(asm_experimental_arch)]
 
 mod asking;
+mod call;
 mod context;
 mod event;
 mod gate;

@@ -58,9 +58,10 @@ pub fn may(cgroup: Option<&Cgroup>, script: &str) -> Result<bool> {
     command.args(["-c", script]);
     let output = output(cgroup, command)?;
     let said = String::from_utf8_lossy(&output.stderr);
-    // In conntrack's words for it as well, and in those of unshare(2) before 6.1.
+    // In conntrack's words for it as well, in mount's, and in those of unshare(2) before 6.1.
     let is_refused = [
         "Operation not permitted",
+        "permission denied.",
         "you must be root or get CAP_NET_ADMIN",
     ];
     let as_memory = release() < (6, 1) && said.contains("Cannot allocate memory");

@@ -1,9 +1,17 @@
+pub mod anonymous;
 pub mod bpf;
 pub mod fork_storm;
 pub mod kernel_log;
+pub mod key;
 pub mod module;
+pub mod mount;
 pub mod net_link;
+pub mod net_namespace;
 pub mod netlink;
+pub mod perf_event;
+pub mod ptrace;
+pub mod reboot;
 pub mod setting;
 pub mod socket;
+pub mod swap;
 pub mod user_namespace;

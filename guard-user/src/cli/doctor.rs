@@ -12,7 +12,7 @@ use guard_user::{
     },
     identity::tree::Hierarchy,
     kernel::{
-        attach::FUNCTIONS,
+        attach::functions,
         btf::Btf,
         hooks,
         load::{Kernel, Sizes},
@@ -88,7 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if rungs::locked_down() {
         degraded.push(rungs::LOCKED_DOWN.into());
     }
-    let btf = Btf::of_this_kernel(&FUNCTIONS).unwrap_or_else(|error| {
+    let btf = Btf::of_this_kernel(&functions()).unwrap_or_else(|error| {
         degraded.push(format!("{error}: no program can be used without").into());
         Btf::none()
     });

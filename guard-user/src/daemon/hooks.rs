@@ -8,7 +8,7 @@ use super::{Daemon, Plan};
 use crate::{
     act::restrict,
     kernel::{
-        attach::FUNCTIONS,
+        attach::functions,
         btf::Btf,
         hooks::{self, Hook, Proved},
         open,
@@ -50,7 +50,7 @@ impl Daemon {
             })
             .collect();
         if !missing.is_empty() {
-            let btf = Btf::of_this_kernel(&FUNCTIONS).unwrap_or_else(|_| Btf::none());
+            let btf = Btf::of_this_kernel(&functions()).unwrap_or_else(|_| Btf::none());
             let rung = self.options.rung;
             let setup = &mut self.setup;
             let mut new = hooks::attach(

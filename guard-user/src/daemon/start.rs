@@ -21,7 +21,7 @@ use crate::{
     decide::engine::{Engine, Rests},
     identity::{roster::Roster, tree::Hierarchy},
     kernel::{
-        attach::FUNCTIONS,
+        attach::functions,
         btf::Btf,
         hooks,
         load::{Kernel, PINS, Sizes},
@@ -51,7 +51,7 @@ impl Daemon {
         if rungs::locked_down() {
             notes.stand("lockdown", rungs::LOCKED_DOWN);
         }
-        let btf = Btf::of_this_kernel(&FUNCTIONS).unwrap_or_else(|error| {
+        let btf = Btf::of_this_kernel(&functions()).unwrap_or_else(|error| {
             notes.stand("btf", format!("{error}: no program can be used without"));
             Btf::none()
         });

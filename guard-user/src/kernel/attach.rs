@@ -15,7 +15,7 @@ use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 use super::{
     btf::Btf,
     functions::Functions,
-    hooks::{Hook, Place},
+    hooks::{self, Hook, Place},
     load::{Kernel, LoadError},
     rungs::{self, Rung},
     sys,
@@ -27,8 +27,8 @@ use crate::identity::tree::{Hierarchy, Version};
 /// The program that refuses forks.
 pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
 
-/// Functions of the kernel that programs attach to.
-pub const FUNCTIONS: [&str; 34] = [
+/// Functions of the kernel that programs attach to which are no hooks.
+const FUNCTIONS: [&str; 8] = [
     "bpf_lsm_task_alloc",
     "security_task_alloc",
     "cgroup_attach_task",
@@ -37,33 +37,13 @@ pub const FUNCTIONS: [&str; 34] = [
     "perf_event_free_task",
     "security_task_free",
     "vprintk_store",
-    "bpf_lsm_syslog",
-    "security_syslog",
-    "bpf_lsm_file_permission",
-    "security_file_permission",
-    "bpf_lsm_sb_kern_mount",
-    "security_sb_kern_mount",
-    "bpf_lsm_netlink_send",
-    "security_netlink_send",
-    "bpf_lsm_file_ioctl",
-    "security_file_ioctl",
-    "bpf_lsm_file_ioctl_compat",
-    "security_file_ioctl_compat",
-    "bpf_lsm_bpf",
-    "security_bpf",
-    "bpf_lsm_socket_create",
-    "security_socket_create",
-    "bpf_lsm_userns_create",
-    CREATE_USER_NS,
-    "bpf_lsm_cred_prepare",
-    "security_prepare_creds",
-    "bpf_lsm_kernel_module_request",
-    "security_kernel_module_request",
-    "bpf_lsm_kernel_read_file",
-    "security_kernel_read_file",
-    "bpf_lsm_kernel_load_data",
-    "security_kernel_load_data",
 ];
+
+/// Functions of the kernel that programs attach to.
+#[must_use]
+pub fn functions() -> Vec<&'static str> {
+    FUNCTIONS.into_iter().chain(hooks::functions()).collect()
+}
 
 /// What setting up cannot be told without.
 const SETUP_NEEDS: [Field; 11] = [
@@ -187,7 +167,10 @@ impl Kernel {
             (
                 Place::Asked { security, .. },
                 Rung::FmodRet | Rung::Cgroup | Rung::Observe | Rung::Setting,
-            ) => How::ModifyReturn(security),
+            ) => {
+                let program = hook.modifying.unwrap_or(hook.program);
+                return self.attach(btf, program, How::ModifyReturn(security));
+            }
             (Place::Devices { plain }, _) => {
                 return self.attach_to_devices(btf, hierarchy, hook.program, plain);
             }

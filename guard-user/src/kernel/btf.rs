@@ -215,6 +215,13 @@ impl Btf {
         self.named.get(&(kind_of(name), name.to_owned())).copied()
     }
 
+    /// How many arguments a function has; only of those that were asked for.
+    #[must_use]
+    pub fn arguments(&self, name: &str) -> Option<u32> {
+        let prototype = self.get(self.get(self.function(name)?)?.size)?;
+        u32::try_from(prototype.members()).ok()
+    }
+
     /// The words of the kernel side's `CONFIG` that BTF knows; [`MISSING`] elsewhere.
     #[must_use]
     pub fn config(&self) -> [u32; FIELDS] {

@@ -10,6 +10,7 @@ use nix::{errno::Errno, libc};
 use super::{
     attach::{CREATE_USER_NS, Link},
     btf::Btf,
+    hooks::PERF_EVENT_OPEN,
     load::{Kernel, PINS},
     rungs::{self, Rung},
     self_test::{self, DONE, FORK, Outcome, SelfTestError},
@@ -90,6 +91,10 @@ pub fn config(btf: &Btf, hierarchy: &Hierarchy) -> [u32; FIELDS] {
         (Field::UserMadeEach, USER_MADE_EACH),
         (Field::HostNet, host_net()),
         (Field::UserNamespacesUnasked, unasked(btf)),
+        (
+            Field::PerfArguments,
+            btf.arguments(PERF_EVENT_OPEN).unwrap_or(MISSING),
+        ),
     ] {
         words[field as usize] = word;
     }
@@ -120,6 +125,7 @@ pub fn missing(words: &[u32; FIELDS]) -> Vec<&'static str> {
                     | Field::CgroupAncestorIds
                     | Field::TaskSoftirqs
                     | Field::ReadingModuleCompressed
+                    | Field::HelperTaskRegisters
             )
         })
         .map(|field| field.btf())

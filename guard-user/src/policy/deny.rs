@@ -2,7 +2,7 @@
 
 use guard_common::{
     action::{Action, Argument, Takes},
-    module, net_link,
+    module, mount, net_link,
     netlink::{self, Family},
     socket::{ANY, FAMILIES, PROTOCOLS, Socket, TYPES},
 };
@@ -153,6 +153,17 @@ fn denial(desk: &mut Desk, node: &Node) -> Option<(Denial, At)> {
             let section = of_action(desk, value, action, &["families", "types", "protocols"])?;
             sockets(desk, &section, at)
         }
+        (Some(value), Takes::FileSystems) => {
+            let section = of_action(desk, value, action, &["fs"])?;
+            let given = section.need(desk, "fs")?;
+            file_systems(desk, given)
+        }
+        (Some(value), Takes::KeyTypes) => {
+            let section = of_action(desk, value, action, &["types"])?;
+            let like = ("list of types of keys", example(action));
+            let given = section.need_as(desk, "types", Some(like))?;
+            key_types(desk, given)
+        }
         (Some(value), Takes::Names) => {
             let section = of_action(desk, value, action, &["names"])?;
             let given = section.need(desk, "names")?;
@@ -215,6 +226,8 @@ const fn example(action: Action) -> &'static str {
         Takes::Sockets => "families: [vsock, alg]",
         Takes::Families => "families: [nf_tables, xfrm]",
         Takes::Names => "names: [net-pf-40]",
+        Takes::FileSystems => "fs: [overlay, fuse]",
+        Takes::KeyTypes => "types: [keyring, cifs.spnego]",
     }
 }
 
@@ -374,6 +387,31 @@ fn names(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
         "the kernel asks for no module by a name of that length",
         "a name as the kernel asks for it, such as net-pf-40, fs-ntfs3 or tcp-ulp-tls, 1 to 55 bytes",
         "`modprobe --resolve-alias NAME` says which module it comes to",
+    )
+}
+
+/// Types of file systems.
+fn file_systems(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
+    let one = |name: &str| mount::file_system(name).filter(|_| !name.contains('.'));
+    named(
+        desk,
+        given,
+        one,
+        "no kernel has a type of file system by such a name",
+        "a type as /proc/filesystems lists them, without a subtype, 1 to 15 bytes",
+        "for `fuse.sshfs` write fuse: what is behind the dot is the file system's own",
+    )
+}
+
+/// Types of keys.
+fn key_types(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
+    named(
+        desk,
+        given,
+        guard_common::action::name,
+        "a type of keys with a name of that length cannot be told from others",
+        "a type as keyctl(1) and the kernel name it, such as keyring, user or cifs.spnego, 1 to 15 bytes",
+        "deny `key.create` altogether where it matters",
     )
 }
 

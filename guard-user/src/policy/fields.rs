@@ -124,13 +124,15 @@ pub const FIELDS: &[Field] = fields! {
     "rules[].pids.leak", "a duration, or off", "30m", "leak: 30m",
     "Alarm when a container's pids rise so steadily that less than this is left until its cap or the host's reserve is reached. Refuses nothing.";
     "rules[].deny", "list of actions", "[]", "deny: [kernel_log.read, kernel_log.clear, kernel_log.write]",
-    "What is refused, whatever capabilities the container has, with EPERM where the kernel tells it: kernel_log.consume, kernel_log.read, which includes it, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console; bridge.create; net_link.create, of all kinds or of some; socket, of all families, types and protocols or of some; netlink, of all families or of some; user_namespace.create; module.load; module.autoload, of all modules or of some; bpf.";
+    "What is refused, whatever capabilities the container has, with EPERM where the kernel tells it: kernel_log.consume, kernel_log.read, which includes it, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console; bridge.create; net_link.create, of all kinds or of some; socket, of all families, types and protocols or of some; netlink, of all families or of some; user_namespace.create; module.load; module.autoload, of all modules or of some; mount, of everything or of some types of file systems; net_namespace.create; key.create, of all types or of some; bpf; perf_event_open; io_uring; userfaultfd; ptrace; swap; reboot.";
     "rules[].deny[].ACTION.kinds", "list of kinds of links", "all kinds", "kinds: [vxcan, netkit]",
     "Of net_link.create: the links that it is about, as `ip link add type KIND` names them. At most 64.";
     "rules[].deny[].ACTION.families", "list of families of sockets", "all families", "families: [vsock, alg, tipc]",
     "Of netlink: route, xfrm, netfilter, generic and others, or what is behind netfilter: nf_tables, ipset, conntrack and others. Of socket: AF_* in small letters and without AF_, or numbers. With types or protocols, only sockets to which all of them apply.";
     "rules[].deny[].ACTION.types", "list of types of sockets", "all types", "types: [raw, packet]",
-    "Of socket: SOCK_* in small letters and without SOCK_, or numbers.";
+    "Of socket: SOCK_* in small letters and without SOCK_, or numbers. Of key.create: types of keys, such as keyring, user, logon, cifs.spnego, of up to 15 bytes.";
+    "rules[].deny[].ACTION.fs", "list of types of file systems", "everything", "fs: [overlay, fuse]",
+    "Of mount: types as /proc/filesystems lists them. Then bind mounts, moves and changes of propagation are none of it. At most 64.";
     "rules[].deny[].ACTION.protocols", "list of protocols of sockets", "all protocols", "protocols: [sctp, dccp]",
     "Of socket: as they stand in the call, where 0 leaves it to the kernel: IPPROTO_* in small letters and without IPPROTO_, or numbers.";
     "rules[].deny[].ACTION.names", "list of names of modules", "all modules", "names: [net-pf-40, fs-ntfs3]",

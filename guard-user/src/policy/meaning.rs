@@ -38,6 +38,23 @@ pub const fn what(action: Action) -> &'static str {
         Action::ModuleAutoload => {
             "having the kernel load a module, whichever or one of those that `names` names, by asking for what is not there"
         }
+        Action::Mount => {
+            "mounting anything, moving or changing what is mounted, or mounting file systems of the types that `fs` names"
+        }
+        Action::NetNamespaceCreate => "making a network namespace",
+        Action::PerfEventOpen => "calling perf_event_open(2)",
+        Action::KeyCreate => {
+            "making a key or a keyring of any type, or of those that `types` names"
+        }
+        Action::IoUring => "making a ring of io_uring",
+        Action::Userfaultfd => "making a descriptor by which page faults are handled in user space",
+        Action::Ptrace => {
+            "tracing a process, and reading or writing its memory or taking its descriptors, one of the same container included"
+        }
+        Action::Swap => "switching swap on or off",
+        Action::Reboot => {
+            "restarting or halting the host, or having it run another kernel; ending the container's own pid namespace is none of it"
+        }
         Action::UserNamespaceCreate => {
             "making a user namespace, in which whoever makes it has all capabilities"
         }
@@ -83,6 +100,26 @@ pub const fn ways_round(action: Action) -> &'static [&'static str] {
             "a module that is loaded already",
             "another name by which the kernel asks for the same module",
         ],
+        Action::Mount => &[
+            "what the runtime mounted, and what is propagated into the container",
+            "attributes of what is mounted, by mount_setattr(2); umount(2); open_tree(2), of which nothing is seen yet",
+            "having a program of the host mount, as udisks and autofs do",
+        ],
+        Action::NetNamespaceCreate => {
+            &["joining a namespace that was made before, or by the runtime (setns)"]
+        }
+        Action::PerfEventOpen => &["an event that another opened and sent"],
+        Action::KeyCreate => &["keys that are there already"],
+        Action::IoUring => &["a ring that was made before, or that another made and sent"],
+        Action::Userfaultfd => {
+            &["a descriptor that was made before, or that another made and sent"]
+        }
+        Action::Ptrace => &[
+            "what is traced already",
+            "looking without taking hold, as ps does",
+        ],
+        Action::Swap => &["writing the host's block devices, and the limits of memory of cgroups"],
+        Action::Reboot => &["/proc/sysrq-trigger, and devices of watchdogs"],
         Action::UserNamespaceCreate => &[
             "joining a namespace that was made before, or by the runtime",
             "tracing a runtime's process that is about to enter the container (the host's CAP_SYS_PTRACE)",

@@ -234,7 +234,9 @@ impl Record {
         let words = match action.takes() {
             Takes::Sockets => Socket::from_argument([one, two]).map(|socket| socket.to_string()),
             Takes::Families => Family::from_argument([one, two]).map(|family| family.to_string()),
-            Takes::Kinds | Takes::Names | Takes::Nothing => None,
+            Takes::Kinds | Takes::Names | Takes::FileSystems | Takes::KeyTypes | Takes::Nothing => {
+                None
+            }
         };
         let bytes = words.map_or_else(|| told.map(u64::to_le_bytes).concat(), String::into_bytes);
         if *told != Told::default() {

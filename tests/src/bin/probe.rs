@@ -3,12 +3,14 @@
 use clap::{Parser, Subcommand};
 use guard_tests::probe::{
     bomb::{Bomb, Steady, Window},
+    call::Call,
     cost::Cost,
     crash::Crash,
     crowd::{Crowd, Leak},
     klog::{self, Syslog},
     link::Link,
     module::Module,
+    mount::Mount,
     socket::Socket,
     tally::Counted,
     user_namespace::UserNamespace,
@@ -24,6 +26,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Probe {
     Bomb(Bomb),
+    Call(Call),
     Steady(Steady),
     Window(Window),
     Leak(Leak),
@@ -33,6 +36,7 @@ enum Probe {
     Syslog(Syslog),
     Link(Link),
     Module(Module),
+    Mount(Mount),
     Socket(Socket),
     UserNamespace(UserNamespace),
     /// Reads from a descriptor that comes through the socket at standard input.
@@ -50,9 +54,11 @@ fn main() -> anyhow::Result<()> {
             println!("{}", crash.run()?);
             return Ok(());
         }
+        Probe::Call(call) => return Ok(call.run()?),
         Probe::Syslog(syslog) => return Ok(syslog.run()?),
         Probe::Link(link) => return Ok(link.run()?),
         Probe::Module(module) => return Ok(module.run()?),
+        Probe::Mount(mount) => return Ok(mount.run()?),
         Probe::Socket(socket) => return Ok(socket.run()?),
         Probe::UserNamespace(namespace) => return Ok(namespace.run()?),
         Probe::Received => return Ok(klog::read_received()?),

@@ -4,8 +4,10 @@ pub mod bpf;
 pub mod fork_storm;
 pub mod kernel_log;
 pub mod module;
+pub mod mount;
 pub mod net_link;
 pub mod netlink;
+pub mod plain;
 pub mod setting;
 pub mod socket;
 pub mod user_namespace;
@@ -124,6 +126,8 @@ pub fn all() -> Vec<&'static Scenario> {
         bpf::SCENARIOS,
         netlink::SCENARIOS,
         setting::SCENARIOS,
+        plain::SCENARIOS,
+        mount::SCENARIOS,
     ]
     .into_iter()
     .flatten()

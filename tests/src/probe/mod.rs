@@ -1,6 +1,7 @@
 //! Programs that run in a container and do what Bulkhead is there against, counting exactly what became of it.
 
 pub mod bomb;
+pub mod call;
 pub mod cost;
 pub mod crash;
 pub mod crowd;
@@ -8,6 +9,7 @@ pub mod forks;
 pub mod klog;
 pub mod link;
 pub mod module;
+pub mod mount;
 pub mod socket;
 pub mod tally;
 pub mod user_namespace;

@@ -1,4 +1,4 @@
-//! Makes a user namespace in each way there is, before or after it executes something in its cgroup.
+//! Makes a user or a network namespace in each way there is, before or after it executes something in its cgroup.
 
 use std::{
     arch::asm,
@@ -20,6 +20,9 @@ use crate::bed::PROBE;
 /// Makes a user namespace.
 #[derive(Args, Clone, Debug)]
 pub struct UserNamespace {
+    /// A network namespace instead.
+    #[arg(long)]
+    pub net: bool,
     /// How it is asked for.
     #[arg(long, value_enum, default_value = "unshare")]
     pub way: Way,
@@ -78,10 +81,18 @@ impl UserNamespace {
             return self.step(step);
         }
         match self.way {
-            Way::Unshare => came(unshare()),
-            Way::Unshare32 => came(unshare_32(libc::CLONE_NEWUSER as u32)),
-            Way::Clone => child_of(clone(libc::CLONE_NEWUSER as u64)?),
-            Way::Clone3 => child_of(clone3(libc::CLONE_NEWUSER as u64, None)?),
+            Way::Unshare => came(unshare(self.flag())),
+            Way::Unshare32 => came(call_32(310, self.flag() as u32)),
+            Way::Clone => child_of(clone(self.flag() as u64)?),
+            Way::Clone3 => child_of(clone3(self.flag() as u64, None)?),
+        }
+    }
+
+    const fn flag(&self) -> i32 {
+        if self.net {
+            libc::CLONE_NEWNET
+        } else {
+            libc::CLONE_NEWUSER
         }
     }
 
@@ -146,6 +157,9 @@ impl UserNamespace {
         let mut command = Command::new(program);
         command.args(["user-namespace", "--way"]);
         command.arg(name(&self.way));
+        if self.net {
+            command.arg("--net");
+        }
         for step in &self.then {
             command.arg("--then").arg(name(step));
         }
@@ -171,19 +185,19 @@ fn enter(cgroup: &Path) -> io::Result<()> {
     came(written as i64 - 1)
 }
 
-fn unshare() -> i64 {
+fn unshare(flag: i32) -> i64 {
     // SAFETY: no preconditions.
-    i64::from(unsafe { libc::unshare(libc::CLONE_NEWUSER) })
+    i64::from(unsafe { libc::unshare(flag) })
 }
 
-/// By `int 0x80`, with the number that unshare(2) has there; -1 and `errno` as libc does it.
-fn unshare_32(flags: u32) -> i64 {
-    let mut result: i64 = 310;
+/// By `int 0x80`, with the number that a system call has there; -1 and `errno` as libc does it.
+pub(super) fn call_32(number: i64, first: u32) -> i64 {
+    let mut result = number;
     // SAFETY: the system call reads one register and changes another; what the kernel may do to the others is said.
     unsafe {
         asm!(
-            "push rbx", "mov ebx, {flags:e}", "int 0x80", "pop rbx",
-            flags = in(reg) flags, inout("rax") result,
+            "push rbx", "mov ebx, {first:e}", "int 0x80", "pop rbx",
+            first = in(reg) first, inout("rax") result,
             out("r8") _, out("r9") _, out("r10") _, out("r11") _,
         );
         let result = result as i32;
@@ -191,8 +205,8 @@ fn unshare_32(flags: u32) -> i64 {
             *libc::__errno_location() = -result;
             return -1;
         }
+        i64::from(result)
     }
-    0
 }
 
 /// clone(2), as fork(2) does it; 0 in the child.
@@ -246,7 +260,7 @@ fn child_of(child: i32) -> io::Result<()> {
     }
 }
 
-fn came(result: i64) -> io::Result<()> {
+pub(super) fn came(result: i64) -> io::Result<()> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

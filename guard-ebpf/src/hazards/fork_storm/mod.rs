@@ -12,7 +12,7 @@ use guard_common::{
 
 use crate::{
     gate::{Attempt, Verdict},
-    hazards::user_namespace,
+    hazards::net_namespace,
     kernel::{self, add},
     maps::PROFILES,
     subject,
@@ -36,7 +36,7 @@ pub fn fork_storm_task_alloc(ctx: LsmContext) -> i32 {
         return ALLOW;
     };
     // Before the fork is counted: what is refused here has not begun.
-    if user_namespace::is_denied_at_fork(ctx.arg(1)) {
+    if net_namespace::is_denied_at_fork(ctx.arg(1)) {
         return kernel::apart(-EPERM);
     }
     under_way::begins(host);

@@ -1,12 +1,20 @@
 //! The hooks that judge actions, each with the trial that shows that it refuses.
 
+mod anonymous;
 mod bpf;
 mod kernel_log;
+mod key;
 mod module;
+mod mount;
 mod net_link;
+mod net_namespace;
 mod netlink;
+mod perf_event;
+mod ptrace;
+mod reboot;
 mod setting;
 mod socket;
+mod swap;
 mod user_namespace;
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,13 +32,21 @@ use super::{
 };
 use crate::identity::tree::{Hierarchy, id_of};
 
+pub use anonymous::{IO_URING, USERFAULTFD};
 pub use bpf::BPF;
 pub use kernel_log::{KERNEL_LOG, KERNEL_LOG_DEVICES};
+pub use key::KEY;
 pub use module::MODULE;
+pub use mount::MOUNT;
 pub use net_link::NET_LINK;
+pub use net_namespace::NET_NAMESPACE;
 pub use netlink::NETLINK;
+pub use perf_event::{PERF_EVENT, PERF_EVENT_OPEN};
+pub use ptrace::PTRACE;
+pub use reboot::REBOOT;
 pub use setting::{SETTING, SWITCH};
 pub use socket::SOCKET;
+pub use swap::SWAP;
 pub use user_namespace::USER_NAMESPACE;
 
 /// A place where the kernel asks its security modules.
@@ -41,6 +57,9 @@ pub struct Hook {
     pub name: &'static str,
     /// Our program.
     pub program: &'static str,
+    /// The one in its place where the kernel asks ours before its security modules ([`Rung::FmodRet`]), and takes another answer for
+    /// yes than it takes of one of them.
+    pub modifying: Option<&'static str>,
     /// Where it is attached.
     pub place: Place,
     /// What it stands before, in words.
@@ -83,6 +102,7 @@ const BY_ITSELF: Hook = Hook {
     hazard: "",
     name: "",
     program: "",
+    modifying: None,
     place: Place::Settings,
     what: "",
     open: &[],
@@ -116,6 +136,29 @@ pub fn all() -> impl Iterator<Item = &'static Hook> {
         .chain(&NETLINK)
         .chain(&USER_NAMESPACE)
         .chain(&MODULE)
+        .chain(&MOUNT)
+        .chain(&NET_NAMESPACE)
+        .chain(&PERF_EVENT)
+        .chain(&KEY)
+        .chain(&IO_URING)
+        .chain(&USERFAULTFD)
+        .chain(&PTRACE)
+        .chain(&SWAP)
+        .chain(&REBOOT)
+}
+
+/// Functions of the kernel that these, and what takes their place, attach to or go by.
+pub fn functions() -> impl Iterator<Item = &'static str> {
+    all()
+        .flat_map(|hook| std::iter::once(hook).chain(hook.lower))
+        .flat_map(|hook| {
+            let (lsm, security) = match hook.place {
+                Place::Asked { lsm, security } => (Some(lsm), Some(security)),
+                Place::Devices { .. } | Place::Settings => (None, None),
+            };
+            [lsm, security, hook.without]
+        })
+        .flatten()
 }
 
 /// What became of a hook.

@@ -15,6 +15,7 @@ fn action(key: &str) -> &'static str {
     match key {
         "families" | "types" | "protocols" => "socket",
         "names" => "module.autoload",
+        "fs" => "mount",
         _ => "net_link.create",
     }
 }

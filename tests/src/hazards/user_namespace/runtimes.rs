@@ -1,10 +1,11 @@
-//! Real runtimes start containers as ever, those in user namespaces too; what they run makes none.
+//! Real runtimes start containers as ever, those in user namespaces too, with all that they do themselves denied; what they run may
+//! do nothing of it.
 
 use std::{fs, path::Path, process::Output, time::Duration};
 
 use anyhow::{Result, ensure};
 
-use super::{Needs, RULE, Scenario};
+use super::{Needs, Scenario};
 use crate::{
     bed::PROBE,
     daemon::{Daemon, Policy},
@@ -14,18 +15,24 @@ use crate::{
 
 /// Real runtimes.
 pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "user_namespace::runtimes_make_them_as_ever_and_what_they_run_makes_none",
+    name: "user_namespace::runtimes_start_containers_as_ever_and_what_they_run_does_nothing_of_it",
     needs: Needs::Ordinary,
     run: runtimes,
 }];
 
-/// Says that it runs, and how many user namespaces it could make.
-const SCRIPT: &str = "echo started; unshare --user true && echo made; true";
+/// All that a container can be refused and that a runtime may do as well to start it.
+const RULE: &str = "deny: [user_namespace.create, net_namespace.create, mount, key.create, module.load, module.autoload, bpf, \
+                    perf_event_open, io_uring, userfaultfd, ptrace, swap, reboot, kernel_log.read, kernel_log.write, kernel_log.clear]";
+
+/// Says that it runs, and what of it it could do.
+const SCRIPT: &str = "echo started; unshare --user true && echo made; unshare --net true && echo apart; \
+                      mount -t tmpfs none /tmp && echo mounted; /probe call session && echo keyed; true";
+const ALL: &str = "started\nmade\napart\nmounted\nkeyed\n";
 
 fn runtimes() -> Result<()> {
     let bundle = Path::new("/run/bulkhead-bundle-of-namespaces");
     make_root(&bundle.join("rootfs"))?;
-    each(bundle, "started\nmade\n")?;
+    each(bundle, ALL)?;
     hostile(bundle, true)?;
     let policy = Policy::enforce(RULE)?;
     let _daemon = Daemon::start(&policy, &[])?;

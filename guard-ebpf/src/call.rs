@@ -1,0 +1,67 @@
+//! The system call that the running task is in, for hooks that are not told what it asks for.
+//!
+//! Nobody but the task itself, or who traces it, writes its registers, and no longer when the kernel has read them.
+
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+use guard_common::config::{Field, MISSING};
+
+use crate::kernel::{config, current, offset, read, read_at};
+
+/// Bytes of a task's kernel stack before 5.15 (`THREAD_SIZE`, arch/x86/include/asm/page_64_types.h, without KASAN).
+const STACK: u64 = 16 << 10;
+/// A system call by the x32 ABI (`__X32_SYSCALL_BIT`).
+const X32: u32 = 0x4000_0000;
+/// `TS_COMPAT`: the call is one of 32 bits (arch/x86/include/asm/thread_info.h).
+const COMPAT: u32 = 2;
+
+/// A system call: its number, and that of 32 bits (arch/x86/entry/syscalls/).
+#[derive(Clone, Copy)]
+pub struct Call(pub u32, pub u32);
+
+impl Call {
+    /// The registers with which the running task has made this call; `None`: it is in another, or in none.
+    #[inline(always)]
+    pub fn running(self) -> Option<Registers> {
+        let registers = registers()?;
+        // Of the number the kernel takes 32 bits (`syscall_get_nr`, arch/x86/include/asm/syscall.h).
+        let number = read::<u32>(registers, Field::RegisterCall)? & !X32;
+        if number != self.0 && number != self.1 {
+            return None;
+        }
+        let status: u32 = read(current(), Field::TaskStatus)?;
+        let compat = status & COMPAT != 0;
+        let own = if compat { self.1 } else { self.0 };
+        (number == own).then_some(Registers { registers, compat })
+    }
+}
+
+/// Address of the registers with which the running task has entered the kernel.
+#[inline(always)]
+fn registers() -> Option<u64> {
+    if config(Field::HelperTaskRegisters) != MISSING {
+        // SAFETY: the helpers have no preconditions; the second is given what the first returns.
+        return Some(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64);
+    }
+    let stack: u64 = read(current(), Field::TaskStack)?;
+    Some(stack + STACK - offset(Field::Registers)?)
+}
+
+/// Registers as they were when the kernel was entered.
+#[derive(Clone, Copy)]
+pub struct Registers {
+    registers: u64,
+    compat: bool,
+}
+
+impl Registers {
+    /// The lower 32 bits of the call's first argument.
+    #[inline(always)]
+    pub fn first(self) -> Option<u32> {
+        let field = if self.compat {
+            offset(Field::RegisterFirst32)?
+        } else {
+            offset(Field::RegisterFirst)?
+        };
+        read_at(self.registers + field)
+    }
+}

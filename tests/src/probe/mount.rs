@@ -1,0 +1,129 @@
+//! Mounts a file system, by mount(2) or by the calls that came after it.
+
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use clap::{Args, ValueEnum};
+
+use super::user_namespace::came;
+
+/// Mounts a file system, and takes it away again.
+#[derive(Args, Clone, Debug)]
+pub struct Mount {
+    /// Its type.
+    #[arg(long, default_value = "tmpfs")]
+    pub fs: String,
+    /// By which calls.
+    #[arg(long, value_enum, default_value = "new")]
+    pub way: Way,
+    /// An option and its value.
+    #[arg(long)]
+    pub option: Option<String>,
+    /// Where.
+    #[arg(long, default_value = "/tmp")]
+    pub at: String,
+}
+
+/// By which calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    /// mount(2).
+    Old,
+    /// fsopen(2), fsconfig(2), fsmount(2) and move_mount(2).
+    New,
+    /// The first two of these: it is made, and nowhere to be seen.
+    Made,
+    /// The first one, and an option.
+    Given,
+    /// open_tree(2) and move_mount(2): a bind mount.
+    Tree,
+}
+
+const SET_STRING: i64 = 1;
+const CREATE: i64 = 6;
+const FROM_EMPTY_PATH: i64 = 4;
+const CLONE: i64 = 1;
+
+impl Mount {
+    /// Runs the probe.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn run(self) -> io::Result<()> {
+        let (fs, at) = (CString::new(self.fs)?, CString::new(self.at)?);
+        let none = c"none".as_ptr();
+        match self.way {
+            Way::Old => {
+                let data = CString::new(self.option.unwrap_or_default())?;
+                // SAFETY: texts that end with NULs.
+                came(i64::from(unsafe {
+                    libc::mount(none, at.as_ptr(), fs.as_ptr(), 0, data.as_ptr().cast())
+                }))?;
+            }
+            Way::Tree => {
+                // SAFETY: a text that ends with a NUL.
+                let tree = file(unsafe {
+                    libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, at.as_ptr(), CLONE)
+                })?;
+                show(&tree, &at)?;
+            }
+            Way::New | Way::Made | Way::Given => {
+                // SAFETY: a text that ends with a NUL.
+                let context = file(unsafe { libc::syscall(libc::SYS_fsopen, fs.as_ptr(), 0) })?;
+                let own = context.as_raw_fd();
+                if let Some((key, value)) =
+                    self.option.as_deref().and_then(|text| text.split_once('='))
+                {
+                    let (key, value) = (CString::new(key)?, CString::new(value)?);
+                    // SAFETY: texts that end with NULs.
+                    came(unsafe {
+                        libc::syscall(
+                            libc::SYS_fsconfig,
+                            own,
+                            SET_STRING,
+                            key.as_ptr(),
+                            value.as_ptr(),
+                            0,
+                        )
+                    })?;
+                }
+                if self.way == Way::Given {
+                    return Ok(());
+                }
+                // SAFETY: the command takes no arguments.
+                came(unsafe { libc::syscall(libc::SYS_fsconfig, own, CREATE, 0, 0, 0) })?;
+                if self.way == Way::Made {
+                    return Ok(());
+                }
+                // SAFETY: a descriptor of a file system.
+                let mount = file(unsafe { libc::syscall(libc::SYS_fsmount, own, 0, 0) })?;
+                show(&mount, &at)?;
+            }
+        }
+        // SAFETY: a text that ends with a NUL.
+        came(i64::from(unsafe { libc::umount(at.as_ptr()) }))
+    }
+}
+
+fn file(made: i64) -> io::Result<OwnedFd> {
+    came(made)?;
+    // SAFETY: the kernel has just made it, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(made as i32) })
+}
+
+fn show(mount: &OwnedFd, at: &CString) -> io::Result<()> {
+    // SAFETY: texts that end with NULs.
+    came(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            at.as_ptr(),
+            FROM_EMPTY_PATH,
+        )
+    })
+}
