@@ -3,7 +3,10 @@
 use guard_common::action::Action;
 
 use super::model::{Advisory, Cover, Trigger};
-use crate::policy::model::{Mode, Policy};
+use crate::policy::{
+    denial::action,
+    model::{Mode, Policy},
+};
 
 /// A rule that refuses a trigger.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +77,4 @@ fn mode(policy: &Policy, own: Option<Mode>) -> Mode {
     } else {
         own.unwrap_or(policy.mode)
     }
-}
-
-fn action(name: &str) -> Option<Action> {
-    Action::ALL.into_iter().find(|action| action.name() == name)
 }

@@ -20,7 +20,7 @@ use crate::{
     kernel::install::Treated,
     policy::{
         compile::{self, Applied, Compiled, ModeOverride, ReserveRule, Treatment, effective},
-        deny, load,
+        denial, load,
         model::{Act, Forks, LogSettings, Mode, Outlet, Policy, RESERVE, Rule, Severity},
         pattern::Chosen,
     },
@@ -338,7 +338,7 @@ fn words(rule: &Rule) -> String {
         let _ = write!(words, ": pids at most {pids}");
     }
     if !rule.deny.is_empty() {
-        let _ = write!(words, ": no {}", deny::words(&rule.deny));
+        let _ = write!(words, ": no {}", denial::words(&rule.deny));
     }
     for step in &rule.escalate {
         let (name, after) = match step.act {

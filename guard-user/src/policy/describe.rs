@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     compile::{Compiled, ModeOverride, effective},
-    deny,
+    denial,
     model::{Act, Mode, Policy, RESERVE, Rule},
     units::{Pids, write_duration},
 };
@@ -84,7 +84,7 @@ fn sentence(rule: &Rule, mode: Mode) -> String {
         parts.push(format!("forks beyond {max} pids"));
     }
     if !rule.deny.is_empty() {
-        parts.push(deny::words(&rule.deny));
+        parts.push(denial::words(&rule.deny));
     }
     let mut subjects = rule.subjects.join(", ");
     if !rule.except.is_empty() {

@@ -4,7 +4,7 @@ use std::{fmt, path::Path, time::Duration};
 
 use guard_common::fork_storm::ForkLimits;
 
-pub use super::deny::{Denial, Kind};
+pub use super::denial::{Denial, Kind};
 pub use super::outlet::{Outlet, Syslog};
 use super::units::{Pids, Rate};
 use crate::{klog, record};

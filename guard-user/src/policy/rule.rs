@@ -5,7 +5,8 @@ use std::time::Duration;
 use guard_common::fork_storm::ForkLimits;
 
 use super::{
-    deny::{Denial, denials},
+    denial::Denial,
+    deny::denials,
     model::{Act, Escalation, Forks, Mode, Severity},
     parse::{DAY, SECOND, name},
     problem::{At, Desk},
