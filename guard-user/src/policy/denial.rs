@@ -7,6 +7,8 @@ use guard_common::{
     socket::{ANY, FAMILIES, Socket},
 };
 
+use super::armed::Armed;
+
 /// An action that a rule denies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
@@ -16,6 +18,8 @@ pub struct Denial {
     pub kinds: Vec<Kind>,
     /// Only in a network namespace that is not the host's first.
     pub nested: bool,
+    /// Whether it is in force, as far as that depends on the kernel.
+    pub armed: Armed,
 }
 
 /// What an action is done to.
@@ -35,6 +39,28 @@ impl Denial {
         let of_kinds = self.kinds.is_empty()
             || !kinds.is_empty() && kinds.iter().all(|name| self.has_all_of(name));
         self.action.includes(action) && of_kinds && (!self.nested || nested)
+    }
+
+    /// Whether it refuses an action, somewhere, where that is done to any of these kinds; also where there are none, since what is
+    /// not told apart may be any.
+    #[must_use]
+    pub fn meets(&self, action: Action, kinds: &[String]) -> bool {
+        let of_kinds = self.kinds.is_empty()
+            || kinds.is_empty()
+            || kinds.iter().any(|name| self.has_some_of(name));
+        self.action.includes(action) && of_kinds
+    }
+
+    /// Whether it refuses that where it is done to some of what has this name: for a family of sockets, a type of it.
+    fn has_some_of(&self, name: &str) -> bool {
+        let family = |argument| Socket::from_argument(argument).map(|socket| socket.family);
+        let Some(whole) = whole(self.action, name) else {
+            return false;
+        };
+        self.has_all_of(name)
+            || self.action.takes() == Takes::Sockets
+                && (self.kinds.iter()).any(|kind| family(kind.argument) == family(whole))
+            || (self.kinds.iter()).any(|kind| includes(self.action, whole, kind.argument))
     }
 
     /// Whether it refuses that wherever it is done to what has this name.

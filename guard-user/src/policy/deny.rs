@@ -8,6 +8,7 @@ use guard_common::{
 };
 
 use super::{
+    armed::Armed,
     denial::{Denial, Kind, action},
     fields::near,
     problem::{At, Desk},
@@ -118,6 +119,7 @@ fn denial(desk: &mut Desk, node: &Node) -> Option<(Denial, At)> {
             action,
             kinds,
             nested: false,
+            armed: Armed::Always,
         },
         at,
     ))
