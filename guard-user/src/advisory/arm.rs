@@ -81,10 +81,12 @@ impl Bugs {
     }
 
     fn arms(&self, denial: &Denial) -> Armed {
-        let bugs: Vec<Bug> = (self.judged.iter())
+        let mut bugs: Vec<Bug> = (self.judged.iter())
             .filter(|(_, state)| state.arms())
             .filter_map(|(advisory, state)| bug(denial, advisory, *state))
             .collect();
+        // A line has room for a few: first those that it keeps containers from.
+        bugs.sort_by_key(|bug| (bug.partly, bug.unsure));
         // What is about kernels of the past alone arms nothing that runs this.
         let speaks = |advisory: &Advisory| {
             advisory.historical.is_none() && bug(denial, advisory, State::Affected).is_some()

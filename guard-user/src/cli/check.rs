@@ -342,7 +342,7 @@ mod tests {
         let nothing =
             "enforce  all: refuses nothing on this kernel: none of what it denies is armed\n";
         assert!(said.contains(nothing), "{said}");
-        let why = "bpf: not armed: this kernel (999.0) has none of the bugs that bpf triggers\n";
+        let why = "bpf: not armed: this kernel (999.0) has none of the bugs that it triggers\n";
         assert!(said.contains(why), "{said}");
     }
 

@@ -7,7 +7,7 @@ use zlink::introspect::{CustomType, Type};
 
 use crate::{
     kernel::{hooks::Proved, rungs::Rung},
-    policy::armed::Arming,
+    policy::{armed::Arming, model::Mode},
     record::Text,
 };
 
@@ -208,6 +208,9 @@ pub struct RuleStatus {
     pub mode: String,
     /// What it limits here, in a few words.
     pub limits: String,
+    /// It does nothing on this kernel, whatever its mode: it says `kernel: affected`, and nothing of it is armed.
+    #[serde(default)]
+    pub idle: bool,
     /// Of a rule with `kernel: affected`, what is armed here and what is not; empty of any other.
     #[serde(default)]
     pub armed: Vec<DenialStatus>,
@@ -258,6 +261,14 @@ pub struct Status {
     pub degraded: Vec<Text>,
     /// What was lost.
     pub losses: Losses,
+}
+
+impl RuleStatus {
+    /// Whether it refuses anything on this kernel.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.mode == Mode::Enforce.name() && !self.idle
+    }
 }
 
 /// One reply of many: all but the containers comes first, then each container by itself. In one piece a thousand containers

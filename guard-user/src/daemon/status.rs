@@ -128,6 +128,7 @@ impl Daemon {
                     name: rule.name.clone(),
                     mode: rule.mode.name().to_owned(),
                     limits: rule.limits.clone(),
+                    idle: !rule.limits_anything,
                     armed: rule.armed.iter().map(DenialStatus::from).collect(),
                 })
                 .collect(),

@@ -72,9 +72,9 @@ impl Armed {
                 }
                 format!("armed by {}", named.join(", "))
             }
-            Self::Not(kernel) => format!(
-                "not armed: this kernel ({kernel}) has none of the bugs that {denies} triggers"
-            ),
+            Self::Not(kernel) => {
+                format!("not armed: this kernel ({kernel}) has none of the bugs that it triggers")
+            }
             Self::Never => format!(
                 "not armed: no advisory about a kernel that Bulkhead runs on speaks of {denies}"
             ),

@@ -87,7 +87,7 @@ fn what_an_affected_kernel_arms_a_fixed_one_does_not_put_into_the_kernel() {
     let policy = armed(&set, FIXED, deny);
     assert_eq!(
         says(&policy),
-        "socket of vsock: not armed: this kernel (6.2) has none of the bugs that socket of vsock triggers"
+        "socket of vsock: not armed: this kernel (6.2) has none of the bugs that it triggers"
     );
     // Nor is anybody kept from switching off what refuses nothing.
     let treatment = treatment(&policy);
@@ -262,6 +262,20 @@ fn the_example_of_virtual_patches_is_armed_on_old_kernels_and_not_on_new_ones() 
         }
     }
     assert_eq!(found, 10);
+}
+
+#[test]
+fn bugs_that_it_covers_are_named_before_those_that_it_does_not() {
+    let (some, all) = (
+        triggers("{action: netlink, families: [nf_tables, xfrm]}"),
+        triggers("{action: netlink, families: [xfrm]}"),
+    );
+    let set = set(&[("a", some.as_str()), ("b", all.as_str())]);
+    let policy = armed(&set, AFFECTED, "deny: [{netlink: {families: [xfrm]}}]");
+    assert_eq!(
+        says(&policy),
+        "netlink of xfrm: armed by b, a (not covered)"
+    );
 }
 
 #[test]
