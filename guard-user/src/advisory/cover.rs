@@ -3,7 +3,10 @@
 use guard_common::action::Action;
 
 use super::model::{Advisory, Cover, Trigger};
-use crate::policy::model::{Mode, Policy};
+use crate::policy::{
+    denial::{Denial, action},
+    model::{Mode, Policy, Rule},
+};
 
 /// A rule that refuses a trigger.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +19,8 @@ pub struct Covering {
     pub action: &'static str,
     /// What stays open.
     pub leaves: Option<String>,
+    /// Whether the rule denies it on the kernel that the policy was armed for.
+    pub armed: bool,
 }
 
 /// What stands between a container and a bug.
@@ -25,8 +30,13 @@ pub enum Coverage {
     Impossible(String),
     /// These rules, at least one.
     By(Vec<Covering>),
-    /// No rule; it could be about one of these actions.
-    NoRule(Vec<&'static str>),
+    /// No rule.
+    NoRule {
+        /// It could be about one of these actions.
+        actions: Vec<&'static str>,
+        /// Rules that refuse some of a trigger and leave the rest.
+        partly: Vec<String>,
+    },
     /// No rule can: this version refuses none of the triggers.
     NoAction,
 }
@@ -46,22 +56,34 @@ pub fn coverage(advisory: &Advisory, policy: &Policy) -> Coverage {
     }
     let by: Vec<Covering> = (policy.rules.iter())
         .flat_map(|rule| {
-            let refused = known.iter().filter(|(trigger, action)| {
-                (rule.deny.iter())
-                    .any(|denial| denial.covers(*action, &trigger.kinds, trigger.nested))
-            });
-            refused.map(|(trigger, action)| Covering {
-                rule: rule.name.clone(),
-                mode: mode(policy, rule.mode),
-                action: action.name(),
-                leaves: trigger.leaves.clone(),
+            known.iter().filter_map(|(trigger, action)| {
+                let covers =
+                    |denial: &&Denial| denial.covers(*action, &trigger.kinds, trigger.nested);
+                rule.deny.iter().find(covers).map(|denial| Covering {
+                    rule: rule.name.clone(),
+                    mode: mode(policy, rule.mode),
+                    action: action.name(),
+                    leaves: trigger.leaves.clone(),
+                    armed: denial.armed.holds(),
+                })
             })
         })
         .collect();
     if by.is_empty() {
         let mut names: Vec<&'static str> = known.iter().map(|(_, action)| action.name()).collect();
         names.dedup();
-        Coverage::NoRule(names)
+        let meets = |rule: &&Rule| {
+            let mut all = rule.in_force();
+            all.any(|denial| {
+                let mut triggers = known.iter();
+                triggers.any(|(trigger, action)| denial.meets(*action, &trigger.kinds))
+            })
+        };
+        let partly = policy.rules.iter().filter(meets);
+        Coverage::NoRule {
+            actions: names,
+            partly: partly.map(|rule| rule.name.clone()).collect(),
+        }
     } else {
         Coverage::By(by)
     }
@@ -74,8 +96,4 @@ fn mode(policy: &Policy, own: Option<Mode>) -> Mode {
     } else {
         own.unwrap_or(policy.mode)
     }
-}
-
-fn action(name: &str) -> Option<Action> {
-    Action::ALL.into_iter().find(|action| action.name() == name)
 }

@@ -86,6 +86,15 @@ impl Kernel {
         }
     }
 
+    /// Which it is, in words: the package where its vendor numbers them, else the release.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match (&self.package, self.distribution()) {
+            (Some(package), Some(distribution)) => format!("{} {package}", distribution.title()),
+            (Some(_) | None, _) => self.release.clone(),
+        }
+    }
+
     /// Takes over the version that Debian's package database has for it, where it tells none itself.
     pub fn set_debian(&mut self, version: &str) {
         if self.vendor == Vendor::Of(Distribution::Debian)

@@ -62,6 +62,12 @@ pub const FIELDS: &[Field] = fields! {
     "The links that it takes: a rule about some kinds alone covers the advisory only if these are among them.";
     "triggers[].families", "list of families of sockets or of netlink", "all families", "families: [vsock]",
     "The same of sockets and of netlink: a rule about some families covers it only if these are among them, with no types or protocols beside them.";
+    "triggers[].names", "list of names of modules", "all modules", "names: [net-pf-40, fs-cifs]",
+    "The same of modules, as the kernel asks for them, `-` and `_` alike: all names by which a container has the module loaded.";
+    "triggers[].fs", "list of types of file systems", "everything", "fs: [overlay]",
+    "The same of mounts.";
+    "triggers[].types", "list of types of keys", "all types", "types: [cifs.spnego]",
+    "The same of keys.";
     "triggers[].netns", "nested", "any", "netns: nested",
     "It takes a network namespace that is not the host's first: a rule with `when: {netns: nested}` covers it.";
     "triggers[].leaves", "one line of text", "nothing", "leaves: discards of the kernel itself",

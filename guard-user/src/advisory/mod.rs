@@ -1,8 +1,9 @@
 //! Advisories: known kernel bugs that a container can reach, and whether the running kernel has them.
 //!
 //! `language` and `read` say what stands in a file, `set` which files count, `kernel` and `host` what runs here, `judge`
-//! whether it has the bug, and `cover` whether the policy refuses what triggers it.
+//! whether it has the bug, `cover` whether the policy refuses what triggers it, and `arm` which rules hold for that alone.
 
+pub mod arm;
 pub mod bundle;
 pub mod cover;
 pub mod embedded;

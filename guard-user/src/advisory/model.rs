@@ -116,7 +116,7 @@ pub struct Trigger {
     pub action: String,
     /// Its argument, in words.
     pub what: Option<String>,
-    /// The kinds of links, or the families of sockets, that it takes; empty: whichever.
+    /// The kinds of links, the families of sockets or of netlink, or the modules that it takes; empty: whichever.
     pub kinds: Vec<String>,
     /// It takes a network namespace that is not the host's first.
     pub nested: bool,

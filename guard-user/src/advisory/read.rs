@@ -1,7 +1,12 @@
 //! One file: every field in its place and of its form, or an error that says so.
 
 use chrono::NaiveDate;
-use guard_common::{net_link, netlink::Family, socket::FAMILIES};
+use guard_common::{
+    action::{Action, Takes},
+    module, mount, net_link,
+    netlink::Family,
+    socket::FAMILIES,
+};
 
 use super::{
     language::ADVISORY,
@@ -11,6 +16,7 @@ use super::{
     vendor::Distribution,
 };
 use crate::policy::{
+    denial,
     problem::{At, Desk},
     section::{Given, Section},
     units::is_off,
@@ -222,19 +228,28 @@ fn trigger(desk: &mut Desk, node: &Node) -> Option<Trigger> {
     let section = Section::of(&ADVISORY, desk, node, "triggers[]")?;
     let action = (section.need(desk, "action")).and_then(|given| given.parse(desk, action));
     let what = section.get("what").and_then(|given| line(desk, given));
-    let mut kinds = (section.get("kinds"))
-        .map(|given| {
-            each(desk, given, |name| {
-                net_link::kind(name).map(|_| name.to_owned())
-            })
-        })
-        .unwrap_or_default();
-    kinds.extend((section.get("families")).map_or_else(Vec::new, |given| {
-        each(desk, given, |name| {
-            let of_sockets = FAMILIES.iter().any(|(known, _)| *known == name);
-            (of_sockets || Family::named(name).is_some()).then(|| name.to_owned())
-        })
-    }));
+    let mut kinds = Vec::new();
+    for key in ["kinds", "families", "names", "fs", "types"] {
+        let Some(given) = section.get(key) else {
+            continue;
+        };
+        if let Some(action) = action.as_deref().and_then(denial::action) {
+            fits(desk, given, action);
+        }
+        if given.list_is_empty() {
+            given.wrong(desk, format!("`{key}` names none"));
+        }
+        kinds.extend(each(desk, given, |name| {
+            let is = match key {
+                "kinds" => net_link::kind(name).is_some(),
+                "families" => is_family(name),
+                "fs" => mount::file_system(name).is_some(),
+                "types" => guard_common::action::name::<2>(name).is_some(),
+                _ => module::name(name).is_some(),
+            };
+            is.then(|| name.to_owned())
+        }));
+    }
     let nested = (section.get("netns"))
         .and_then(|given| given.parse(desk, |text| (text == "nested").then_some(true)))
         .unwrap_or(false);
@@ -246,6 +261,40 @@ fn trigger(desk: &mut Desk, node: &Node) -> Option<Trigger> {
         nested,
         leaves,
     })
+}
+
+/// A family of sockets, or of netlink with what is behind netfilter.
+fn is_family(name: &str) -> bool {
+    let of_sockets = FAMILIES.iter().any(|(known, _)| *known == name);
+    of_sockets || Family::named(name).is_some()
+}
+
+/// Tells of a key that is not of an action of this version. Of one that a later version has it is not known.
+fn fits(desk: &mut Desk, given: Given<'_>, action: Action) {
+    let own = match action.takes() {
+        Takes::Nothing => None,
+        Takes::Kinds => Some("kinds"),
+        Takes::Sockets | Takes::Families => Some("families"),
+        Takes::Names => Some("names"),
+        Takes::FileSystems => Some("fs"),
+        Takes::KeyTypes => Some("types"),
+    };
+    let key = given.field.key();
+    if own == Some(key) {
+        return;
+    }
+    let (expected, advice) = match own {
+        Some(own) => (
+            format!("`{own}`, or nothing"),
+            format!("write `{own}`, or `what` for words"),
+        ),
+        None => (
+            "the action, and nothing that it is done to".to_owned(),
+            "take it out, or write `what` for words".to_owned(),
+        ),
+    };
+    let message = format!("`{key}` is not of {}", action.name());
+    desk.tell(given.key, message, &expected, &advice);
 }
 
 /// A list of maps.

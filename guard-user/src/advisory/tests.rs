@@ -1,5 +1,6 @@
 //! The shipped advisories, the schema's mistakes, and what is said of real kernels.
 
+mod armed;
 mod bundles;
 mod files;
 mod kernels;

@@ -11,6 +11,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, error::ErrorKind};
 use guard_user::{
     advisory::{
+        arm::{Bugs, arm},
         cover::{Coverage, coverage},
         host::Host,
         judge::{Judgement, judge},
@@ -35,7 +36,7 @@ use super::host;
 /// two; --all shows all.
 ///
 /// `covered` names the rules of the policy (what `bulkhead check` checks) that refuse the action, and their mode; only
-/// `enforce` keeps anybody out, and `bulkhead doctor` says whether the hook works here. "no action of this version refuses
+/// `enforce` keeps anybody out. A rule with `kernel: affected` that is not armed on this kernel is marked so. And `bulkhead doctor` says whether the hook works here. "no action of this version refuses
 /// it": no rule can. "not coverable": no version will, since the trigger is what every program does; only a fixed kernel helps.
 ///
 /// Advisories are built into the program. Those of a signed /etc/bulkhead/advisories.bundle (its signature beside it in
@@ -129,34 +130,30 @@ struct By {
     mode: &'static str,
     action: &'static str,
     leaves: Option<String>,
+    /// Whether it does so on this kernel: `kernel: affected` may leave it out.
+    armed: bool,
 }
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let read = sources(arguments).and_then(|set| Ok((set, load::in_force(None)?)));
-    let (set, policy) = match read {
+    let (set, mut policy) = match read {
         Ok(read) => read,
         Err(problems) => {
             eprint!("{problems}");
             return Ok(ExitCode::from(1));
         }
     };
-    let (kernel, host) = match &arguments.kernel {
-        Some(text) => match Kernel::parse(text) {
-            Ok(kernel) => (kernel, None),
-            Err(message) => {
-                let words = Text::from(message.as_str()).to_string();
-                super::Arguments::command()
-                    .error(ErrorKind::ValueValidation, words)
-                    .print()?;
-                return Ok(ExitCode::from(2));
-            }
-        },
-        None => match Host::of(Path::new("/")) {
+    let (kernel, host) = match kernel(arguments.kernel.as_deref())? {
+        Err(code) => return Ok(code),
+        Ok(Some(kernel)) => (kernel, None),
+        Ok(None) => match Host::of(Path::new("/")) {
             Ok(host) => (host.kernel.clone(), Some(host)),
             Err(error) => return Ok(host::cannot(&error)),
         },
     };
+    let unset = |option: &str| host.as_ref().is_some_and(|host| host.unset(option));
+    arm(&mut policy, Ok(&Bugs::of(&set, &kernel, &unset)));
     let report = report(&set, &policy, &kernel, host.as_ref());
     if arguments.json {
         super::print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
@@ -164,6 +161,20 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         super::print(&words::words(&report, arguments.all)?)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The kernel that somebody asks about; else the exit code, when it is told that it is none.
+pub fn kernel(text: Option<&str>) -> Result<Result<Option<Kernel>, ExitCode>> {
+    match text.map(Kernel::parse).transpose() {
+        Ok(kernel) => Ok(Ok(kernel)),
+        Err(message) => {
+            let words = Text::from(message.as_str()).to_string();
+            super::Arguments::command()
+                .error(ErrorKind::ValueValidation, words)
+                .print()?;
+            Ok(Err(ExitCode::from(2)))
+        }
+    }
 }
 
 fn sources(arguments: &Arguments) -> Result<Set, Problems> {
@@ -210,19 +221,25 @@ fn line<'a>(advisory: &'a Advisory, judgement: Judgement, policy: &Policy) -> Li
             Vec::new(),
             Some("no action of this version refuses it".to_owned()),
         ),
-        Coverage::NoRule(actions) => (
-            Vec::new(),
-            Some(format!(
-                "no rule of the policy denies {}",
-                actions.join(" or ")
-            )),
-        ),
+        Coverage::NoRule { actions, partly } => {
+            let actions = actions.join(" or ");
+            let words = if partly.is_empty() {
+                format!("no rule of the policy denies {actions}")
+            } else {
+                let rules = partly.join(", ");
+                format!(
+                    "no rule of the policy denies all of {actions} that triggers it: {rules} leaves some open"
+                )
+            };
+            (Vec::new(), Some(words))
+        }
         Coverage::By(rules) => {
             let by = rules.into_iter().map(|by| By {
                 rule: by.rule,
                 mode: by.mode.name(),
                 action: by.action,
                 leaves: by.leaves,
+                armed: by.armed,
             });
             (by.collect(), None)
         }
@@ -276,7 +293,7 @@ mod tests {
 
     use super::*;
 
-    const POLICY: &str = "version: 1\nmode: enforce\nsubjects: {all: {cgroups: [\"/docker/*\"]}}\nrules:\n  - {name: log, subjects: [all], deny: [kernel_log.read]}\n  - {name: look, subjects: [all], mode: audit, deny: [kernel_log.read]}\n";
+    const POLICY: &str = "version: 1\nmode: enforce\nsubjects: {all: {cgroups: [\"/docker/*\"]}}\nrules:\n  - {name: log, subjects: [all], deny: [kernel_log.read]}\n  - {name: look, subjects: [all], mode: audit, deny: [kernel_log.read]}\n  - {name: patch, subjects: [all], kernel: affected, deny: [bpf, netlink: {families: [xfrm]}]}\n";
     const FILE: &str = "id: made-up\ntitle: a bug\nhappens: Nothing.\nharm: crash\nreach: any\nupstream: {introduced: [\"5.10\"], fixed: [\"6.2\"]}\nTRIGGERS\nchecked: {on: \"2026-11-28\", how: made up}\n";
 
     fn said(triggers: &str, kernel: &str, all: bool) -> String {
@@ -294,8 +311,9 @@ mod tests {
         std::fs::remove_dir_all(&folder).unwrap();
         let mut set = set.unwrap_or_else(|problems| panic!("{problems}"));
         set.advisories.retain(|advisory| advisory.id == "made-up");
-        let policy = load::from_bytes("x", POLICY.as_bytes()).unwrap();
+        let mut policy = load::from_bytes("x", POLICY.as_bytes()).unwrap();
         let kernel = Kernel::parse(kernel).unwrap();
+        arm(&mut policy, Ok(&Bugs::of(&set, &kernel, &|_| false)));
         words::words(&report(&set, &policy, &kernel, None), all).unwrap()
     }
 
@@ -360,6 +378,23 @@ mod tests {
                 "{said}"
             );
         }
+    }
+
+    #[test]
+    fn a_rule_for_affected_kernels_covers_on_them_and_is_said_not_to_be_armed_on_others() {
+        let of = |kernel| said("triggers: [{action: bpf}]", kernel, true);
+        let covered = "  covered    by rule patch (enforce), which denies bpf\n";
+        assert!(of("6.1.50").contains(covered), "{}", of("6.1.50"));
+        let not =
+            "  covered    by rule patch (enforce; not armed on this kernel), which denies bpf\n";
+        assert!(of("6.2").contains(not), "{}", of("6.2"));
+        let some = said(
+            "triggers: [{action: netlink, families: [nf_tables, xfrm]}]",
+            "6.1.50",
+            true,
+        );
+        let leaves = "  covered    no rule of the policy denies all of netlink that triggers it: patch leaves some open\n";
+        assert!(some.contains(leaves), "{some}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use guard_user::{
+    advisory::{arm::arm_by_this_host, kernel::Kernel},
     klog::watch::npd,
     policy::{
         compile::compile,
@@ -34,6 +35,9 @@ const NPD_BYTES: u64 = 1 << 20;
 /// /etc/bulkhead/policy.yaml, then /etc/bulkhead/policy.d/*.yaml in order of their names, together; the built-in default
 /// where there is none. Every error begins with FILE:LINE:COLUMN: and says what was expected and what to do.
 ///
+/// Of a rule with `kernel: affected` it says what is armed on the kernel that runs, or on that of --kernel, by which advisory,
+/// and what is not and why; `bulkhead advisories` tells more of each.
+///
 /// With --import-npd nothing is checked: the rules of a kernel monitor's configuration of node-problem-detector are printed
 /// as the part of a policy that they become. A rule that cannot be a pattern is told on standard error, with the reason.
 ///
@@ -43,10 +47,14 @@ const NPD_BYTES: u64 = 1 << 20;
   bulkhead check                       what the daemon would load
   bulkhead check new.yaml && sudo cp new.yaml /etc/bulkhead/policy.yaml && sudo systemctl reload bulkhead
   bulkhead check --json policies/*.yaml
+  bulkhead check --kernel 'debian 6.1.170-1'
   bulkhead check --import-npd /config/kernel-monitor.json")]
 pub struct Arguments {
     /// Policy files, each checked alone.
     file: Vec<PathBuf>,
+    /// Judge rules with `kernel: affected` by this kernel instead of the one that runs, as `bulkhead advisories` takes it.
+    #[arg(long, value_name = "VERSION", conflicts_with = "import_npd")]
+    kernel: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -130,6 +138,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(file) = &arguments.import_npd {
         return import(file);
     }
+    let kernel = match super::advisories::kernel(arguments.kernel.as_deref())? {
+        Ok(kernel) => kernel,
+        Err(code) => return Ok(code),
+    };
+    let kernel = kernel.as_ref();
     let mut all = Vec::new();
     if arguments.file.is_empty() {
         let files = load::default_sources().unwrap_or_default();
@@ -137,13 +150,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             .iter()
             .map(|path| path.display().to_string())
             .collect();
-        all.push(checked(files, load::in_force(None)));
+        all.push(checked(files, load::in_force(None), kernel));
     }
     for file in &arguments.file {
         let files = vec![file.display().to_string()];
         all.push(checked(
             files,
             load::load_also_pipes(std::slice::from_ref(file)),
+            kernel,
         ));
     }
     let valid = all.iter().all(|checked| checked.valid);
@@ -179,17 +193,23 @@ fn import(path: &Path) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!imported.skipped.is_empty())))
 }
 
-fn checked(files: Vec<String>, policy: Result<Policy, Problems>) -> Checked {
+fn checked(
+    files: Vec<String>,
+    policy: Result<Policy, Problems>,
+    kernel: Option<&Kernel>,
+) -> Checked {
     let refused = |files, problems| Checked {
         files,
         valid: false,
         problems,
         effect: None,
     };
-    let policy = match policy {
+    let mut policy = match policy {
         Ok(policy) => policy,
         Err(Problems(problems)) => return refused(files, problems),
     };
+    // What cannot be judged is noted below.
+    let _ = arm_by_this_host(&mut policy, kernel);
     let compiled = match compile(&policy, None) {
         Ok(compiled) => compiled,
         Err(error) => {
@@ -260,6 +280,9 @@ fn print(out: &mut dyn Write, checked: &Checked) -> io::Result<()> {
             "  {:<width$}  {:<8} {}",
             line.rule, line.mode, line.says
         )?;
+        for told in &line.armed {
+            writeln!(out, "  {:<width$}  {:<8} {}", "", "", told.says)?;
+        }
     }
     if let Some((first, more)) = effect.exempt.split_first() {
         let more = match more.len() {
@@ -298,11 +321,38 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_armed_on_a_kernel_stands_below_its_rule_and_what_is_not_as_well() {
+        let policy = "version: 1\nmode: enforce\nsubjects: {all: {cgroups: [\"/docker/*\"]}}\nrules: [{name: patch, subjects: [all], \
+                      kernel: affected, deny: [bpf]}]\n";
+        let text = |kernel: &str| {
+            let kernel = Kernel::parse(kernel).unwrap();
+            let policy = load::from_bytes("x", policy.as_bytes());
+            let checked = checked(vec!["x".to_owned()], policy, Some(&kernel));
+            let mut out = Vec::new();
+            print(&mut out, &checked).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let said = text("5.11.10");
+        assert!(said.contains("enforce  all: refuses bpf\n"), "{said}");
+        assert!(
+            said.contains("         bpf: armed by CVE-2021-3490"),
+            "{said}"
+        );
+        let said = text("999.0");
+        let nothing =
+            "enforce  all: refuses nothing on this kernel: none of what it denies is armed\n";
+        assert!(said.contains(nothing), "{said}");
+        let why = "bpf: not armed: this kernel (999.0) has none of the bugs that it triggers\n";
+        assert!(said.contains(why), "{said}");
+    }
+
+    #[test]
     fn an_exemption_has_a_line_and_one_pattern_is_no_patterns() {
         let text = |policy: &str| {
             let checked = checked(
                 vec!["x".to_owned()],
                 load::from_bytes("x", policy.as_bytes()),
+                None,
             );
             let mut out = Vec::new();
             print(&mut out, &checked).unwrap();

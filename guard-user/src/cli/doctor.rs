@@ -6,9 +6,10 @@ use anyhow::Result;
 use clap::Args;
 use guard_user::{
     act::restrict,
+    advisory::arm::arm_by_this_host,
     control::{
         SOCKET, client,
-        status::{HookStatus, Status, Tried},
+        status::{DenialStatus, HookStatus, Status, Tried},
     },
     identity::tree::Hierarchy,
     kernel::{
@@ -20,7 +21,7 @@ use guard_user::{
         rungs::{self, Rung},
         setup::Setup,
     },
-    policy::{compile, load},
+    policy::{armed, compile, load},
     record::Text,
     sense::readers::{self, Reader},
 };
@@ -32,7 +33,8 @@ use super::host;
 ///
 /// Loads the kernel programs unpinned, lets a child in a cgroup of its own try to fork, and takes everything away again.
 /// ENFORCING: a fork was seen to be refused. DEGRADED: none can be refused beforehand; pids.max, freezing and killing are
-/// left; of a hook of the kernel log: some ways are refused. `open`: a way that nothing refuses here. `log reader`: a process in
+/// left; of a hook of the kernel log: some ways are refused. `open`: a way that nothing refuses here. ARMED, NOT ARMED: what
+/// a rule with `kernel: affected` denies, on this kernel. `log reader`: a process in
 /// a container that has the kernel log open, and may not bear that reading is refused to it from now on. With a daemon running,
 /// says what that one found when it started.
 /// Exit code 0: ENFORCING; 1: less; 3: the host cannot run the programs at all.
@@ -63,11 +65,20 @@ struct Report {
     hooks: Vec<HookStatus>,
     /// Ways to what rules may deny that are open here.
     open: Vec<String>,
+    /// What `kernel: affected` comes to here, by rule.
+    armed: Vec<OfRule>,
     /// Processes of containers that have the kernel log open now.
     readers: Vec<Reader>,
     /// The daemon that was asked; absent after a trial of our own.
     daemon: Option<u64>,
     degraded: Vec<Text>,
+}
+
+/// A rule with `kernel: affected`.
+#[derive(Serialize)]
+struct OfRule {
+    rule: String,
+    denials: Vec<DenialStatus>,
 }
 
 /// Runs the verb.
@@ -155,6 +166,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             &hooks::refusing(&hooks),
             restrict::thrown(Path::new(restrict::FILE)).ok(),
         ),
+        armed: armed(),
         readers: readers(),
         daemon: None,
         degraded,
@@ -174,11 +186,34 @@ fn of_daemon(status: &Status, json: bool) -> Result<ExitCode> {
         tried: status.tried.clone(),
         hooks: status.hooks.clone(),
         open: status.open.clone(),
+        armed: (status.rules.iter())
+            .filter(|rule| !rule.armed.is_empty())
+            .map(|rule| OfRule {
+                rule: rule.name.clone(),
+                denials: rule.armed.clone(),
+            })
+            .collect(),
         readers: readers(),
         daemon: status.pid,
         degraded: status.degraded.clone(),
     };
     print(&report, json)
+}
+
+/// By the policy in force, as [`readers`].
+fn armed() -> Vec<OfRule> {
+    let Ok(mut policy) = load::in_force(None) else {
+        return Vec::new();
+    };
+    // What cannot be judged says so of itself.
+    let _ = arm_by_this_host(&mut policy, None);
+    (policy.rules.iter())
+        .map(|rule| OfRule {
+            rule: rule.name.clone(),
+            denials: (armed::of(rule).iter()).map(DenialStatus::from).collect(),
+        })
+        .filter(|rule| !rule.denials.is_empty())
+        .collect()
 }
 
 /// By the policy in force. One with mistakes is what `check` is for.
@@ -217,6 +252,12 @@ fn words(report: &Report, json: bool) -> Result<String> {
         }
         for way in &report.open {
             writeln!(text, "open            {way}")?;
+        }
+        for rule in &report.armed {
+            for denial in &rule.denials {
+                let state = if denial.armed { "ARMED" } else { "NOT ARMED" };
+                writeln!(text, "{:<15} {state:<10} {}", rule.rule, denial.says)?;
+            }
         }
         for reader in &report.readers {
             writeln!(
@@ -284,6 +325,7 @@ mod tests {
                     missing: Vec::new(),
                     hooks: Vec::new(),
                     open: Vec::new(),
+                    armed: Vec::new(),
                     readers: Vec::new(),
                     tried: Vec::new(),
                     daemon: Some(7),

@@ -10,6 +10,7 @@ use anyhow::Result;
 use clap::Args;
 use guard_common::{action::Action, fork_storm::Reason};
 use guard_user::{
+    advisory::arm::arm_by_this_host,
     kernel::hooks::{self, Hook},
     policy::{
         describe::{self, Line},
@@ -104,7 +105,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     // A policy that is broken still has a language.
-    let policy = load::in_force(arguments.policy.as_deref());
+    let mut policy = load::in_force(arguments.policy.as_deref());
+    if let Ok(policy) = &mut policy {
+        // What cannot be judged says so of itself.
+        let _ = arm_by_this_host(policy, None);
+    }
     let explained = explain(word, policy.as_ref().ok());
     if explained.is_empty() {
         eprintln!("bulkhead: nothing goes by `{}`", word.escape_debug());
@@ -314,6 +319,9 @@ fn print(out: &mut dyn Write, explained: &Explained) -> io::Result<()> {
             rule.line.rule, rule.line.mode, rule.severity
         )?;
         writeln!(out, "  {}", rule.line.says)?;
+        for told in &rule.line.armed {
+            writeln!(out, "  kernel    {}", told.says)?;
+        }
         writeln!(out, "  defined   {}", rule.defined_at)?;
         for (subject, patterns) in &rule.cgroups {
             writeln!(out, "  {subject} are the cgroups")?;

@@ -167,7 +167,8 @@ pub fn on() -> Result<Option<(Switched, bool)>> {
     keep_off(0);
     let rules = summary().unwrap_or_default().rules;
     let words = if was_off {
-        on_again(rules.iter().map(|rule| rule.mode.as_str()))
+        let rules = rules.iter().filter(|rule| !rule.idle);
+        on_again(rules.map(|rule| rule.mode.as_str()))
     } else {
         ON_ALREADY
     };

@@ -12,7 +12,7 @@ use guard_user::{
     control::{
         SOCKET,
         client::{self, ClientError},
-        status::{ContainerStatus, HostPids, Status},
+        status::{ContainerStatus, HostPids, RuleStatus, Status},
     },
     kernel::rungs::Rung,
     policy::model::RESERVE,
@@ -115,14 +115,22 @@ fn print(out: &mut impl Write, status: &Status, daemon: bool, all: bool) -> io::
             "the last change of the policy was refused, the old one is in force:\n{mistakes}"
         )?;
     }
-    if !status.rules.is_empty() && status.rules.iter().all(|rule| rule.mode == "audit") {
+    if !status.rules.is_empty() && !status.rules.iter().any(RuleStatus::refuses) {
+        let or_idle = if status.rules.iter().any(|rule| rule.idle) {
+            ", or is not armed on this kernel"
+        } else {
+            ""
+        };
         writeln!(
             out,
-            "every rule only audits: what would be refused is counted, and nothing is refused"
+            "every rule only audits{or_idle}: what would be refused is counted, and nothing is refused"
         )?;
     }
     for rule in &status.rules {
         writeln!(out, "  {:<8} {:<24} {}", rule.mode, rule.name, rule.limits)?;
+        for denial in &rule.armed {
+            writeln!(out, "  {:<8} {:<24} {}", "", "", denial.says)?;
+        }
     }
     writeln!(
         out,
@@ -294,7 +302,7 @@ fn print_container(out: &mut impl Write, container: &ContainerStatus) -> io::Res
 
 #[cfg(test)]
 mod tests {
-    use guard_user::control::status::RuleStatus;
+    use guard_user::control::status::DenialStatus;
 
     use super::*;
 
@@ -331,6 +339,36 @@ mod tests {
             let text = shown(&status);
             assert!(text.contains(says), "{says}: {text}");
         }
+    }
+
+    #[test]
+    fn what_a_rule_arms_on_this_kernel_stands_below_it() {
+        let status = Status {
+            rules: vec![RuleStatus {
+                name: "patch".to_owned(),
+                mode: "enforce".to_owned(),
+                idle: true,
+                armed: vec![DenialStatus {
+                    says: "bpf: not armed: why".to_owned(),
+                    ..DenialStatus::default()
+                }],
+                ..RuleStatus::default()
+            }],
+            ..Status::default()
+        };
+        let text = shown(&status);
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let at = lines.iter().position(|line| line.ends_with("patch"));
+        assert_eq!(lines[at.unwrap() + 1], "bpf: not armed: why", "{text}");
+        assert!(
+            text.contains("every rule only audits, or is not armed on this kernel"),
+            "{text}"
+        );
+        // A daemon of another version does not send it.
+        let mut json = serde_json::to_value(&status).unwrap();
+        json["rules"][0].as_object_mut().unwrap().remove("armed");
+        let status: Status = serde_json::from_value(json).unwrap();
+        assert!(status.rules[0].armed.is_empty());
     }
 
     #[test]

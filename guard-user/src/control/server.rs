@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 use zlink::{Reply, ReplyError, introspect};
 
 use super::status::{
-    ActionStatus, ByReason, ContainerStatus, HookStatus, HostPids, KernelLogStatus, Losses,
-    RuleStatus, Status, Told, Tried,
+    ActionStatus, ByReason, ContainerStatus, DenialStatus, HookStatus, HostPids, KernelLogStatus,
+    Losses, RuleStatus, Status, Told, Tried,
 };
 use crate::record::Text;
 
@@ -92,7 +92,7 @@ impl Control {
 
 #[zlink::service(
     interface = "io.bulkhead.Control",
-    types = [ActionStatus, ByReason, ContainerStatus, HookStatus, HostPids, KernelLogStatus, Losses, RuleStatus, Status, Tried],
+    types = [ActionStatus, ByReason, ContainerStatus, DenialStatus, HookStatus, HostPids, KernelLogStatus, Losses, RuleStatus, Status, Tried],
     product = "Bulkhead",
     version = env!("CARGO_PKG_VERSION")
 )]

@@ -7,6 +7,7 @@ use zlink::introspect::{CustomType, Type};
 
 use crate::{
     kernel::{hooks::Proved, rungs::Rung},
+    policy::{armed::Arming, model::Mode},
     record::Text,
 };
 
@@ -174,6 +175,30 @@ pub struct Losses {
     pub walks: u64,
 }
 
+/// Something that a rule with `kernel: affected` denies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct DenialStatus {
+    /// What, as `netlink of nf_tables, xfrm`.
+    pub denies: String,
+    /// Whether it is in force on this kernel.
+    pub armed: bool,
+    /// The ids of the advisories that arm it; none where it is in force since they cannot be read.
+    pub by: Vec<String>,
+    /// The whole in words: by which advisories, or why not.
+    pub says: String,
+}
+
+impl From<&Arming> for DenialStatus {
+    fn from(told: &Arming) -> Self {
+        Self {
+            denies: told.denies.clone(),
+            armed: told.armed,
+            by: told.by.clone(),
+            says: told.says.clone(),
+        }
+    }
+}
+
 /// A rule and what it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 pub struct RuleStatus {
@@ -181,8 +206,14 @@ pub struct RuleStatus {
     pub name: String,
     /// `enforce` or `audit`.
     pub mode: String,
-    /// What it limits, in a few words.
+    /// What it limits here, in a few words.
     pub limits: String,
+    /// It does nothing on this kernel, whatever its mode: it says `kernel: affected`, and nothing of it is armed.
+    #[serde(default)]
+    pub idle: bool,
+    /// Of a rule with `kernel: affected`, what is armed here and what is not; empty of any other.
+    #[serde(default)]
+    pub armed: Vec<DenialStatus>,
 }
 
 /// All that `bulkhead status` tells.
@@ -230,6 +261,14 @@ pub struct Status {
     pub degraded: Vec<Text>,
     /// What was lost.
     pub losses: Losses,
+}
+
+impl RuleStatus {
+    /// Whether it refuses anything on this kernel.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.mode == Mode::Enforce.name() && !self.idle
+    }
 }
 
 /// One reply of many: all but the containers comes first, then each container by itself. In one piece a thousand containers

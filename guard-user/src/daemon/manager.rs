@@ -8,7 +8,10 @@ use std::{
 use sd_notify::NotifyState;
 
 use super::Daemon;
-use crate::{control::status::Status, record::Text};
+use crate::{
+    control::status::{RuleStatus, Status},
+    record::Text,
+};
 
 /// Messages that wait for a manager that does not listen; more are not sent.
 const QUEUE: usize = 4;
@@ -91,8 +94,12 @@ fn in_short(status: &Status) -> String {
         status.rung,
         status.policy.join(", ")
     );
-    if status.rules.iter().all(|rule| rule.mode == "audit") {
-        words.push_str(", which only audits");
+    if !status.rules.iter().any(RuleStatus::refuses) {
+        words.push_str(if status.rules.iter().any(|rule| rule.idle) {
+            ", which refuses nothing on this kernel"
+        } else {
+            ", which only audits"
+        });
     }
     if status.policy_refused.is_some() {
         words.push_str("; its last change was refused");
@@ -108,7 +115,6 @@ fn in_short(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::status::RuleStatus;
 
     #[test]
     fn the_state_is_one_line_and_tells_of_a_refused_policy() {
@@ -126,6 +132,8 @@ mod tests {
             in_short(&status),
             "ENFORCING, rung lsm; policy /etc/bulkhead/policy.yaml"
         );
+        status.rules[0].idle = true;
+        assert!(in_short(&status).ends_with(", which refuses nothing on this kernel"));
         status.policy = vec!["a\nREADY=1".to_owned()];
         status.policy_refused = Some("x:1:1: wrong".to_owned());
         status.rules.clear();

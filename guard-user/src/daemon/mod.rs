@@ -1,6 +1,7 @@
 //! The daemon: one loop that senses, decides, acts and records, and owns everything that does.
 
 mod actions;
+mod armed;
 mod hooks;
 mod kernel_log;
 mod manager;
@@ -8,6 +9,7 @@ mod notes;
 mod plan;
 mod say;
 mod say_decision;
+mod stamps;
 mod start;
 mod status;
 mod switch;
@@ -195,7 +197,7 @@ pub struct Daemon {
     /// The task that was last refused, by container and action; no action: a fork.
     culprits: HashMap<u64, BTreeMap<Option<Action>, Culprit>>,
     /// The policy's files as they were when they were last read, and as they were a tick ago.
-    stamps: [plan::Stamps; 2],
+    stamps: [stamps::Stamps; 2],
     ticks: u64,
     /// Forks that the programs were not asked about.
     unjudged: u64,

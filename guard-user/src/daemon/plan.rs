@@ -2,8 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,6 +10,7 @@ use guard_common::{action::Action, fork_storm::Reason};
 use thiserror::Error;
 
 use crate::{
+    advisory::arm::arm_by_this_host,
     decide::{
         ladder::{Step, StepAction},
         seen::Limits,
@@ -19,8 +18,9 @@ use crate::{
     identity::names::Names,
     kernel::install::Treated,
     policy::{
+        armed::{self, Arming},
         compile::{self, Applied, Compiled, ModeOverride, ReserveRule, Treatment, effective},
-        deny, load,
+        denial, load,
         model::{Act, Forks, LogSettings, Mode, Outlet, Policy, RESERVE, Rule, Severity},
         pattern::Chosen,
     },
@@ -40,8 +40,10 @@ pub struct Plan {
     pub treatments: Vec<Treatment>,
     /// The same for the engine.
     pub limits: Vec<Limits>,
-    /// Name, mode and limits of each rule, in words.
-    pub rules: Vec<(String, String, String)>,
+    /// Each rule, and the host's reserve, in words.
+    pub rules: Vec<Line>,
+    /// Why it is not known what the kernel has, where a rule asks for that: all is armed then.
+    pub unjudged: Option<String>,
     /// Where the audit log goes.
     pub audit: record::Settings,
     /// Where the copy of the kernel log goes; `None`: none is kept.
@@ -58,6 +60,20 @@ pub struct Plan {
     pub embedded: bool,
     reserve: Option<ReserveRule>,
     sources: Vec<String>,
+}
+
+/// A rule in words.
+pub struct Line {
+    /// Its name.
+    pub name: String,
+    /// Whether it refuses, or only records.
+    pub mode: Mode,
+    /// What it limits on this kernel.
+    pub limits: String,
+    /// Whether there is anything.
+    pub limits_anything: bool,
+    /// Of a rule with `kernel: affected`, what is armed and what is not.
+    pub armed: Vec<Arming>,
 }
 
 /// A rule as a record names it.
@@ -97,8 +113,12 @@ impl<'p> Named<'p> {
 impl Plan {
     /// Reads and compiles the policy: `file` alone, or what stands below `/etc`, or the embedded one.
     pub(super) fn read(file: Option<&Path>, mode: Option<ModeOverride>) -> Result<Self, PlanError> {
-        let policy = load::in_force(file).map_err(|error| PlanError(error.to_string()))?;
-        Self::of(policy, mode)
+        let mut policy = load::in_force(file).map_err(|error| PlanError(error.to_string()))?;
+        let unjudged = arm_by_this_host(&mut policy, None).err();
+        Ok(Self {
+            unjudged: unjudged.map(|error| error.to_string()),
+            ..Self::of(policy, mode)?
+        })
     }
 
     /// Reads the policy anew, to take this one's place.
@@ -119,7 +139,7 @@ impl Plan {
         Ok(new)
     }
 
-    fn of(policy: Policy, mode: Option<ModeOverride>) -> Result<Self, PlanError> {
+    pub(super) fn of(policy: Policy, mode: Option<ModeOverride>) -> Result<Self, PlanError> {
         let compiled = compile::compile(&policy, mode).map_err(|error| {
             PlanError(match std::error::Error::source(&error) {
                 Some(source) => format!("{error}: {source}"),
@@ -128,23 +148,23 @@ impl Plan {
         })?;
         let call = mode.or(policy.embedded.then_some(ModeOverride::Audit));
         let limits = compiled.treatments.iter().map(limits).collect();
-        let mut rules: Vec<(String, String, String)> = policy
-            .rules
-            .iter()
-            .map(|rule| {
-                (
-                    rule.name.clone(),
-                    effective(call, policy.mode, rule.mode).name().to_owned(),
-                    words(rule),
-                )
+        let mut rules: Vec<Line> = (policy.rules.iter())
+            .map(|rule| Line {
+                name: rule.name.clone(),
+                mode: effective(call, policy.mode, rule.mode),
+                limits: words(rule),
+                limits_anything: rule.limits_anything(),
+                armed: armed::of(rule),
             })
             .collect();
         if let Some(reserve) = compiled.reserve {
-            rules.push((
-                RESERVE.to_owned(),
-                reserve.mode.name().to_owned(),
-                format!("{} pids for the host alone", reserve.pids),
-            ));
+            rules.push(Line {
+                name: RESERVE.to_owned(),
+                mode: reserve.mode,
+                limits: format!("{} pids for the host alone", reserve.pids),
+                limits_anything: true,
+                armed: Vec::new(),
+            });
         }
         let Compiled {
             names,
@@ -160,6 +180,7 @@ impl Plan {
             treatments,
             limits,
             rules,
+            unjudged: None,
             audit: settings(&audit),
             kernel_log: kernel_log.as_ref().map(settings),
             // Audit mode changes nothing on a host.
@@ -337,8 +358,10 @@ fn words(rule: &Rule) -> String {
     if let Some(pids) = rule.pids {
         let _ = write!(words, ": pids at most {pids}");
     }
-    if !rule.deny.is_empty() {
-        let _ = write!(words, ": no {}", deny::words(&rule.deny));
+    if rule.in_force().next().is_some() {
+        let _ = write!(words, ": no {}", denial::words(rule.in_force()));
+    } else if !rule.deny.is_empty() {
+        words.push_str(": none of what it denies is armed on this kernel");
     }
     for step in &rule.escalate {
         let (name, after) = match step.act {
@@ -348,41 +371,6 @@ fn words(rule: &Rule) -> String {
         let _ = write!(words, ", {name} after {} s", after.as_secs());
     }
     words
-}
-
-/// What tells that a policy file, or the directory of them, has changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
-
-/// Time of the last change in seconds and nanoseconds, size, and inode.
-type Stamp = (i64, i64, u64, u64);
-
-impl Stamps {
-    /// As the files stand now.
-    pub(super) fn of(file: Option<&Path>) -> Self {
-        let paths = match file {
-            Some(file) => vec![file.to_path_buf()],
-            None => load::default_sources()
-                .unwrap_or_default()
-                .into_iter()
-                .chain([
-                    load::DIRECTORY.into(),
-                    Path::new(load::DIRECTORY).join("policy.d"),
-                ])
-                .collect(),
-        };
-        Self(
-            paths
-                .into_iter()
-                .map(|path| {
-                    let stamp = fs::metadata(&path)
-                        .ok()
-                        .map(|data| (data.mtime(), data.mtime_nsec(), data.size(), data.ino()));
-                    (path, stamp)
-                })
-                .collect(),
-        )
-    }
 }
 
 #[cfg(test)]

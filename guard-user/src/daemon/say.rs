@@ -148,6 +148,7 @@ impl Daemon {
                 .measured(Measure::Rules, self.plan.rules.len() as u64)
                 .measured(Measure::Containers, self.roster.len() as u64),
         );
+        self.say_armed();
     }
 
     pub(super) fn say_refused(&mut self, why: &str, mistakes: &str) {

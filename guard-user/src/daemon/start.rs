@@ -13,7 +13,8 @@ use guard_common::host::Host as HostTable;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{
-    Daemon, DaemonError, Options, Plan, notes::Notes, now, plan::Stamps, say::Gap, tick, witness,
+    Daemon, DaemonError, Options, Plan, armed, notes::Notes, now, say::Gap, stamps::Stamps, tick,
+    witness,
 };
 use crate::{
     act::journal::Journal,
@@ -48,6 +49,7 @@ impl Daemon {
         let lock = only_instance(Path::new(RUN_DIRECTORY))?;
         let hierarchy = Hierarchy::of_this_host()?;
         let mut notes = Notes::default();
+        armed::note(&plan, &mut notes);
         if rungs::locked_down() {
             notes.stand("lockdown", rungs::LOCKED_DOWN);
         }

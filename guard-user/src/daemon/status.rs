@@ -8,7 +8,9 @@ use super::{Daemon, now, tick::nanoseconds};
 use crate::{
     control::{
         RUN_DIRECTORY,
-        status::{ContainerStatus, HookStatus, Losses, RuleStatus, Status, Tried, actions},
+        status::{
+            ContainerStatus, DenialStatus, HookStatus, Losses, RuleStatus, Status, Tried, actions,
+        },
     },
     decide::seen::Frozen,
     kernel::install::number_of,
@@ -122,10 +124,12 @@ impl Daemon {
                 .plan
                 .rules
                 .iter()
-                .map(|(name, mode, limits)| RuleStatus {
-                    name: name.clone(),
-                    mode: mode.clone(),
-                    limits: limits.clone(),
+                .map(|rule| RuleStatus {
+                    name: rule.name.clone(),
+                    mode: rule.mode.name().to_owned(),
+                    limits: rule.limits.clone(),
+                    idle: !rule.limits_anything,
+                    armed: rule.armed.iter().map(DenialStatus::from).collect(),
                 })
                 .collect(),
             degraded: self.notes.words().into_iter().map(Text::from).collect(),

@@ -10,7 +10,7 @@ use std::{
 
 use guard_common::host::Host as HostTable;
 
-use super::{Daemon, now, plan::Stamps, start, tick::nanoseconds};
+use super::{Daemon, now, stamps::Stamps, start, tick::nanoseconds};
 use crate::{
     act::{
         journal,
@@ -86,6 +86,7 @@ impl Daemon {
                 Err(error) => self.trouble("audit", error.to_string()),
             }
         }
+        self.note_advisories();
         self.directory.recognise(Arc::clone(&self.plan.names));
         self.renew_kernel_log();
         self.pids = start::set_ceiling(&self.kernel, &self.host, &self.plan);
@@ -176,7 +177,8 @@ impl Daemon {
     }
 
     fn on_again(&self) -> &'static str {
-        on_again((self.plan.rules.iter()).map(|(_, mode, _)| mode.as_str()))
+        let rules = (self.plan.rules.iter()).filter(|rule| rule.limits_anything);
+        on_again(rules.map(|rule| rule.mode.name()))
     }
 
     fn set_off(&mut self, until: u64) {

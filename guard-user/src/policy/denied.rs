@@ -42,7 +42,7 @@ pub struct ByArgument {
 pub(super) fn denied(rules: &[(&Rule, Mode)], mode: Mode) -> Vec<Applied<Denied>> {
     let mut all: Vec<Applied<Denied>> = Vec::new();
     for (rule, _) in rules.iter().filter(|(_, of)| *of == mode) {
-        for one in rule.deny.iter().flat_map(each) {
+        for one in rule.in_force().flat_map(each) {
             if !all.iter().any(|known| known.limit.covers(&one)) {
                 all.extend(applied(rule, one));
             }
@@ -63,7 +63,8 @@ pub(super) fn with_the_guard_itself(
         kind: None,
         nested: false,
     };
-    let enforced = rules.iter().find(|(_, mode)| *mode == Mode::Enforce);
+    let refuses = |rule: &Rule, mode| mode == Mode::Enforce && rule.limits_anything();
+    let enforced = rules.iter().find(|(rule, mode)| refuses(rule, *mode));
     let by = enforced.or_else(|| rules.first().filter(|_| reserve == Some(Mode::Enforce)));
     if let Some((rule, _)) = by
         && !all.iter().any(|known| known.limit.action == guard.action)

@@ -1,4 +1,4 @@
-//! What a rule denies: actions, some of them only of certain kinds, and where.
+//! Reads what a rule denies: actions, some of them only of certain kinds, and where.
 
 use guard_common::{
     action::{Action, Argument, Takes},
@@ -8,6 +8,8 @@ use guard_common::{
 };
 
 use super::{
+    armed::Armed,
+    denial::{Denial, Kind, action},
     fields::near,
     problem::{At, Desk},
     section::{Given, Section, twice},
@@ -18,59 +20,6 @@ use super::{
 const KINDS: usize = 64;
 /// Combinations of families, types and protocols that one action of a rule may name.
 const SOCKETS: usize = 256;
-
-/// An action that a rule denies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denial {
-    /// Which.
-    pub action: Action,
-    /// Only where it is done to one of these; empty: whatever it is done to.
-    pub kinds: Vec<Kind>,
-    /// Only in a network namespace that is not the host's first.
-    pub nested: bool,
-}
-
-/// What an action is done to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kind {
-    /// Its name.
-    pub name: String,
-    /// As the kernel side has it.
-    pub argument: Argument,
-}
-
-impl Denial {
-    /// Whether it refuses an action whenever that is done to one of these kinds, or to whichever where there are none, and only
-    /// in a nested network namespace if `nested`.
-    #[must_use]
-    pub fn covers(&self, action: Action, kinds: &[String], nested: bool) -> bool {
-        let has = |name: &String| self.kinds.iter().any(|kind| kind.name == *name);
-        let of_kinds = self.kinds.is_empty() || !kinds.is_empty() && kinds.iter().all(has);
-        self.action.includes(action) && of_kinds && (!self.nested || nested)
-    }
-
-    /// As a policy writes it, without `when`.
-    #[must_use]
-    pub fn words(&self) -> String {
-        if self.kinds.is_empty() {
-            return self.action.name().to_owned();
-        }
-        let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.name.as_str()).collect();
-        format!("{} of {}", self.action.name(), kinds.join(", "))
-    }
-}
-
-/// The same of all that a rule denies.
-#[must_use]
-pub fn words(all: &[Denial]) -> String {
-    let each: Vec<String> = all.iter().map(Denial::words).collect();
-    let place = if all.iter().any(|denial| denial.nested) {
-        " in a nested network namespace"
-    } else {
-        ""
-    };
-    format!("{}{place}", each.join(", "))
-}
 
 /// Reads a rule's `deny` and `when`.
 pub(super) fn denials(
@@ -120,7 +69,7 @@ fn denial(desk: &mut Desk, node: &Node) -> Option<(Denial, At)> {
         Value::Nothing | Value::List(_) => return no_action(desk, node.at),
     };
     let known = || Action::ALL.into_iter().map(Action::name);
-    let Some(action) = Action::ALL.into_iter().find(|action| action.name() == word) else {
+    let Some(action) = action(word) else {
         let advice = match near(word, known()).first() {
             Some(near) => format!("did you mean `{near}`?"),
             None => "see `bulkhead explain deny`".to_owned(),
@@ -181,6 +130,7 @@ fn denial(desk: &mut Desk, node: &Node) -> Option<(Denial, At)> {
             action,
             kinds,
             nested: false,
+            armed: Armed::Always,
         },
         at,
     ))

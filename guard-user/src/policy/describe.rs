@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::{
+    armed::{self, Arming},
     compile::{Compiled, ModeOverride, effective},
-    deny,
+    denial,
     model::{Act, Mode, Policy, RESERVE, Rule},
     units::{Pids, write_duration},
 };
@@ -18,6 +19,9 @@ pub struct Line {
     pub mode: &'static str,
     /// The rest of the sentence.
     pub says: String,
+    /// Of a rule with `kernel: affected`: what is armed here, and what is not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub armed: Vec<Arming>,
 }
 
 /// Fewer pids than this are no reserve: to log in takes some dozens.
@@ -36,6 +40,7 @@ pub fn rules(policy: &Policy, call: Option<ModeOverride>) -> Vec<Line> {
                 rule: rule.name.clone(),
                 mode: mode.name(),
                 says: sentence(rule, mode),
+                armed: armed::of(rule),
             }
         })
         .collect();
@@ -44,6 +49,7 @@ pub fn rules(policy: &Policy, call: Option<ModeOverride>) -> Vec<Line> {
             rule: RESERVE.to_owned(),
             mode: "off",
             says: "no pids are kept for the host".to_owned(),
+            armed: Vec::new(),
         },
         Some(reserve) => {
             let mode = effective(call, policy.mode, reserve.mode);
@@ -59,6 +65,7 @@ pub fn rules(policy: &Policy, call: Option<ModeOverride>) -> Vec<Line> {
                             format!("the last {} of the host's pids", reserve.pids),
                     }
                 ),
+                armed: Vec::new(),
             }
         }
     });
@@ -83,15 +90,20 @@ fn sentence(rule: &Rule, mode: Mode) -> String {
     if let Some(max) = rule.pids {
         parts.push(format!("forks beyond {max} pids"));
     }
-    if !rule.deny.is_empty() {
-        parts.push(deny::words(&rule.deny));
+    if rule.in_force().next().is_some() {
+        parts.push(denial::words(rule.in_force()));
     }
     let mut subjects = rule.subjects.join(", ");
     if !rule.except.is_empty() {
         subjects.push_str(&format!(" except {}", rule.except.join(", ")));
     }
     let mut text = if parts.is_empty() {
-        format!("{subjects}: refuses nothing")
+        let here = if rule.deny.is_empty() {
+            ""
+        } else {
+            " on this kernel: none of what it denies is armed"
+        };
+        format!("{subjects}: refuses nothing{here}")
     } else {
         format!("{subjects}: {} {}", verb(mode), parts.join(", and "))
     };
@@ -128,6 +140,7 @@ fn sentence(rule: &Rule, mode: Mode) -> String {
 pub fn notes(policy: &Policy, compiled: &Compiled) -> Vec<String> {
     let mut notes = Vec::new();
     for rule in &policy.rules {
+        notes.extend(armed::notes(rule));
         let treatments = (compiled.treatments.iter())
             .filter(|treatment| !treatment.exempt)
             .filter(|treatment| {
@@ -136,7 +149,7 @@ pub fn notes(policy: &Policy, compiled: &Compiled) -> Vec<String> {
                 is_one(&rule.subjects) && !is_one(&rule.except)
             });
         let (mut any, mut rate, mut pids) = (false, rule.forks.is_none(), rule.pids.is_none());
-        let mut denied = rule.deny.is_empty();
+        let mut denied = rule.in_force().next().is_none();
         for treatment in treatments {
             any = true;
             let rates = [&treatment.rate_enforced, &treatment.rate_audited];

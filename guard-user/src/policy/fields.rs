@@ -141,6 +141,8 @@ pub const FIELDS: &[Field] = fields! {
     "Where the rule's `deny` holds.";
     "rules[].when.netns", "nested", "must be given within `when`", "netns: nested",
     "Only where the link would be made, or the family of netlink asked, in a network namespace that is not the host's first: the one that the message names, else the socket's. For bridge.create, net_link.create and netlink.";
+    "rules[].kernel", "affected", "every kernel", "kernel: affected",
+    "affected: each thing that `deny` names is refused only on a kernel that has, or may have, a bug that it triggers, by `bulkhead advisories`; `check` and `status` say which are armed here, by which advisory, and which are not. Only for `deny`.";
     "rules[].except", "list of subjects' names", "[]", "except: [monitors]",
     "Containers that are these subjects' as well are left out of the rule, and of no other.";
     "rules[].severity", "low | medium | high | critical", "high", "severity: high",

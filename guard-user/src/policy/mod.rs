@@ -1,8 +1,10 @@
 //! Policy: what the operator wants, read so strictly that a slip of the pen is an error and never a hole.
 
+pub mod armed;
 pub mod compile;
+pub mod denial;
 pub mod denied;
-pub mod deny;
+mod deny;
 pub mod describe;
 pub mod fields;
 pub mod glob;

@@ -4,7 +4,7 @@ use std::{fmt, path::Path, time::Duration};
 
 use guard_common::fork_storm::ForkLimits;
 
-pub use super::deny::{Denial, Kind};
+pub use super::denial::{Denial, Kind};
 pub use super::outlet::{Outlet, Syslog};
 use super::units::{Pids, Rate};
 use crate::{klog, record};
@@ -157,6 +157,20 @@ pub struct Rule {
     pub place: Place,
 }
 
+impl Rule {
+    /// What it denies on this kernel.
+    pub fn in_force(&self) -> impl Iterator<Item = &Denial> {
+        self.deny.iter().filter(|denial| denial.armed.holds())
+    }
+
+    /// Whether it does anything on this kernel.
+    #[must_use]
+    pub fn limits_anything(&self) -> bool {
+        let others = self.forks.is_some() || self.pids.is_some() || self.leak.is_some();
+        others || self.in_force().next().is_some()
+    }
+}
+
 /// Pids that only the host may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserve {
@@ -272,4 +286,13 @@ pub struct Policy {
     pub ignore_patterns: Vec<String>,
     /// Where else the kernel log goes.
     pub forward: Vec<Outlet>,
+}
+
+impl Policy {
+    /// Whether any rule says `kernel: affected`.
+    #[must_use]
+    pub fn asks_for_the_kernel(&self) -> bool {
+        let mut all = self.rules.iter().flat_map(|rule| &rule.deny);
+        all.any(|denial| denial.armed.asks())
+    }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use guard_common::fork_storm::ForkLimits;
 
 use super::{
-    deny::{Denial, denials},
+    armed::Armed,
+    denial::Denial,
+    deny::denials,
     model::{Act, Escalation, Forks, Mode, Severity},
     parse::{DAY, SECOND, name},
     problem::{At, Desk},
@@ -75,7 +77,13 @@ pub fn rule(desk: &mut Desk, node: &Node) -> Option<DraftRule> {
             "take it out of one of the two",
         );
     }
-    let deny = denials(desk, section.get("deny"), section.get("when"));
+    let mut deny = denials(desk, section.get("deny"), section.get("when"));
+    if let Some(given) = section.get("kernel") {
+        let affected = affected(desk, given, section.get("deny").is_some());
+        for denial in deny.iter_mut().filter(|_| affected) {
+            denial.armed = Armed::Unasked;
+        }
+    }
     let mode = section.get("mode").and_then(|given| given.mode(desk));
     let forks = section.get("forks").and_then(|given| forks(desk, given));
     let (pids, leak) = section
@@ -125,6 +133,20 @@ pub fn rule(desk: &mut Desk, node: &Node) -> Option<DraftRule> {
         severity: severity.unwrap_or(Severity::High),
         escalate,
     })
+}
+
+/// Reads `kernel`: whether the rule is armed on affected kernels alone.
+fn affected(desk: &mut Desk, given: Given<'_>, denies: bool) -> bool {
+    let affected = given.parse(desk, |text| (text == "affected").then_some(()));
+    if affected.is_some() && !denies {
+        desk.tell(
+            given.key,
+            "only what is denied can depend on the kernel, and this rule denies nothing",
+            "`deny` beside it",
+            "take `kernel` out",
+        );
+    }
+    affected.is_some()
 }
 
 /// The texts of a list; one that stands there twice is told.

@@ -78,6 +78,7 @@ words! {
         DaemonStop = "daemon.stop", "The daemon stopped; `outcome` says whether enforcement was released or stays.";
         DaemonGap = "daemon.gap", "Nobody watched for `gap.ms`: what was enforced stayed so, what was counted is told now.";
         PolicyLoaded = "policy.loaded", "A policy is in force; `policy` names it.";
+        RuleArmed = "rule.armed", "What `kernel: affected` comes to for one thing that a rule denies; `outcome` says by which advisories it is armed, or why it is not.";
         PolicyRefused = "policy.refused", "A policy was refused and changed nothing; `reason` says what is wrong with it.";
         RungChosen = "rung.chosen", "The mechanism that refusals run on, and why none that is better.";
         ContainerMade = "container.made", "A container was made, and recognised as it was.";
@@ -168,6 +169,7 @@ impl Kind {
             | Self::DaemonStop
             | Self::DaemonGap
             | Self::PolicyLoaded
+            | Self::RuleArmed
             | Self::PolicyRefused
             | Self::RungChosen
             | Self::BreachBegan

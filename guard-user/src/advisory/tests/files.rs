@@ -208,6 +208,70 @@ fn the_docs_know_every_field() {
     }
 }
 
+/// The rules of a policy with this `deny` that cover an advisory that comes with Bulkhead.
+fn covers(deny: &str, id: &str) -> bool {
+    let text = format!(
+        "version: 1\nsubjects: {{s: {{cgroups: [/x/*]}}}}\nrules: [{{name: r, subjects: [s], deny: [{deny}]}}]"
+    );
+    let policy = crate::policy::load::from_bytes("x", text.as_bytes())
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    let all = embedded().unwrap();
+    let advisory = all.iter().find(|advisory| advisory.id == id).unwrap();
+    matches!(coverage(advisory, &policy), Coverage::By(_))
+}
+
+#[test]
+fn a_rule_about_modules_covers_what_only_they_open_if_it_names_all_of_their_names() {
+    let names = |names: &str| format!("{{module.autoload: {{names: [{names}]}}}}");
+    for (id, all, fewer) in [
+        ("CVE-2026-31431", "algif-aead", "algif-hash"),
+        ("CVE-2026-31431", "net_pf_38", "net-pf-39"),
+        ("CVE-2026-43500", "fs-afs, net-pf-33", "net-pf-33"),
+        (
+            "CVE-2022-27666",
+            "xfrm_type_10_50, xfrm-type-2-50",
+            "xfrm-type-2-50",
+        ),
+        ("CVE-2024-53141", "\"ip_set_bitmap:ip\"", "ip_set_bitmap"),
+    ] {
+        assert!(covers(&names(all), id), "{id}: {all}");
+        assert!(!covers(&names(fewer), id), "{id}: {fewer}");
+        assert!(covers("module.autoload", id), "{id}");
+    }
+}
+
+#[test]
+fn numbers_and_what_is_behind_netfilter_cover_as_names_do() {
+    let (xfrm, nf_tables) = ("CVE-2022-27666", "CVE-2024-1086");
+    assert!(covers("{netlink: {families: [6]}}", xfrm));
+    assert!(!covers("{netlink: {families: [7]}}", xfrm));
+    assert!(covers("{netlink: {families: [netfilter]}}", nf_tables));
+    assert!(!covers("{netlink: {families: [ipset]}}", nf_tables));
+    assert!(covers("{socket: {families: [40]}}", "CVE-2024-50264"));
+    assert!(!covers(
+        "{socket: {families: [40], types: [1]}}",
+        "CVE-2024-50264"
+    ));
+}
+
+#[test]
+fn every_shipped_trigger_that_loads_modules_names_them() {
+    let mut found = 0;
+    for advisory in embedded().unwrap() {
+        let Cover::By(triggers) = &advisory.cover else {
+            continue;
+        };
+        for trigger in triggers
+            .iter()
+            .filter(|one| one.action == "module.autoload")
+        {
+            assert!(!trigger.kinds.is_empty(), "{}", advisory.id);
+            found += 1;
+        }
+    }
+    assert!(found >= 14, "{found}");
+}
+
 #[test]
 fn the_example_of_virtual_patches_covers_what_is_reached_by_families_of_netlink() {
     let example = include_bytes!("../../../../policies/examples/virtual-patches.yaml");

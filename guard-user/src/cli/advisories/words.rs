@@ -79,10 +79,15 @@ fn advisory(out: &mut String, line: &Line<'_>) -> Result<()> {
         } else {
             ""
         };
+        let armed = if by.armed {
+            ""
+        } else {
+            "; not armed on this kernel"
+        };
         say(
             "covered",
             &format!(
-                "by rule {} ({}{audit}), which denies {}{leaves}",
+                "by rule {} ({}{audit}{armed}), which denies {}{leaves}",
                 by.rule, by.mode, by.action
             ),
         )?;
