@@ -68,10 +68,18 @@ actions! {
     Swap = 21, "swap";
     /// Restarts or halts the host, or has it run another kernel.
     Reboot = 22, "reboot";
+    /// Opens a device.
+    DeviceOpen = 23, "device.open";
+    /// Tells the device mapper to do something.
+    DeviceMapperControl = 24, "device_mapper.control";
+    /// Gives the kernel a command of the magic key, or says which of them it takes.
+    Sysrq = 25, "sysrq";
+    /// Opens a file by which the kernel is set, to write it.
+    KernelSettingWrite = 26, "kernel_setting.write";
 }
 
 /// How many there are.
-pub const ACTIONS: usize = 23;
+pub const ACTIONS: usize = 27;
 
 impl Action {
     /// Its bit in a profile's sets.
@@ -102,6 +110,8 @@ impl Action {
             Self::ModuleAutoload => Takes::Names,
             Self::Mount => Takes::FileSystems,
             Self::KeyCreate => Takes::KeyTypes,
+            Self::DeviceOpen => Takes::Devices,
+            Self::KernelSettingWrite => Takes::Paths,
             Self::KernelLogRead
             | Self::KernelLogClear
             | Self::KernelLogWrite
@@ -118,6 +128,8 @@ impl Action {
             | Self::Ptrace
             | Self::Swap
             | Self::Reboot
+            | Self::DeviceMapperControl
+            | Self::Sysrq
             | Self::GuardDisable => Takes::Nothing,
         }
     }
@@ -132,6 +144,8 @@ impl Action {
                 | Self::Mount
                 | Self::NetNamespaceCreate
                 | Self::KeyCreate
+                | Self::DeviceOpen
+                | Self::KernelSettingWrite
         )
     }
 
@@ -168,10 +182,15 @@ pub enum Takes {
     FileSystems,
     /// `types` of keys.
     KeyTypes,
+    /// `devices`, without which it would be of all that a program opens.
+    Devices,
+    /// `paths` of files, likewise.
+    Paths,
 }
 
 /// What an action is done to, as the kernel side has it: a name of at most 15 bytes and NULs behind it, a
-/// [`crate::socket::Socket`] or a [`crate::netlink::Family`]; of the name of a module, what [`crate::module::argument`] makes of it.
+/// [`crate::socket::Socket`], a [`crate::netlink::Family`] or a [`crate::device::Device`]; of a file what [`crate::setting::Path`] makes
+/// of it; of the name of a module, what [`crate::module::argument`] makes of it.
 pub type Argument = [u64; 2];
 
 /// The same as it is told: an [`Argument`] and zeros, or the whole name of a module.

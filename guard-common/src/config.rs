@@ -187,6 +187,10 @@ fields! {
     InodeSuperBlock = "inode.i_sb",
     /// The directory entry by which a file was opened.
     FileEntry = "file.f_path.dentry",
+    /// The entry of the directory that it is in; a root's is itself.
+    EntryParent = "dentry.d_parent",
+    /// For what a file was opened: the bit 2, `FMODE_WRITE`, is set where it may be written (include/linux/fs.h).
+    FileMode = "file.f_mode",
     /// The name in a directory entry.
     EntryName = "dentry.d_name.name",
     /// What an open file is of to its driver: of a socket's, the `struct socket`.

@@ -10,6 +10,7 @@ extern crate std;
 pub mod action;
 pub mod bpf;
 pub mod config;
+pub mod device;
 pub mod event;
 pub mod fork_storm;
 pub mod host;

@@ -1,5 +1,6 @@
 pub mod anonymous;
 pub mod bpf;
+pub mod device;
 pub mod fork_storm;
 pub mod kernel_log;
 pub mod key;

@@ -5,7 +5,7 @@ use guard_common::{action::Action, config::Field};
 
 use crate::{
     gate::{self, Verdict},
-    kernel::{apart, config},
+    kernel::{apart, config, in_order},
 };
 
 const ALLOW: i32 = 0;
@@ -20,7 +20,10 @@ const OPEN: u32 = 0;
 #[lsm(hook = "perf_event_open")]
 pub fn perf_event_open(ctx: LsmContext) -> i32 {
     let kind: u32 = if config(Field::PerfArguments) == 2 {
-        ctx.arg(1)
+        let kind = ctx.arg(1);
+        // The compiler would make one load of the two, from an address that it reckons: 5.10 refuses that of a program's context.
+        in_order();
+        kind
     } else {
         ctx.arg(0)
     };

@@ -68,6 +68,10 @@ pub const FIELDS: &[Field] = fields! {
     "The same of mounts.";
     "triggers[].types", "list of types of keys", "all types", "types: [cifs.spnego]",
     "The same of keys.";
+    "triggers[].devices", "list of devices", "all devices", "devices: [\"char 10:229\"]",
+    "The same of devices.";
+    "triggers[].paths", "list of paths", "all settings", "paths: [\"**/release_agent\"]",
+    "The same of files by which the kernel is set.";
     "triggers[].netns", "nested", "any", "netns: nested",
     "It takes a network namespace that is not the host's first: a rule with `when: {netns: nested}` covers it.";
     "triggers[].leaves", "one line of text", "nothing", "leaves: discards of the kernel itself",

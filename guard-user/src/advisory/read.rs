@@ -3,8 +3,10 @@
 use chrono::NaiveDate;
 use guard_common::{
     action::{Action, Takes},
+    device::Device,
     module, mount, net_link,
     netlink::Family,
+    setting::Path,
     socket::FAMILIES,
 };
 
@@ -229,7 +231,9 @@ fn trigger(desk: &mut Desk, node: &Node) -> Option<Trigger> {
     let action = (section.need(desk, "action")).and_then(|given| given.parse(desk, action));
     let what = section.get("what").and_then(|given| line(desk, given));
     let mut kinds = Vec::new();
-    for key in ["kinds", "families", "names", "fs", "types"] {
+    for key in [
+        "kinds", "families", "names", "fs", "types", "devices", "paths",
+    ] {
         let Some(given) = section.get(key) else {
             continue;
         };
@@ -243,6 +247,8 @@ fn trigger(desk: &mut Desk, node: &Node) -> Option<Trigger> {
             let is = match key {
                 "kinds" => net_link::kind(name).is_some(),
                 "families" => is_family(name),
+                "devices" => name.parse::<Device>().is_ok(),
+                "paths" => Path::argument(name).is_some(),
                 "fs" => mount::file_system(name).is_some(),
                 "types" => guard_common::action::name::<2>(name).is_some(),
                 _ => module::name(name).is_some(),
@@ -278,6 +284,8 @@ fn fits(desk: &mut Desk, given: Given<'_>, action: Action) {
         Takes::Names => Some("names"),
         Takes::FileSystems => Some("fs"),
         Takes::KeyTypes => Some("types"),
+        Takes::Devices => Some("devices"),
+        Takes::Paths => Some("paths"),
     };
     let key = given.field.key();
     if own == Some(key) {

@@ -2,8 +2,10 @@
 
 use guard_common::{
     action::{Action, Argument, Takes},
+    device::Device,
     module, mount, net_link,
     netlink::{Family, NETFILTER},
+    setting::Path,
     socket::{ANY, FAMILIES, Socket},
 };
 
@@ -107,6 +109,8 @@ fn whole(action: Action, name: &str) -> Option<Argument> {
         Takes::Names => module::name(name).map(|name| module::argument(&name)),
         Takes::FileSystems => mount::file_system(name),
         Takes::KeyTypes => guard_common::action::name(name),
+        Takes::Devices => name.parse().ok().map(Device::argument),
+        Takes::Paths => Path::argument(name),
     }
 }
 

@@ -2,8 +2,10 @@
 
 use guard_common::{
     action::{Action, Argument, Takes},
+    device::Device,
     module, mount, net_link,
     netlink::{self, Family},
+    setting::Path,
     socket::{ANY, FAMILIES, PROTOCOLS, Socket, TYPES},
 };
 
@@ -83,6 +85,15 @@ fn denial(desk: &mut Desk, node: &Node) -> Option<(Denial, At)> {
         return None;
     };
     let kinds = match (arguments, action.takes()) {
+        (None, Takes::Devices | Takes::Paths) => {
+            desk.tell(
+                at,
+                format!("`{word}` of everything would leave no program able to start"),
+                example(action),
+                &format!("write it like `{word}: {{{}}}`", example(action)),
+            );
+            return None;
+        }
         (None, _) => Vec::new(),
         (Some(_), Takes::Nothing) => {
             desk.tell(
@@ -101,6 +112,16 @@ fn denial(desk: &mut Desk, node: &Node) -> Option<(Denial, At)> {
         (Some(value), Takes::Sockets) => {
             let section = of_action(desk, value, action, &["families", "types", "protocols"])?;
             sockets(desk, &section, at)
+        }
+        (Some(value), Takes::Devices) => {
+            let section = of_action(desk, value, action, &["devices"])?;
+            let given = section.need(desk, "devices")?;
+            devices(desk, given)
+        }
+        (Some(value), Takes::Paths) => {
+            let section = of_action(desk, value, action, &["paths"])?;
+            let given = section.need(desk, "paths")?;
+            paths(desk, given)
         }
         (Some(value), Takes::FileSystems) => {
             let section = of_action(desk, value, action, &["fs"])?;
@@ -176,6 +197,8 @@ const fn example(action: Action) -> &'static str {
         Takes::Sockets => "families: [vsock, alg]",
         Takes::Families => "families: [nf_tables, xfrm]",
         Takes::Names => "names: [net-pf-40]",
+        Takes::Devices => "devices: [\"char 10:229\", \"block 8:*\"]",
+        Takes::Paths => "paths: [/proc/sys/kernel/core_pattern, \"**/release_agent\"]",
         Takes::FileSystems => "fs: [overlay, fuse]",
         Takes::KeyTypes => "types: [keyring, cifs.spnego]",
     }
@@ -350,6 +373,30 @@ fn file_systems(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
         "no kernel has a type of file system by such a name",
         "a type as /proc/filesystems lists them, without a subtype, 1 to 15 bytes",
         "for `fuse.sshfs` write fuse: what is behind the dot is the file system's own",
+    )
+}
+
+/// Devices.
+fn devices(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
+    named(
+        desk,
+        given,
+        |text| text.parse().ok().map(Device::argument),
+        "this is no device",
+        "char or block, then MAJOR:MINOR, MAJOR:* or *, in quotes: \"char 10:229\", \"block 8:*\"",
+        "`ls -l` of the node shows its numbers, and a c or a b before its rights",
+    )
+}
+
+/// Files by which the kernel is set.
+fn paths(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
+    named(
+        desk,
+        given,
+        Path::argument,
+        "this is no file of the kernel's that can be told from others",
+        "a path below /proc or /sys as the host has it, of up to 8 names of up to 31 bytes, or `**/NAME`",
+        "a file of a process or of a cgroup has no one path: write `**/NAME` for all files with that name",
     )
 }
 

@@ -124,7 +124,7 @@ pub const FIELDS: &[Field] = fields! {
     "rules[].pids.leak", "a duration, or off", "30m", "leak: 30m",
     "Alarm when a container's pids rise so steadily that less than this is left until its cap or the host's reserve is reached. Refuses nothing.";
     "rules[].deny", "list of actions", "[]", "deny: [kernel_log.read, kernel_log.clear, kernel_log.write]",
-    "What is refused, whatever capabilities the container has, with EPERM where the kernel tells it: kernel_log.consume, kernel_log.read, which includes it, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console; bridge.create; net_link.create, of all kinds or of some; socket, of all families, types and protocols or of some; netlink, of all families or of some; user_namespace.create; module.load; module.autoload, of all modules or of some; mount, of everything or of some types of file systems; net_namespace.create; key.create, of all types or of some; bpf; perf_event_open; io_uring; userfaultfd; ptrace; swap; reboot.";
+    "What is refused, whatever capabilities the container has, with EPERM where the kernel tells it: kernel_log.consume, kernel_log.read, which includes it, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console; bridge.create; net_link.create, of all kinds or of some; socket, of all families, types and protocols or of some; netlink, of all families or of some; user_namespace.create; module.load; module.autoload, of all modules or of some; mount, of everything or of some types of file systems; net_namespace.create; key.create, of all types or of some; bpf; perf_event_open; io_uring; userfaultfd; ptrace; swap; reboot; sysrq; device_mapper.control; device.open and kernel_setting.write, of what they name.";
     "rules[].deny[].ACTION.kinds", "list of kinds of links", "all kinds", "kinds: [vxcan, netkit]",
     "Of net_link.create: the links that it is about, as `ip link add type KIND` names them. At most 64.";
     "rules[].deny[].ACTION.families", "list of families of sockets", "all families", "families: [vsock, alg, tipc]",
@@ -137,6 +137,10 @@ pub const FIELDS: &[Field] = fields! {
     "Of socket: as they stand in the call, where 0 leaves it to the kernel: IPPROTO_* in small letters and without IPPROTO_, or numbers.";
     "rules[].deny[].ACTION.names", "list of names of modules", "all modules", "names: [net-pf-40, fs-ntfs3]",
     "Of module.autoload: as the kernel asks for them, net-pf-40 and not vsock; its records say which. At most 64.";
+    "rules[].deny[].ACTION.devices", "list of devices", "must be given for device.open", "devices: [\"char 10:229\", \"block 8:*\"]",
+    "Of device.open: char or block and the numbers of a device, of all of a major number, or of all (`block *`). At most 64.";
+    "rules[].deny[].ACTION.paths", "list of paths", "must be given for kernel_setting.write", "paths: [/proc/sys/kernel/core_pattern, \"**/release_agent\"]",
+    "Of kernel_setting.write: files below /proc and /sys as the host has them, wherever a container has them mounted, or `**/NAME` for all files of the kernel's file systems with that name. At most 64.";
     "rules[].when", "map", "everywhere", "when: {netns: nested}",
     "Where the rule's `deny` holds.";
     "rules[].when.netns", "nested", "must be given within `when`", "netns: nested",

@@ -55,6 +55,16 @@ pub const fn what(action: Action) -> &'static str {
         Action::Reboot => {
             "restarting or halting the host, or having it run another kernel; ending the container's own pid namespace is none of it"
         }
+        Action::DeviceOpen => "opening a device that `devices` names, whatever its node is called",
+        Action::DeviceMapperControl => {
+            "telling the device mapper to do something, a question included"
+        }
+        Action::Sysrq => {
+            "giving the kernel a command of the magic key by /proc/sysrq-trigger, or writing kernel.sysrq"
+        }
+        Action::KernelSettingWrite => {
+            "opening a file of the kernel's that `paths` names, to write it"
+        }
         Action::UserNamespaceCreate => {
             "making a user namespace, in which whoever makes it has all capabilities"
         }
@@ -120,6 +130,19 @@ pub const fn ways_round(action: Action) -> &'static [&'static str] {
         ],
         Action::Swap => &["writing the host's block devices, and the limits of memory of cgroups"],
         Action::Reboot => &["/proc/sysrq-trigger, and devices of watchdogs"],
+        Action::DeviceOpen => &[
+            "a device that was opened before, or that another opened and sent",
+            "another device with the same contents, such as a partition of a disk",
+        ],
+        Action::DeviceMapperControl => &["having a program of the host do it"],
+        Action::Sysrq => &[
+            "a file that was opened before, or that another opened and sent",
+            "a keyboard, a serial line",
+        ],
+        Action::KernelSettingWrite => &[
+            "a file that was opened before, or that another opened and sent",
+            "another file that sets the same; the same by a system call",
+        ],
         Action::UserNamespaceCreate => &[
             "joining a namespace that was made before, or by the runtime",
             "tracing a runtime's process that is about to enter the container (the host's CAP_SYS_PTRACE)",

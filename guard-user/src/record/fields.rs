@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt};
 use chrono::{DateTime, Utc};
 use guard_common::{
     action::{Action, Takes, Told},
+    device::Device,
     netlink::Family,
     socket::Socket,
 };
@@ -234,9 +235,13 @@ impl Record {
         let words = match action.takes() {
             Takes::Sockets => Socket::from_argument([one, two]).map(|socket| socket.to_string()),
             Takes::Families => Family::from_argument([one, two]).map(|family| family.to_string()),
-            Takes::Kinds | Takes::Names | Takes::FileSystems | Takes::KeyTypes | Takes::Nothing => {
-                None
-            }
+            Takes::Devices => Device::from_argument([one, two]).map(|device| device.to_string()),
+            Takes::Kinds
+            | Takes::Names
+            | Takes::Paths
+            | Takes::FileSystems
+            | Takes::KeyTypes
+            | Takes::Nothing => None,
         };
         let bytes = words.map_or_else(|| told.map(u64::to_le_bytes).concat(), String::into_bytes);
         if *told != Told::default() {

@@ -2,6 +2,7 @@
 
 mod anonymous;
 mod bpf;
+mod device;
 mod kernel_log;
 mod key;
 mod module;
@@ -34,6 +35,7 @@ use crate::identity::tree::{Hierarchy, id_of};
 
 pub use anonymous::{IO_URING, USERFAULTFD};
 pub use bpf::BPF;
+pub use device::DEVICE;
 pub use kernel_log::{KERNEL_LOG, KERNEL_LOG_DEVICES};
 pub use key::KEY;
 pub use module::MODULE;
@@ -145,6 +147,7 @@ pub fn all() -> impl Iterator<Item = &'static Hook> {
         .chain(&PTRACE)
         .chain(&SWAP)
         .chain(&REBOOT)
+        .chain(&DEVICE)
 }
 
 /// Functions of the kernel that these, and what takes their place, attach to or go by.

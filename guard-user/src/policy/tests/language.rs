@@ -16,6 +16,8 @@ fn action(key: &str) -> &'static str {
         "families" | "types" | "protocols" => "socket",
         "names" => "module.autoload",
         "fs" => "mount",
+        "devices" => "device.open",
+        "paths" => "kernel_setting.write",
         _ => "net_link.create",
     }
 }
