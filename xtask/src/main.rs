@@ -7,6 +7,7 @@ mod demo;
 mod deny;
 mod ebpf;
 mod kernels;
+mod rungs;
 mod test;
 mod vm;
 
@@ -35,6 +36,8 @@ enum Task {
     /// Run every test that there is: formatting, lints, unit tests, the committed object, dependencies, and each hazard
     /// in virtual machines on every kernel.
     Test(test::Options),
+    /// Write the table of hooks and rungs in docs/hazards.md, from the logs of the last run of all tests.
+    Rungs,
     /// Play an outage twice on 6.12, without Bulkhead and with it, side by side.
     Demo(demo::Options),
     /// Measure in virtual machines what Bulkhead costs, in guest instructions.
@@ -63,6 +66,7 @@ fn main() -> anyhow::Result<ExitCode> {
             ));
         }
         Task::Test(options) => test::run(&options)?,
+        Task::Rungs => rungs::write()?,
         Task::Demo(options) => demo::run(&options)?,
         Task::Bench(options) => bench::run(&options)?,
     }

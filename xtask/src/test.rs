@@ -17,6 +17,7 @@ use crate::{
     debian::output,
     ebpf::{self, root, target},
     kernels::Kernel,
+    rungs,
     vm::{self, Boot, Streams},
 };
 
@@ -171,6 +172,9 @@ pub fn run(options: &Options) -> Result<()> {
         "tests failed"
     );
     ensure!(sum(|ran| ran.passed) > 0, "no test has this name");
+    if options.filter.is_none() && options.kernel.is_empty() {
+        rungs::check()?;
+    }
     Ok(())
 }
 

@@ -62,7 +62,20 @@ deny:
   - user_namespace.create
   - module.load
   - module.autoload
-  - bpf";
+  - bpf
+  - mount
+  - net_namespace.create
+  - perf_event_open
+  - key.create
+  - io_uring
+  - userfaultfd
+  - ptrace
+  - swap
+  - reboot
+  - sysrq
+  - device.open: {devices: ['char 1:5']}
+  - device_mapper.control
+  - kernel_setting.write: {paths: ['**/release_agent']}";
 
 const CAPPED: &str = "forks: {rate: 20/s, burst: 40}\npids: {max: 60}";
 
@@ -73,6 +86,17 @@ fn on_a_plain_kernel_nothing_is_degraded_whatever_is_denied() -> Result<()> {
     // What only tells is attached once the daemon is ready.
     std::thread::sleep(Duration::from_secs(3));
     let seen = status()?;
+    // `cargo xtask rungs` makes a table of it.
+    for hook in seen["hooks"].as_array().context("no hooks")? {
+        let word = |key: &str| hook[key].as_str().unwrap_or_default().to_owned();
+        println!(
+            "rung | {} | {} | {} | {}",
+            word("hazard"),
+            word("hook"),
+            word("rung"),
+            word("state")
+        );
+    }
     let degraded = seen["degraded"].as_array().context("no degraded")?;
     ensure!(degraded.is_empty(), "{degraded:?}");
     ensure!(seen["state"] == "ENFORCING", "{}", seen["state"]);
