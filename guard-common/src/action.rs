@@ -50,10 +50,12 @@ actions! {
     ModuleLoad = 12, "module.load";
     /// Does something for which the kernel asks for a module that is not loaded.
     ModuleAutoload = 13, "module.autoload";
+    /// Adds or changes a qdisc, class, filter, chain or action of traffic control of some kind.
+    TrafficControl = 14, "traffic_control";
 }
 
 /// How many there are.
-pub const ACTIONS: usize = 14;
+pub const ACTIONS: usize = 15;
 
 impl Action {
     /// Its bit in a profile's sets.
@@ -78,7 +80,7 @@ impl Action {
     #[must_use]
     pub const fn takes(self) -> Takes {
         match self {
-            Self::NetLinkCreate => Takes::Kinds,
+            Self::NetLinkCreate | Self::TrafficControl => Takes::Kinds,
             Self::Socket => Takes::Sockets,
             Self::Netlink => Takes::Families,
             Self::ModuleAutoload => Takes::Names,
@@ -106,7 +108,7 @@ impl Action {
     pub const fn is_of_a_netns(self) -> bool {
         matches!(
             self,
-            Self::BridgeCreate | Self::NetLinkCreate | Self::Netlink
+            Self::BridgeCreate | Self::NetLinkCreate | Self::Netlink | Self::TrafficControl
         )
     }
 
@@ -122,7 +124,7 @@ impl Action {
 pub enum Takes {
     /// Nothing: it is denied altogether.
     Nothing,
-    /// `kinds` of links.
+    /// `kinds` of links, or of traffic control.
     Kinds,
     /// `families`, `types` and `protocols` of sockets.
     Sockets,

@@ -4,6 +4,8 @@ pub mod kernel_log;
 pub mod module;
 pub mod net_link;
 pub mod netlink;
+pub mod rtnetlink;
 pub mod setting;
 pub mod socket;
+pub mod traffic_control;
 pub mod user_namespace;

@@ -1,7 +1,7 @@
 //! One file: every field in its place and of its form, or an error that says so.
 
 use chrono::NaiveDate;
-use guard_common::{net_link, netlink::Family, socket::FAMILIES};
+use guard_common::{netlink::Family, rtnetlink, socket::FAMILIES};
 
 use super::{
     language::ADVISORY,
@@ -225,7 +225,7 @@ fn trigger(desk: &mut Desk, node: &Node) -> Option<Trigger> {
     let mut kinds = (section.get("kinds"))
         .map(|given| {
             each(desk, given, |name| {
-                net_link::kind(name).map(|_| name.to_owned())
+                rtnetlink::kind(name).map(|_| name.to_owned())
             })
         })
         .unwrap_or_default();

@@ -11,6 +11,7 @@ use guard_tests::probe::{
     module::Module,
     socket::Socket,
     tally::Counted,
+    traffic::Traffic,
     user_namespace::UserNamespace,
 };
 
@@ -34,6 +35,7 @@ enum Probe {
     Link(Link),
     Module(Module),
     Socket(Socket),
+    Traffic(Traffic),
     UserNamespace(UserNamespace),
     /// Reads from a descriptor that comes through the socket at standard input.
     Received,
@@ -54,6 +56,7 @@ fn main() -> anyhow::Result<()> {
         Probe::Link(link) => return Ok(link.run()?),
         Probe::Module(module) => return Ok(module.run()?),
         Probe::Socket(socket) => return Ok(socket.run()?),
+        Probe::Traffic(traffic) => return Ok(traffic.run()?),
         Probe::UserNamespace(namespace) => return Ok(namespace.run()?),
         Probe::Received => return Ok(klog::read_received()?),
         Probe::Cost(cost) => {

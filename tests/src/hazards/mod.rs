@@ -8,6 +8,7 @@ pub mod net_link;
 pub mod netlink;
 pub mod setting;
 pub mod socket;
+pub mod traffic_control;
 pub mod user_namespace;
 
 use std::{fs, path::Path};
@@ -123,6 +124,7 @@ pub fn all() -> Vec<&'static Scenario> {
         user_namespace::SCENARIOS,
         bpf::SCENARIOS,
         netlink::SCENARIOS,
+        traffic_control::SCENARIOS,
         setting::SCENARIOS,
     ]
     .into_iter()

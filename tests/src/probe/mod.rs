@@ -10,4 +10,5 @@ pub mod link;
 pub mod module;
 pub mod socket;
 pub mod tally;
+pub mod traffic;
 pub mod user_namespace;

@@ -5,6 +5,7 @@ mod kernel_log;
 mod module;
 mod net_link;
 mod netlink;
+mod rtnetlink;
 mod setting;
 mod socket;
 mod user_namespace;
@@ -29,6 +30,7 @@ pub use kernel_log::{KERNEL_LOG, KERNEL_LOG_DEVICES};
 pub use module::MODULE;
 pub use net_link::NET_LINK;
 pub use netlink::NETLINK;
+pub use rtnetlink::RTNETLINK;
 pub use setting::{SETTING, SWITCH};
 pub use socket::SOCKET;
 pub use user_namespace::USER_NAMESPACE;
@@ -109,6 +111,7 @@ struct Tool {
 /// Every hook that judges actions; not those that take the place of another.
 pub fn all() -> impl Iterator<Item = &'static Hook> {
     (KERNEL_LOG.iter())
+        .chain(&RTNETLINK)
         .chain(&NET_LINK)
         .chain(&SOCKET)
         .chain(&SETTING)
