@@ -76,10 +76,12 @@ actions! {
     Sysrq = 25, "sysrq";
     /// Opens a file by which the kernel is set, to write it.
     KernelSettingWrite = 26, "kernel_setting.write";
+    /// Adds or changes a qdisc, class, filter, chain or action of traffic control of some kind.
+    TrafficControl = 27, "traffic_control";
 }
 
 /// How many there are.
-pub const ACTIONS: usize = 27;
+pub const ACTIONS: usize = 28;
 
 impl Action {
     /// Its bit in a profile's sets.
@@ -104,7 +106,7 @@ impl Action {
     #[must_use]
     pub const fn takes(self) -> Takes {
         match self {
-            Self::NetLinkCreate => Takes::Kinds,
+            Self::NetLinkCreate | Self::TrafficControl => Takes::Kinds,
             Self::Socket => Takes::Sockets,
             Self::Netlink => Takes::Families,
             Self::ModuleAutoload => Takes::Names,
@@ -154,7 +156,7 @@ impl Action {
     pub const fn is_of_a_netns(self) -> bool {
         matches!(
             self,
-            Self::BridgeCreate | Self::NetLinkCreate | Self::Netlink
+            Self::BridgeCreate | Self::NetLinkCreate | Self::Netlink | Self::TrafficControl
         )
     }
 
@@ -170,7 +172,7 @@ impl Action {
 pub enum Takes {
     /// Nothing: it is denied altogether.
     Nothing,
-    /// `kinds` of links.
+    /// `kinds` of links, or of traffic control.
     Kinds,
     /// `families`, `types` and `protocols` of sockets.
     Sockets,

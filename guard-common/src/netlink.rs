@@ -206,7 +206,7 @@ mod tests {
         // Kinds of links are text.
         for kind in ["bridge", "a", "@@@@@@@@", "(too long)", "~~~~~~~~~~~~~~~"] {
             assert_eq!(
-                Family::from_argument(crate::net_link::kind(kind).unwrap()),
+                Family::from_argument(crate::rtnetlink::kind(kind).unwrap()),
                 None,
                 "{kind}"
             );

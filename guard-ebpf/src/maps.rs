@@ -13,7 +13,7 @@ use guard_common::{
     host::Host,
     identity::{NameMatcher, Walk},
     kernel_log::{ENDED as ENDED_MAX, Ended, PRINTED_BYTES},
-    net_link::{READS as READS_MAX, Read},
+    rtnetlink::{READS as READS_MAX, Read},
     setup::{SETTING_UP as SETTING_UP_MAX, Setup},
 };
 

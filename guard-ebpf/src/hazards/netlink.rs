@@ -7,7 +7,7 @@ use guard_common::{
     netlink::{Family, Head, MESSAGES, NETFILTER, message},
 };
 
-use super::net_link::{ALL_FATES, is_nested};
+use super::rtnetlink::{ALL_FATES, is_nested};
 use crate::{
     gate::{Case, Verdict},
     kernel,
@@ -18,7 +18,7 @@ const EPERM: i32 = 1;
 
 /// Bytes of a `struct nlmsghdr`.
 const HEADER: u32 = 16;
-/// `NETLINK_ROUTE`: what the self-test asks of it is for the program of links alone.
+/// `NETLINK_ROUTE`: what the self-test asks of it is for the program of rtnetlink alone.
 const ROUTE: u16 = 0;
 
 // int security_netlink_send(struct sock *sk, struct sk_buff *skb)   5.10 to 7.3

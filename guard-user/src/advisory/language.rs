@@ -58,8 +58,8 @@ pub const FIELDS: &[Field] = fields! {
     "As policy names it. It may be one that a later version of Bulkhead can refuse.";
     "triggers[].what", "one line of text", "the action altogether", "what: the kinds veth, vxcan and netkit",
     "Its argument, in words.";
-    "triggers[].kinds", "list of kinds of links", "all kinds", "kinds: [veth, vxcan, netkit]",
-    "The links that it takes: a rule about some kinds alone covers the advisory only if these are among them.";
+    "triggers[].kinds", "list of kinds of links or of traffic control", "all kinds", "kinds: [veth, vxcan, netkit]",
+    "The links that it takes, or the qdiscs, filters and actions of traffic control: a rule about some kinds alone covers the advisory only if these are among them.";
     "triggers[].families", "list of families of sockets or of netlink", "all families", "families: [vsock]",
     "The same of sockets and of netlink: a rule about some families covers it only if these are among them, with no types or protocols beside them.";
     "triggers[].names", "list of names of modules", "all modules", "names: [net-pf-40, fs-cifs]",

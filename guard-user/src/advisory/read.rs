@@ -4,8 +4,9 @@ use chrono::NaiveDate;
 use guard_common::{
     action::{Action, Takes},
     device::Device,
-    module, mount, net_link,
+    module, mount,
     netlink::Family,
+    rtnetlink,
     setting::Path,
     socket::FAMILIES,
 };
@@ -245,7 +246,7 @@ fn trigger(desk: &mut Desk, node: &Node) -> Option<Trigger> {
         }
         kinds.extend(each(desk, given, |name| {
             let is = match key {
-                "kinds" => net_link::kind(name).is_some(),
+                "kinds" => rtnetlink::kind(name).is_some(),
                 "families" => is_family(name),
                 "devices" => name.parse::<Device>().is_ok(),
                 "paths" => Path::argument(name).is_some(),

@@ -24,9 +24,9 @@ use super::sys;
 /// The kernel side's global functions.
 const GLOBAL: [&str; 4] = [
     "identity_walk_on",
-    "net_link_step",
-    "net_link_steps",
-    "net_link_many_steps",
+    "rtnetlink_step",
+    "rtnetlink_steps",
+    "rtnetlink_many_steps",
 ];
 
 /// `BTF_MAGIC` (include/uapi/linux/btf.h).

@@ -3,8 +3,9 @@
 use guard_common::{
     action::{Action, Argument, Takes},
     device::Device,
-    module, mount, net_link,
+    module, mount,
     netlink::{Family, NETFILTER},
+    rtnetlink,
     setting::Path,
     socket::{ANY, FAMILIES, Socket},
 };
@@ -95,7 +96,7 @@ pub fn action(name: &str) -> Option<Action> {
 fn whole(action: Action, name: &str) -> Option<Argument> {
     match action.takes() {
         Takes::Nothing => None,
-        Takes::Kinds => net_link::kind(name),
+        Takes::Kinds => rtnetlink::kind(name),
         Takes::Sockets => {
             let (_, family) = FAMILIES.iter().find(|(known, _)| *known == name)?;
             let all = Socket {

@@ -3,8 +3,9 @@
 use guard_common::{
     action::{Action, Argument, Takes},
     device::Device,
-    module, mount, net_link,
+    module, mount,
     netlink::{self, Family},
+    rtnetlink,
     setting::Path,
     socket::{ANY, FAMILIES, PROTOCOLS, Socket, TYPES},
 };
@@ -106,8 +107,12 @@ fn denial(desk: &mut Desk, node: &Node) -> Option<(Denial, At)> {
         }
         (Some(value), Takes::Kinds) => {
             let section = of_action(desk, value, action, &["kinds"])?;
-            let given = section.need(desk, "kinds")?;
-            kinds(desk, given)
+            let like = match action {
+                Action::TrafficControl => "list of kinds of traffic control",
+                _ => "list of kinds of links",
+            };
+            let given = section.need_as(desk, "kinds", Some((like, example(action))))?;
+            kinds(desk, given, action)
         }
         (Some(value), Takes::Sockets) => {
             let section = of_action(desk, value, action, &["families", "types", "protocols"])?;
@@ -193,6 +198,7 @@ fn of_action<'n>(
 const fn example(action: Action) -> &'static str {
     match action.takes() {
         Takes::Nothing => "",
+        Takes::Kinds if matches!(action, Action::TrafficControl) => "kinds: [hfsc, route, pedit]",
         Takes::Kinds => "kinds: [vxcan, netkit]",
         Takes::Sockets => "families: [vsock, alg]",
         Takes::Families => "families: [nf_tables, xfrm]",
@@ -412,15 +418,21 @@ fn key_types(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
     )
 }
 
-fn kinds(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
-    named(
-        desk,
-        given,
-        net_link::kind,
-        "no kernel has a kind of link of that length",
-        "a kind as `ip link help` lists them, 1 to 15 bytes",
-        "write the kind as `ip link add type KIND` takes it",
-    )
+/// Kinds of links, or of traffic control.
+fn kinds(desk: &mut Desk, given: Given<'_>, action: Action) -> Vec<Kind> {
+    let (wrong, expected, advice) = match action {
+        Action::TrafficControl => (
+            "no kernel has a kind of qdisc, filter or action of that length",
+            "a kind as tc(8) has them, such as hfsc, route or pedit, 1 to 15 bytes",
+            "write the kind as `tc qdisc add`, `tc filter add` or `tc actions add` takes it",
+        ),
+        _ => (
+            "no kernel has a kind of link of that length",
+            "a kind as `ip link help` lists them, 1 to 15 bytes",
+            "write the kind as `ip link add type KIND` takes it",
+        ),
+    };
+    named(desk, given, rtnetlink::kind, wrong, expected, advice)
 }
 
 /// Names of which each is an argument, or wrong.
@@ -472,7 +484,7 @@ fn nested(desk: &mut Desk, given: Given<'_>, denies: bool, all: &[(Denial, At)])
             "{} is not done in a network namespace: `when` can never hold for it",
             denial.action.name()
         );
-        let expected = "a rule of bridge.create, net_link.create or netlink alone";
+        let expected = "a rule of bridge.create, net_link.create, netlink or traffic_control alone";
         desk.tell(
             given.key,
             message,

@@ -124,9 +124,9 @@ pub const FIELDS: &[Field] = fields! {
     "rules[].pids.leak", "a duration, or off", "30m", "leak: 30m",
     "Alarm when a container's pids rise so steadily that less than this is left until its cap or the host's reserve is reached. Refuses nothing.";
     "rules[].deny", "list of actions", "[]", "deny: [kernel_log.read, kernel_log.clear, kernel_log.write]",
-    "What is refused, whatever capabilities the container has, with EPERM where the kernel tells it: kernel_log.consume, kernel_log.read, which includes it, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console; bridge.create; net_link.create, of all kinds or of some; socket, of all families, types and protocols or of some; netlink, of all families or of some; user_namespace.create; module.load; module.autoload, of all modules or of some; mount, of everything or of some types of file systems; net_namespace.create; key.create, of all types or of some; bpf; perf_event_open; io_uring; userfaultfd; ptrace; swap; reboot; sysrq; device_mapper.control; device.open and kernel_setting.write, of what they name.";
-    "rules[].deny[].ACTION.kinds", "list of kinds of links", "all kinds", "kinds: [vxcan, netkit]",
-    "Of net_link.create: the links that it is about, as `ip link add type KIND` names them. At most 64.";
+    "What is refused, whatever capabilities the container has, with EPERM where the kernel tells it: kernel_log.consume, kernel_log.read, which includes it, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console; bridge.create; net_link.create, of all kinds or of some; socket, of all families, types and protocols or of some; netlink, of all families or of some; traffic_control, of all kinds or of some; user_namespace.create; module.load; module.autoload, of all modules or of some; mount, of everything or of some types of file systems; net_namespace.create; key.create, of all types or of some; bpf; perf_event_open; io_uring; userfaultfd; ptrace; swap; reboot; sysrq; device_mapper.control; device.open and kernel_setting.write, of what they name.";
+    "rules[].deny[].ACTION.kinds", "list of kinds of links or of traffic control", "all kinds", "kinds: [vxcan, netkit]",
+    "Of net_link.create: the links that it is about, as `ip link add type KIND` names them. Of traffic_control: qdiscs, filters and actions as tc(8) names them, such as hfsc, route and pedit. At most 64.";
     "rules[].deny[].ACTION.families", "list of families of sockets", "all families", "families: [vsock, alg, tipc]",
     "Of netlink: route, xfrm, netfilter, generic and others, or what is behind netfilter: nf_tables, ipset, conntrack and others. Of socket: AF_* in small letters and without AF_, or numbers. With types or protocols, only sockets to which all of them apply.";
     "rules[].deny[].ACTION.types", "list of types of sockets", "all types", "types: [raw, packet]",
@@ -144,7 +144,7 @@ pub const FIELDS: &[Field] = fields! {
     "rules[].when", "map", "everywhere", "when: {netns: nested}",
     "Where the rule's `deny` holds.";
     "rules[].when.netns", "nested", "must be given within `when`", "netns: nested",
-    "Only where the link would be made, or the family of netlink asked, in a network namespace that is not the host's first: the one that the message names, else the socket's. For bridge.create, net_link.create and netlink.";
+    "Only where the link or what there is of traffic control would be made, or the family of netlink asked, in a network namespace that is not the host's first: the one that the message names, else the socket's. For bridge.create, net_link.create, netlink and traffic_control.";
     "rules[].kernel", "affected", "every kernel", "kernel: affected",
     "affected: each thing that `deny` names is refused only on a kernel that has, or may have, a bug that it triggers, by `bulkhead advisories`; `check` and `status` say which are armed here, by which advisory, and which are not. Only for `deny`.";
     "rules[].except", "list of subjects' names", "[]", "except: [monitors]",

@@ -34,6 +34,9 @@ pub const fn what(action: Action) -> &'static str {
         Action::Netlink => {
             "asking something of any family of netlink, or of those that `families` names"
         }
+        Action::TrafficControl => {
+            "adding or changing a qdisc, class, filter, chain or action of traffic control, of any kind or of those that `kinds` names"
+        }
         Action::ModuleLoad => "loading a module of the kernel, from a file or from memory",
         Action::ModuleAutoload => {
             "having the kernel load a module, whichever or one of those that `names` names, by asking for what is not there"
@@ -103,6 +106,12 @@ pub const fn ways_round(action: Action) -> &'static [&'static str] {
         Action::Bpf => &["what was loaded or attached before goes on"],
         Action::Netlink => &[
             "iptables' setsockopt for netfilter's old tables; AF_KEY for xfrm",
+            "a socket on which another asks",
+        ],
+        Action::TrafficControl => &[
+            "what is set up already goes on; a class is told by the kind that its message says, which the kernel does not look at",
+            "qdiscs that the kernel makes by itself: the default one (net.core.default_qdisc), and those in one that is made",
+            "BPF programs on a device by bpf(2), from 6.6 on (unless `bpf` is denied)",
             "a socket on which another asks",
         ],
         Action::ModuleLoad => &["having a program of the host load it", "module.autoload"],

@@ -23,5 +23,6 @@ pub fn run(rounds: Rounds) -> Result<()> {
     let starts = in_turn(&mut lines, rounds, &policy)?;
     print(&lines);
     start(&starts);
-    programs::each(&policy, &[], &["ioctl", "route"], "net_link_")
+    programs::each(&policy, &[], &["ioctl"], "net_link_")?;
+    programs::each(&policy, &[], &["route"], "rtnetlink_")
 }

@@ -13,6 +13,7 @@ use guard_tests::probe::{
     mount::Mount,
     socket::Socket,
     tally::Counted,
+    traffic::Traffic,
     user_namespace::UserNamespace,
 };
 
@@ -38,6 +39,7 @@ enum Probe {
     Module(Module),
     Mount(Mount),
     Socket(Socket),
+    Traffic(Traffic),
     UserNamespace(UserNamespace),
     /// Reads from a descriptor that comes through the socket at standard input.
     Received,
@@ -60,6 +62,7 @@ fn main() -> anyhow::Result<()> {
         Probe::Module(module) => return Ok(module.run()?),
         Probe::Mount(mount) => return Ok(mount.run()?),
         Probe::Socket(socket) => return Ok(socket.run()?),
+        Probe::Traffic(traffic) => return Ok(traffic.run()?),
         Probe::UserNamespace(namespace) => return Ok(namespace.run()?),
         Probe::Received => return Ok(klog::read_received()?),
         Probe::Cost(cost) => {

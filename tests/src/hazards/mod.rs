@@ -10,6 +10,7 @@ pub mod netlink;
 pub mod plain;
 pub mod setting;
 pub mod socket;
+pub mod traffic_control;
 pub mod user_namespace;
 
 use std::{fs, path::Path};
@@ -125,6 +126,7 @@ pub fn all() -> Vec<&'static Scenario> {
         user_namespace::SCENARIOS,
         bpf::SCENARIOS,
         netlink::SCENARIOS,
+        traffic_control::SCENARIOS,
         setting::SCENARIOS,
         plain::SCENARIOS,
         mount::SCENARIOS,

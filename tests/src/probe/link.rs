@@ -72,10 +72,10 @@ pub enum Way {
 }
 
 const NEW_LINK: u16 = 16;
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const EXCL: u16 = 0x200;
-const CREATE: u16 = 0x400;
+pub(super) const REQUEST: u16 = 1;
+pub(super) const ACK: u16 = 4;
+pub(super) const EXCL: u16 = 0x200;
+pub(super) const CREATE: u16 = 0x400;
 
 const IFNAME: u16 = 3;
 const IFALIAS: u16 = 20;
@@ -84,10 +84,10 @@ const NET_NS_PID: u16 = 19;
 const NET_NS_FD: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
-const NESTED: u16 = 0x8000;
+pub(super) const NESTED: u16 = 0x8000;
 
 /// An attribute.
-fn attribute(kind: u16, held: &[u8]) -> Vec<u8> {
+pub(super) fn attribute(kind: u16, held: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(((4 + held.len()) as u16).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -96,7 +96,7 @@ fn attribute(kind: u16, held: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn text(text: &str) -> Vec<u8> {
+pub(super) fn text(text: &str) -> Vec<u8> {
     let mut bytes = text.as_bytes().to_vec();
     bytes.push(0);
     bytes
@@ -109,14 +109,19 @@ fn of_kind(kind: &str) -> Vec<u8> {
 
 /// A message about a link.
 fn message(flags: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
-    let attributes = attributes.concat();
+    message_of(NEW_LINK, flags, &[0; 16], attributes)
+}
+
+/// A message that begins with this, as those of its type do.
+pub(super) fn message_of(kind: u16, flags: u16, begins: &[u8], attributes: &[Vec<u8>]) -> Vec<u8> {
+    let held = [begins, &attributes.concat()].concat();
     let mut bytes = Vec::new();
-    bytes.extend((32 + attributes.len() as u32).to_ne_bytes());
-    bytes.extend(NEW_LINK.to_ne_bytes());
+    bytes.extend((16 + held.len() as u32).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
     bytes.extend(flags.to_ne_bytes());
     bytes.extend(1_u32.to_ne_bytes());
-    bytes.extend([0_u8; 4 + 16]);
-    bytes.extend(attributes);
+    bytes.extend([0_u8; 4]);
+    bytes.extend(held);
     bytes
 }
 
@@ -274,14 +279,14 @@ impl Link {
     }
 }
 
-fn came_of(result: isize) -> io::Result<()> {
+pub(super) fn came_of(result: isize) -> io::Result<()> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
 }
 
-fn rtnetlink() -> io::Result<OwnedFd> {
+pub(super) fn rtnetlink() -> io::Result<OwnedFd> {
     // SAFETY: a socket of our own.
     let socket = unsafe {
         libc::socket(
@@ -319,7 +324,7 @@ fn any_socket() -> io::Result<OwnedFd> {
 }
 
 /// Sends; how many answers are to be waited for.
-fn send(socket: &OwnedFd, bytes: &[u8]) -> io::Result<u32> {
+pub(super) fn send(socket: &OwnedFd, bytes: &[u8]) -> io::Result<u32> {
     // SAFETY: the buffer is as long as it says.
     let sent = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
     came_of(sent)?;
@@ -327,7 +332,7 @@ fn send(socket: &OwnedFd, bytes: &[u8]) -> io::Result<u32> {
 }
 
 /// A message that does nothing, and this one, in two messages of one system call.
-fn send_two(socket: &OwnedFd, bytes: &[u8]) -> io::Result<u32> {
+pub(super) fn send_two(socket: &OwnedFd, bytes: &[u8]) -> io::Result<u32> {
     let nothing = message(REQUEST | ACK, &[attribute(IFNAME, &text("lo"))]);
     let mut parts = [&nothing[..], bytes].map(|bytes| libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
@@ -351,7 +356,7 @@ fn send_two(socket: &OwnedFd, bytes: &[u8]) -> io::Result<u32> {
     Ok(2)
 }
 
-fn by_io_uring(socket: &OwnedFd, bytes: &[u8], by_a_worker: bool) -> io::Result<u32> {
+pub(super) fn by_io_uring(socket: &OwnedFd, bytes: &[u8], by_a_worker: bool) -> io::Result<u32> {
     let mut ring = IoUring::new(2)?;
     let length = bytes.len() as u32;
     let mut entry =
@@ -370,7 +375,7 @@ fn by_io_uring(socket: &OwnedFd, bytes: &[u8], by_a_worker: bool) -> io::Result<
 }
 
 /// What the kernel answers to one message (`struct nlmsgerr`).
-fn answer(socket: &OwnedFd) -> io::Result<()> {
+pub(super) fn answer(socket: &OwnedFd) -> io::Result<()> {
     let mut buffer = [0_u8; 8192];
     // SAFETY: the buffer is as long as it says.
     let got = unsafe {

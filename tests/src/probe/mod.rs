@@ -12,4 +12,5 @@ pub mod module;
 pub mod mount;
 pub mod socket;
 pub mod tally;
+pub mod traffic;
 pub mod user_namespace;

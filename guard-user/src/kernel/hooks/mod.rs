@@ -13,6 +13,7 @@ mod netlink;
 mod perf_event;
 mod ptrace;
 mod reboot;
+mod rtnetlink;
 mod setting;
 mod socket;
 mod swap;
@@ -46,6 +47,7 @@ pub use netlink::NETLINK;
 pub use perf_event::{PERF_EVENT, PERF_EVENT_OPEN};
 pub use ptrace::PTRACE;
 pub use reboot::REBOOT;
+pub use rtnetlink::RTNETLINK;
 pub use setting::{SETTING, SWITCH};
 pub use socket::SOCKET;
 pub use swap::SWAP;
@@ -131,6 +133,7 @@ struct Tool {
 /// Every hook that judges actions; not those that take the place of another.
 pub fn all() -> impl Iterator<Item = &'static Hook> {
     (KERNEL_LOG.iter())
+        .chain(&RTNETLINK)
         .chain(&NET_LINK)
         .chain(&SOCKET)
         .chain(&SETTING)

@@ -1,4 +1,4 @@
-//! The hooks that stand before making network links.
+//! The hooks that stand before making network links in other ways than by a message.
 
 #[cfg(target_arch = "x86_64")]
 use std::{arch::asm, path::Path};
@@ -7,25 +7,11 @@ use std::{fs::File, os::fd::OwnedFd};
 use guard_common::action::Action;
 use nix::{errno::Errno, libc};
 
-use super::{BY_ITSELF, Hook, Place, Tool, UNTRIED, came_of};
+use super::{BY_ITSELF, Hook, Place, Tool};
 use crate::kernel::self_test;
 
 /// The hooks of network links.
-pub static NET_LINK: [Hook; 3] = [
-    Hook {
-        hazard: "net_link",
-        name: "netlink_send",
-        program: "net_link_netlink_send",
-        place: Place::Asked {
-            lsm: "bpf_lsm_netlink_send",
-            security: "security_netlink_send",
-        },
-        what: "making a link by rtnetlink, as ip, dockerd and CNI do, by whatever call the message is sent",
-        open: &["making links by rtnetlink, as ip, dockerd and CNI do"],
-        actions: &[Action::NetLinkCreate, Action::BridgeCreate],
-        trial: make_a_link,
-        ..BY_ITSELF
-    },
+pub static NET_LINK: [Hook; 2] = [
     Hook {
         hazard: "net_link",
         name: "file_ioctl",
@@ -61,47 +47,6 @@ const MAKE_BRIDGE: u32 = 0x89a0;
 /// `ioctl` among the 32-bit system calls of x86-64 (arch/x86/entry/syscalls/syscall_32.tbl).
 #[cfg(target_arch = "x86_64")]
 const IOCTL_32: u32 = 54;
-
-/// A request for a link of a kind that there is not, with the number of the loopback device, which there is already: where nothing
-/// refuses it, nothing comes of it.
-const REQUEST: [u32; 12] = [
-    48,                // nlmsghdr: length
-    16 | 0x0601 << 16, // RTM_NEWLINK; REQUEST, EXCL, CREATE
-    1,                 // its number
-    0,                 // from whom
-    0,                 // ifinfomsg: any family, any type
-    1,                 // the loopback device
-    0,                 // flags
-    0,                 // and which of them
-    16 | 18 << 16,     // IFLA_LINKINFO
-    12 | 1 << 16,      // IFLA_INFO_KIND
-    u32::from_ne_bytes(*b"bulk"),
-    u32::from_ne_bytes(*b"head"),
-];
-
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "the others may lack what they need"
-)]
-fn make_a_link() -> Result<Tool, String> {
-    Ok(Tool {
-        file: None,
-        run: |_| send(libc::NETLINK_ROUTE, &REQUEST),
-    })
-}
-
-/// What came of sending this to a family of netlink.
-pub(super) fn send(family: i32, message: &[u32]) -> i32 {
-    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-    // SAFETY: the message is as long as the call is told; the socket is closed with the child.
-    unsafe {
-        let socket = libc::socket(libc::AF_NETLINK, kind, family);
-        if socket < 0 {
-            return UNTRIED;
-        }
-        came_of(libc::send(socket, message.as_ptr().cast(), size_of_val(message), 0) as i64)
-    }
-}
 
 /// On what is no socket, where nothing comes of it; the kernel side passes the self-test's own over.
 fn ask_for_a_bridge() -> Result<Tool, String> {

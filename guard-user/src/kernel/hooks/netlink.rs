@@ -3,7 +3,7 @@
 use guard_common::action::Action;
 use nix::libc;
 
-use super::{BY_ITSELF, Hook, Place, Tool, net_link::send};
+use super::{BY_ITSELF, Hook, Place, Tool, rtnetlink::send};
 
 /// The hook of netlink.
 pub static NETLINK: [Hook; 1] = [Hook {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use guard_common::{
     action::{Action, Fate},
     fork_storm::{ForkLimits, MODE_AUDIT, MODE_ENFORCE, MODE_OFF},
-    net_link,
+    rtnetlink,
 };
 
 use super::policy;
@@ -255,7 +255,7 @@ rules:
     assert_eq!(all.limits.actions, [guard, bridge, bridge, 0]);
     assert_eq!(all.limits.by_argument, [0, link, link, 0]);
     let fates = |path: &str, name: &str| {
-        let of = net_link::kind(name).unwrap();
+        let of = rtnetlink::kind(name).unwrap();
         let mut all = treatment(&compiled, path).arguments.iter();
         all.find(|one| one.argument == of)
             .map_or(0, |one| one.fates)
@@ -269,6 +269,41 @@ rules:
         Fate::Refused.bit() | Fate::RefusedNested.bit()
     );
     assert_eq!(fates("/docker-build", "veth"), both);
+}
+
+#[test]
+fn kinds_of_links_and_of_traffic_control_of_the_same_name_are_told_apart() {
+    let policy = load::from_bytes(
+        "test.yaml",
+        b"version: 1
+mode: enforce
+subjects: {all: {cgroups: [\"/docker-*\"]}}
+rules:
+  - {name: link, subjects: [all], deny: [net_link.create: {kinds: [red]}]}
+  - {name: traffic, subjects: [all], deny: [traffic_control: {kinds: [red, fw]}], when: {netns: nested}}
+",
+    )
+    .unwrap();
+    let compiled = compile(&policy, None).unwrap();
+    let all = treatment(&compiled, "/docker-a");
+    let traffic = Action::TrafficControl.bit();
+    let link = Action::NetLinkCreate.bit();
+    assert_eq!(all.limits.by_argument, [link, traffic, 0, 0]);
+    let fates = |action, name: &str| {
+        let of = rtnetlink::kind(name).unwrap();
+        let mut all = all.arguments.iter();
+        all.find(|one| one.argument == of && one.action == action)
+            .map_or(0, |one| one.fates)
+    };
+    let everywhere = Fate::Refused.bit();
+    assert_eq!(fates(Action::NetLinkCreate, "red"), everywhere);
+    assert_eq!(fates(Action::NetLinkCreate, "fw"), 0);
+    for kind in ["red", "fw"] {
+        assert_eq!(
+            fates(Action::TrafficControl, kind),
+            Fate::RefusedNested.bit()
+        );
+    }
 }
 
 #[test]

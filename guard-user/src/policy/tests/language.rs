@@ -252,6 +252,13 @@ fn what_an_action_is_done_to_is_shown_by_an_example_of_its_own() {
             "write it like `net_link.create: {kinds: [vxcan, netkit]}`",
         ]
     );
+    assert_eq!(
+        advice_to_deny("{traffic_control: {families: [route]}}"),
+        [
+            "add `kinds: [hfsc, route, pedit]`",
+            "write it like `traffic_control: {kinds: [hfsc, route, pedit]}`",
+        ]
+    );
 }
 
 #[test]

@@ -75,6 +75,7 @@ deny:
   - sysrq
   - device.open: {devices: ['char 1:5']}
   - device_mapper.control
+  - traffic_control: {kinds: [hfsc]}
   - kernel_setting.write: {paths: ['**/release_agent']}";
 
 const CAPPED: &str = "forks: {rate: 20/s, burst: 40}\npids: {max: 60}";

@@ -243,7 +243,7 @@ fn too_long() -> Result<()> {
     let dummy = |attributes: u32| {
         format!("bulkhead-probe link --way long --kind dummy --count {attributes}")
     };
-    let fits = guard_common::net_link::STEPS - OTHER_STEPS;
+    let fits = guard_common::rtnetlink::STEPS - OTHER_STEPS;
     for (attributes, netns, expected) in [
         (fits, Netns::Nested, Came::Done),
         (fits + 1, Netns::Nested, Came::Refused),

@@ -1,46 +1,33 @@
-//! What a message would make is told as others' code tells it: never fewer links, and of whole messages never more.
-#![expect(clippy::unwrap_used, reason = "what is wrong here fails the test")]
+//! Links: of whole messages none is seen that others' code does not see, and of damaged ones none that it sees is missed.
 
-use guard_common::net_link::{Bytes, Kind, Links, Reading, STEPS, kind, makes_no_link};
+use guard_common::rtnetlink::{About, Found, STEPS, kind};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoKind, LinkAttribute, LinkInfo},
 };
 
+use crate::{Random, attribute, damage, each_message, is_passed_over, read_with};
+
 const BRIDGE: u32 = 1;
 const OTHER: u32 = 2;
 
-/// The reader as the kernel side calls it. Behind the end stands what must make no difference.
-fn read(bytes: &[u8]) -> Links {
-    read_with(bytes, 0xa5)
+/// What is found, marked so.
+fn read(bytes: &[u8]) -> Found {
+    read_and(bytes, 0xa5)
 }
 
-fn read_with(bytes: &[u8], behind: u8) -> Links {
+fn read_and(bytes: &[u8], behind: u8) -> Found {
     let bridge = kind("bridge").unwrap();
-    let mut reading = Reading::new(bytes.len() as u32);
-    let whole = (0..STEPS).any(|_| {
-        let at = reading.at() as usize;
-        let byte = |index: usize| bytes.get(at + index).copied().unwrap_or(behind);
-        let word =
-            |index: usize| u32::from_le_bytes([0_usize, 1, 2, 3].map(|of| byte(4 * index + of)));
-        let words: Bytes = [0_usize, 1, 2, 3, 4].map(word);
-        let mark = |found: Kind| if found == bridge { BRIDGE } else { OTHER };
-        reading.step(&words, mark)
-    });
-    reading.found(whole)
+    let mark = |_, found| if found == bridge { BRIDGE } else { OTHER };
+    read_with(bytes, About::Links.bit(), behind, mark)
 }
 
 /// Whether one of the messages would make a bridge, by the reference; `None`: it cannot read them.
 fn reference(bytes: &[u8]) -> Option<bool> {
-    let mut rest = bytes;
     let mut found = false;
-    while rest.len() >= 16 {
-        let length = u32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
-        if length < 16 || length > rest.len() {
-            break;
-        }
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]).ok()?;
+    for message in each_message(bytes) {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).ok()?;
         let creates = message.header.flags & 0x401 == 0x401;
         if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = message.payload {
             let infos = link
@@ -58,17 +45,8 @@ fn reference(bytes: &[u8]) -> Option<bool> {
             };
             found |= creates && infos.flatten().any(is_bridge);
         }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Some(found)
-}
-
-fn attribute(kind: u16, held: &[u8]) -> Vec<u8> {
-    let mut bytes = ((4 + held.len()) as u16).to_le_bytes().to_vec();
-    bytes.extend(kind.to_le_bytes());
-    bytes.extend(held);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
 }
 
 fn message(kind: u16, flags: u16, attributes: &[u8]) -> Vec<u8> {
@@ -80,21 +58,7 @@ fn message(kind: u16, flags: u16, attributes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// xorshift64: the same cases in each run.
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 33) as usize % end
-    }
-
-    fn of<'t>(&mut self, all: &[&'t [u8]]) -> &'t [u8] {
-        all[self.below(all.len())]
-    }
-
     /// A link's attributes, in any order, some twice, some of a kind's own.
     fn attributes(&mut self) -> Vec<u8> {
         let kinds: [&[u8]; 7] = [
@@ -158,26 +122,16 @@ fn of_a_million_messages_none_with_a_bridge_is_missed() {
         let mut bytes = random.send();
         let whole = round % 2 == 0;
         if !whole {
-            for _ in 0..=random.below(2) {
-                let at = random.below(bytes.len());
-                match random.below(4) {
-                    0 => bytes.truncate(at.max(1)),
-                    1 => bytes[at] ^= 1 << random.below(8),
-                    _ => bytes[at] = [0, 1, 4, 16, 18, 28, 0xff][random.below(7)],
-                }
-            }
+            damage(&mut bytes, &mut random, &[0, 1, 4, 16, 18, 28, 0xff]);
         }
         let ours = read(&bytes);
-        if let [Some(first), Some(second)] =
-            [0, 4].map(|at| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?)))
-            && makes_no_link([first, second], bytes.len() as u32)
-        {
+        if is_passed_over(&bytes) {
             // What is not read for that would have come to nothing.
             skipped += 1;
-            assert_eq!(ours, Links::default());
+            assert_eq!(ours, Found::default());
         }
         // What stands behind the end is nobody's business.
-        assert_eq!(ours, read_with(&bytes, 0));
+        assert_eq!(ours, read_and(&bytes, 0));
         let marked = (ours.here | ours.elsewhere) & BRIDGE != 0;
         match reference(&bytes) {
             Some(true) => {
@@ -252,7 +206,7 @@ fn what_is_too_long_is_not_taken_for_read() {
     let fits = STEPS - 6;
     assert_eq!(
         with(fits),
-        Links {
+        Found {
             here: BRIDGE,
             elsewhere: 0,
             unread: false
