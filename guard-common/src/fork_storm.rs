@@ -119,8 +119,9 @@ pub struct Profile {
     pub pids_audited: u32,
     /// What the host's reserve does to these containers: one of [`MODE_OFF`], [`MODE_AUDIT`], [`MODE_ENFORCE`].
     pub reserve: u32,
-    /// 1: everything is refused, else 0. Only the daemon's own self-test has such a profile.
-    pub refuse_all: u32,
+    /// 1: every fork is refused, and all of `actions`, whoever is setting up and whatever is off; else 0. Only the daemon's own
+    /// self-test has such a profile.
+    pub self_test: u32,
 }
 const _: () = assert!(size_of::<Profile>() == 112);
 

@@ -6,6 +6,15 @@ use crate::action::{self, Argument};
 /// `MS_UNBINDABLE`, `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED` (include/uapi/linux/mount.h; `path_mount`, fs/namespace.c).
 const OTHERWISE: u64 = 0x20 | 0x1000 | 0x2000 | 0x2_0000 | 0x4_0000 | 0x8_0000 | 0x10_0000;
 
+/// Whether mount(2) with these flags changes the options of a file system, which is asked about once more before it does.
+#[inline(always)]
+#[must_use]
+pub const fn is_remount(flags: u64) -> bool {
+    const MS_REMOUNT: u64 = 0x20;
+    const MS_BIND: u64 = 0x1000;
+    flags & (MS_REMOUNT | MS_BIND) == MS_REMOUNT
+}
+
 /// Whether mount(2) with these flags mounts a file system of the type that it is told.
 #[inline(always)]
 #[must_use]
@@ -76,5 +85,7 @@ mod tests {
         for flag in [0x20, 0x1000, 0x2000, 1 << 17, 1 << 18, 1 << 19, 1 << 20] {
             assert!(!is_of_its_type(flag), "{flag:#x}");
         }
+        // Of a bind mount alone, nobody is asked again.
+        assert!(is_remount(0x21) && !is_remount(0x1020) && !is_remount(1));
     }
 }

@@ -55,6 +55,13 @@ pub const FILE_SYSTEMS: &[(u64, &str)] = &[
     (SYSFS, "/sys"),
     (0x6462_6720, "/sys/kernel/debug"),
     (0x7472_6163, "/sys/kernel/tracing"),
+    (0x7472_6163, "/sys/kernel/debug/tracing"),
+    (0x4249_4e4d, "/proc/sys/fs/binfmt_misc"),
+    (0x6e66_7364, "/proc/fs/nfsd"),
+    (0x6573_5543, "/sys/fs/fuse/connections"),
+    (0xde5e_81e4, "/sys/firmware/efi/efivars"),
+    (0x6165_676c, "/sys/fs/pstore"),
+    (0xf97c_ff8c, "/sys/fs/selinux"),
     (0x7363_6673, "/sys/kernel/security"),
     (0x6265_6570, "/sys/kernel/config"),
     (CGROUP, "/sys/fs/cgroup"),
@@ -65,6 +72,18 @@ pub const PROC: u64 = 0x9fa0;
 const SYSFS: u64 = 0x6265_6572;
 const CGROUP: u64 = 0x0027_e0eb;
 const CGROUP2: u64 = 0x6367_7270;
+
+/// Directories that are symbolic links, or full of them: what is named below them stands elsewhere.
+const LINKS: [&str; 8] = [
+    "/proc/self/",
+    "/proc/thread-self/",
+    "/proc/net/",
+    "/sys/class/",
+    "/sys/block/",
+    "/sys/bus/",
+    "/sys/dev/",
+    "/sys/fs/bpf/",
+];
 
 /// A file of one of them, by its name and those of the directories above it, from the file up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +144,9 @@ impl Path {
             return fold(name)
                 .filter(|_| !name.contains('/'))
                 .map(Self::anywhere);
+        }
+        if LINKS.iter().any(|link| text.starts_with(link)) {
+            return None;
         }
         // The longest first: one is mounted within another.
         let (magic, at) = (FILE_SYSTEMS.iter())
@@ -208,6 +230,14 @@ mod tests {
             Path::argument("**/release_agent"),
             Some(up(&["release_agent"]).anywhere())
         );
+        assert_eq!(
+            Path::argument("/proc/sys/fs/binfmt_misc/register"),
+            Some(up(&["register"]).whole(0x4249_4e4d))
+        );
+        assert_eq!(
+            Path::argument("/sys/kernel/debug/tracing/trace_marker"),
+            Path::argument("/sys/kernel/tracing/trace_marker")
+        );
         assert_ne!(up(&["a", "b"]), up(&["b", "a"]));
         assert_ne!(up(&["ab"]), up(&["a", "b"]));
         for wrong in [
@@ -227,6 +257,8 @@ mod tests {
             "/sys/1/2/3/4/5/6/7/8/9",
             "release_agent",
             "/sys/a-name-of-thirty-two-bytes-of-it",
+            "/proc/self/oom_score_adj",
+            "/sys/class/x/y",
         ] {
             assert_eq!(Path::argument(wrong), None, "{wrong}");
         }

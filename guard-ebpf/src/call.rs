@@ -11,8 +11,13 @@ use crate::kernel::{config, current, offset, read, read_at};
 const STACK: u64 = 16 << 10;
 /// A system call by the x32 ABI (`__X32_SYSCALL_BIT`).
 const X32: u32 = 0x4000_0000;
+/// `PF_IO_WORKER` (include/linux/sched.h, the same bit on 5.10 to 7.3).
+const PF_IO_WORKER: u32 = 0x10;
 /// `TS_COMPAT`: the call is one of 32 bits (arch/x86/include/asm/thread_info.h).
 const COMPAT: u32 = 2;
+
+/// The number of no system call.
+pub const NONE: u32 = u32::MAX;
 
 /// A system call: its number, and that of 32 bits (arch/x86/entry/syscalls/).
 #[derive(Clone, Copy)]
@@ -26,6 +31,10 @@ impl Call {
         // Of the number the kernel takes 32 bits (`syscall_get_nr`, arch/x86/include/asm/syscall.h).
         let number = read::<u32>(registers, Field::RegisterCall)? & !X32;
         if number != self.0 && number != self.1 {
+            return None;
+        }
+        // A worker of io_uring has its maker's registers, and is in no system call.
+        if read::<u32>(current(), Field::TaskFlags)? & PF_IO_WORKER != 0 {
             return None;
         }
         let status: u32 = read(current(), Field::TaskStatus)?;

@@ -105,8 +105,8 @@ pub struct Case {
     container: *mut Container,
     profile: *const Profile,
     profile_index: u32,
-    /// 1: it is the daemon's own self-test, which is refused everything.
-    refuse_all: u32,
+    /// 1: it is the daemon's own self-test.
+    self_test: u32,
 }
 
 /// What becomes of an action.
@@ -169,14 +169,14 @@ impl Case {
             container,
             profile,
             profile_index,
-            refuse_all: profile.refuse_all,
+            self_test: profile.self_test,
         })
     }
 
     /// Whether it is the daemon's own self-test.
     #[inline(always)]
     pub fn is_self_test(&self) -> bool {
-        self.refuse_all != 0
+        self.self_test != 0
     }
 
     /// Whether the container is still being set up by the running process: an action that [`Action::is_setup`] is allowed then,
@@ -196,7 +196,7 @@ impl Case {
         for fate in fates {
             sets |= all[*fate as usize] | by_argument[*fate as usize];
         }
-        self.is_self_test() || sets & actions != 0
+        sets & actions != 0
     }
 
     /// What becomes of an action, whatever it is done to: [`Fate::bit`]s.
@@ -228,7 +228,7 @@ impl Case {
     /// What fates come to; see [`Sentence::of`].
     #[inline(always)]
     pub fn sentence(&self, fates: u32, nested: u32) -> Sentence {
-        Sentence::of(fates | self.refuse_all, nested)
+        Sentence::of(fates, nested)
     }
 
     /// Counts, tells and applies a sentence on the running task.

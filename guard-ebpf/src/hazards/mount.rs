@@ -5,7 +5,7 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use guard_common::{
     action::{Action, Argument},
     config::Field,
-    mount::{is_of_its_type, without_subtype},
+    mount::{is_of_its_type, is_remount, without_subtype},
 };
 
 use crate::{
@@ -15,8 +15,6 @@ use crate::{
 
 const ALLOW: i32 = 0;
 const EPERM: i32 = 1;
-/// "This option is none of mine": what a security module says that has nothing against it (include/linux/errno.h).
-const ENOPARAM: i32 = 519;
 
 // int security_sb_mount(const char *dev_name, const struct path *path, const char *type, unsigned long flags, void *data)
 //   5.10 to 7.3
@@ -27,52 +25,54 @@ pub fn mount_mount(ctx: LsmContext) -> i32 {
     let (kind, passes) = if is_of_its_type(flags) {
         (without_subtype(text_at(kind)), false)
     } else {
-        (NONE, true)
+        (NONE, !is_remount(flags))
     };
-    verdict(judge(kind, passes), ALLOW)
+    verdict(judge(kind, passes))
 }
 
 // int security_fs_context_parse_param(struct fs_context *fc, struct fs_parameter *param)   5.10 to 7.3
 // At each option of a file system, by fsconfig(2) and by mount(2), before the file system reads it. Of a security module 0 says that
-// the option is its own, and the file system does not get it.
+// the option is its own; of a program before the function that stands for one (`bpf_lsm_fs_context_parse_param`, which says
+// ENOPARAM) it says that the kernel may go on there.
 #[lsm(hook = "fs_context_parse_param")]
 pub fn mount_parameter(ctx: LsmContext) -> i32 {
-    verdict(judge(of_context(ctx.arg(0)), false), -ENOPARAM)
-}
-
-// The same, on the rung fmod_ret: there 0 lets the kernel go on to ask its security modules.
-#[lsm(hook = "fs_context_parse_param")]
-pub fn mount_parameter_before(ctx: LsmContext) -> i32 {
-    verdict(judge(of_context(ctx.arg(0)), false), ALLOW)
+    verdict(judge(of_context(ctx.arg(0)), false))
 }
 
 // int security_sb_kern_mount(struct super_block *sb)   5.10 to 7.3
 // When a file system is there and is about to be mounted, by mount(2) or by fsconfig(2).
 #[lsm(hook = "sb_kern_mount")]
 pub fn mount_kern_mount(ctx: LsmContext) -> i32 {
-    verdict(judge(of_super_block(ctx.arg(0)), true), ALLOW)
+    verdict(judge(of_super_block(ctx.arg(0)), true))
 }
 
 // int security_sb_remount(struct super_block *sb, void *mnt_opts)   5.10 to 7.3
 // When the options of what is mounted are changed, by mount(2) or by fsconfig(2).
 #[lsm(hook = "sb_remount")]
 pub fn mount_remount(ctx: LsmContext) -> i32 {
-    verdict(judge(of_super_block(ctx.arg(0)), true), ALLOW)
+    verdict(judge(of_super_block(ctx.arg(0)), true))
 }
 
 // int security_move_mount(const struct path *from_path, const struct path *to_path)   5.10 to 7.3
 // At move_mount(2), by which what fsmount(2) or open_tree(2) gave comes to be seen.
 #[lsm(hook = "move_mount")]
 pub fn mount_move(_ctx: LsmContext) -> i32 {
-    verdict(judge(NONE, true), ALLOW)
+    verdict(judge(NONE, true))
+}
+
+// int security_sb_pivotroot(const struct path *old_path, const struct path *new_path)   5.10 to 7.3
+// At pivot_root(2).
+#[lsm(hook = "sb_pivotroot")]
+pub fn mount_pivot(_ctx: LsmContext) -> i32 {
+    verdict(judge(NONE, true))
 }
 
 #[inline(always)]
-fn verdict(verdict: Option<Verdict>, allow: i32) -> i32 {
+fn verdict(verdict: Option<Verdict>) -> i32 {
     if verdict == Some(Verdict::Deny) {
         return apart(-EPERM);
     }
-    allow
+    ALLOW
 }
 
 /// `passes`: no other hook is asked of the same mount after this one. One that is only counted is counted there.

@@ -167,10 +167,7 @@ impl Kernel {
             (
                 Place::Asked { security, .. },
                 Rung::FmodRet | Rung::Cgroup | Rung::Observe | Rung::Setting,
-            ) => {
-                let program = hook.modifying.unwrap_or(hook.program);
-                return self.attach(btf, program, How::ModifyReturn(security));
-            }
+            ) => How::ModifyReturn(security),
             (Place::Devices { plain }, _) => {
                 return self.attach_to_devices(btf, hierarchy, hook.program, plain);
             }

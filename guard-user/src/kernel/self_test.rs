@@ -11,6 +11,7 @@ use std::{
 
 use guard_common::{
     Container, SLOTS, Subject,
+    action::{Action, Fate},
     fork_storm::{PROFILE_SELF_TEST, Profile},
     host::Host,
 };
@@ -56,10 +57,15 @@ pub enum SelfTestError {
 pub struct Trial<'t> {
     /// Run in the child, once it stands in the cgroup.
     pub run: &'t dyn Fn() -> i32,
+    /// What is refused it, besides every fork: one program's actions, or another that stands before the same would refuse first.
+    pub actions: &'t [Action],
 }
 
 /// A fork.
-pub const FORK: Trial<'static> = Trial { run: &try_fork };
+pub const FORK: Trial<'static> = Trial {
+    run: &try_fork,
+    actions: &[],
+};
 
 /// It was done, and not refused; no errno.
 pub const DONE: i32 = 251;
@@ -78,7 +84,7 @@ pub struct Outcome {
     pub ends: bool,
 }
 
-/// Lets a child try something under a profile that refuses everything, in a cgroup that was made below a governed one. The caller's
+/// Lets a child try something under a profile that refuses it, and every fork, in a cgroup that was made below a governed one. The caller's
 /// programs must act already.
 ///
 /// # Errors
@@ -118,13 +124,13 @@ pub fn run(
             ..Container::default()
         },
     );
-    let refuse_all = Profile {
-        refuse_all: 1,
+    let mut refusing = Profile {
+        self_test: 1,
         ..Profile::default()
     };
-    kernel
-        .profiles
-        .set(PROFILE_SELF_TEST, Plain(refuse_all), 0)?;
+    refusing.actions[Fate::Refused as usize] =
+        trial.actions.iter().fold(0, |all, one| all | one.bit());
+    kernel.profiles.set(PROFILE_SELF_TEST, Plain(refusing), 0)?;
     kernel.subjects.insert(id, Plain(subject), 0)?;
     let before = kernel.host.get(0);
     let tried = in_nested(kernel, &nested, subject, &id_of, trial);

@@ -283,7 +283,7 @@ fn treat(
                 Some(Mode::Audit) => MODE_AUDIT,
                 Some(Mode::Enforce) => MODE_ENFORCE,
             },
-            refuse_all: 0,
+            self_test: 0,
             actions,
             by_argument,
         },

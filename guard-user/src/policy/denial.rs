@@ -119,6 +119,12 @@ fn whole(action: Action, name: &str) -> Option<Argument> {
 fn includes(action: Action, one: Argument, other: Argument) -> bool {
     let netfilter = Family::whole(NETFILTER).argument();
     let is_behind = || Family::from_argument(other).is_some_and(|of| of.family == NETFILTER);
+    if action.takes() == Takes::Devices {
+        let device = Device::from_argument(other);
+        return device.is_some_and(|device| {
+            (0..Device::GENERALITIES).any(|which| device.open(which).argument() == one)
+        });
+    }
     one == other || action.takes() == Takes::Families && one == netfilter && is_behind()
 }
 

@@ -402,7 +402,7 @@ fn paths(desk: &mut Desk, given: Given<'_>) -> Vec<Kind> {
         Path::argument,
         "this is no file of the kernel's that can be told from others",
         "a path below /proc or /sys as the host has it, of up to 8 names of up to 31 bytes, or `**/NAME`",
-        "a file of a process or of a cgroup has no one path: write `**/NAME` for all files with that name",
+        "write it as `readlink -f` shows it; a file of a process or of a cgroup has no one path: write `**/NAME` for all with that name",
     )
 }
 

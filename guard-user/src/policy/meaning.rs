@@ -121,7 +121,9 @@ pub const fn ways_round(action: Action) -> &'static [&'static str] {
         ],
         Action::Mount => &[
             "what the runtime mounted, and what is propagated into the container",
-            "attributes of what is mounted, by mount_setattr(2); umount(2); open_tree(2), of which nothing is seen yet",
+            "attributes of what is mounted, by mount_setattr(2); umount(2)",
+            "a clone of what is mounted, by open_tree(2), as far as it is used by its descriptor alone",
+            "of `fs`: other names of what the same code reads, such as ext2 and ext3 for ext4, fuseblk for fuse, nfs4, smb3",
             "having a program of the host mount, as udisks and autofs do",
         ],
         Action::NetNamespaceCreate => {
@@ -135,12 +137,16 @@ pub const fn ways_round(action: Action) -> &'static [&'static str] {
         }
         Action::Ptrace => &[
             "what is traced already",
-            "looking without taking hold, as ps does",
+            "looking without taking hold, as ps does: /proc/PID/fd, map_files and environ are opened by that right",
         ],
         Action::Swap => &["writing the host's block devices, and the limits of memory of cgroups"],
-        Action::Reboot => &["/proc/sysrq-trigger, and devices of watchdogs"],
+        Action::Reboot => &[
+            "/proc/sysrq-trigger, /sys/power, and devices of watchdogs",
+            "signals to the host's first process, in its pid namespace; ports of the machine, to who has CAP_SYS_RAWIO",
+        ],
         Action::DeviceOpen => &[
             "a device that was opened before, or that another opened and sent",
+            "mounting a block device, or naming one to what is mounted, to the device mapper or to md: deny `mount` as well",
             "another device with the same contents, such as a partition of a disk",
         ],
         Action::DeviceMapperControl => &["having a program of the host do it"],
@@ -150,7 +156,7 @@ pub const fn ways_round(action: Action) -> &'static [&'static str] {
         ],
         Action::KernelSettingWrite => &[
             "a file that was opened before, or that another opened and sent",
-            "another file that sets the same; the same by a system call",
+            "another file that sets the same; the same by a system call, or by an option of a mount (release_agent=)",
         ],
         Action::UserNamespaceCreate => &[
             "joining a namespace that was made before, or by the runtime",

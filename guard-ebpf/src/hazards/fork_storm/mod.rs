@@ -68,7 +68,7 @@ fn judge(host: *mut Host, child: Option<u64>) -> Option<Verdict> {
     let container = subject::container(&subject)?;
     // SAFETY: a live map value; the daemon stores the word whole.
     let profile = PROFILES.get(unsafe { (&raw const (*container).profile).read_volatile() })?;
-    let self_test = profile.refuse_all != 0;
+    let self_test = profile.self_test != 0;
     let attempt = Attempt::new(host, subject.slot, container, watching, self_test)?;
     if self_test {
         return Some(attempt.refuse(Reason::Rate));

@@ -279,6 +279,23 @@ fn bugs_that_it_covers_are_named_before_those_that_it_does_not() {
 }
 
 #[test]
+fn a_denial_of_more_devices_is_armed_by_one_of_them() {
+    let one = triggers("{action: device.open, devices: [\"char 10:229\"]}");
+    let set = set(&[("a", one.as_str())]);
+    for (devices, holds) in [
+        ("char 10:229", true),
+        ("char 10:*", true),
+        ("char *", true),
+        ("char 10:228", false),
+        ("block *", false),
+    ] {
+        let rule = format!("deny: [{{device.open: {{devices: [\"{devices}\"]}}}}]");
+        let policy = armed(&set, AFFECTED, &rule);
+        assert_eq!(says(&policy).contains(": armed by a"), holds, "{devices}");
+    }
+}
+
+#[test]
 fn a_policy_that_does_not_ask_is_left_as_it_is() {
     let text = "version: 1\nsubjects: {s: {cgroups: [\"/x/*\"]}}\nrules: [{name: r, subjects: [s], deny: [bpf]}]\n";
     let mut policy = load::from_bytes("x", text.as_bytes()).unwrap();

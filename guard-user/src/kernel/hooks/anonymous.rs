@@ -5,12 +5,9 @@ use nix::libc;
 
 use super::{BY_ITSELF, Hook, Place, Tool, came_of};
 
-/// Asks before a file without a name is made, since 5.12.
-const ASKS: &str = "security_inode_init_security_anon";
-
 const BY_NAME: Place = Place::Asked {
     lsm: "bpf_lsm_inode_init_security_anon",
-    security: ASKS,
+    security: "security_inode_init_security_anon",
 };
 const BY_FILE: Place = Place::Asked {
     lsm: "bpf_lsm_file_alloc_security",
@@ -31,7 +28,7 @@ pub static IO_URING: [Hook; 1] = [Hook {
     ..BY_ITSELF
 }];
 
-/// Before 5.12.
+/// Before 5.16, when its file was made without asking.
 static IO_URING_FILE: Hook = Hook {
     hazard: "io_uring",
     name: "file_alloc_security",
@@ -39,7 +36,6 @@ static IO_URING_FILE: Hook = Hook {
     place: BY_FILE,
     what: "making a ring by io_uring_setup(2), seen where its file is made; one that was made before is used as ever",
     open: &["making rings of io_uring"],
-    without: Some(ASKS),
     actions: &[Action::IoUring],
     trial: make_a_ring,
     ..BY_ITSELF
@@ -67,7 +63,6 @@ static USERFAULTFD_FILE: Hook = Hook {
     place: BY_FILE,
     what: "userfaultfd(2), seen where its file is made; one that was made before is used as ever",
     open: &["userfaultfd(2)"],
-    without: Some(ASKS),
     actions: &[Action::Userfaultfd],
     trial: || Ok(handle_faults(0)),
     ..BY_ITSELF

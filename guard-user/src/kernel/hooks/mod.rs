@@ -61,9 +61,6 @@ pub struct Hook {
     pub name: &'static str,
     /// Our program.
     pub program: &'static str,
-    /// The one in its place where the kernel asks ours before its security modules ([`Rung::FmodRet`]), and takes another answer for
-    /// yes than it takes of one of them.
-    pub modifying: Option<&'static str>,
     /// Where it is attached.
     pub place: Place,
     /// What it stands before, in words.
@@ -106,7 +103,6 @@ const BY_ITSELF: Hook = Hook {
     hazard: "",
     name: "",
     program: "",
-    modifying: None,
     place: Place::Settings,
     what: "",
     open: &[],
@@ -337,6 +333,7 @@ fn prove_one(
     let descriptor = tool.file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
     let trial = Trial {
         run: &|| (tool.run)(descriptor),
+        actions: proved.hook.actions,
     };
     let Outcome {
         came, container, ..

@@ -12,7 +12,7 @@ use super::{BY_ITSELF, Hook, Place, Tool, came_of};
 use crate::kernel::self_test::DONE;
 
 /// The hooks of mounts.
-pub static MOUNT: [Hook; 5] = [
+pub static MOUNT: [Hook; 6] = [
     Hook {
         hazard: "mount",
         name: "sb_mount",
@@ -31,7 +31,6 @@ pub static MOUNT: [Hook; 5] = [
         hazard: "mount",
         name: "fs_context_parse_param",
         program: "mount_parameter",
-        modifying: Some("mount_parameter_before"),
         place: Place::Asked {
             lsm: "bpf_lsm_fs_context_parse_param",
             security: "security_fs_context_parse_param",
@@ -82,6 +81,20 @@ pub static MOUNT: [Hook; 5] = [
         open: &["bind mounts and moves by open_tree(2) and move_mount(2)"],
         actions: &[Action::Mount],
         trial: move_the_root,
+        ..BY_ITSELF
+    },
+    Hook {
+        hazard: "mount",
+        name: "sb_pivotroot",
+        program: "mount_pivot",
+        place: Place::Asked {
+            lsm: "bpf_lsm_sb_pivotroot",
+            security: "security_sb_pivotroot",
+        },
+        what: "pivot_root(2)",
+        open: &["pivot_root(2)"],
+        actions: &[Action::Mount],
+        trial: pivot_to_the_root,
         ..BY_ITSELF
     },
 ];
@@ -186,6 +199,20 @@ fn move_the_root() -> Result<Tool, String> {
                     0,
                 )
             })
+        },
+    })
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the others may lack what they need"
+)]
+fn pivot_to_the_root() -> Result<Tool, String> {
+    Ok(Tool {
+        file: None,
+        run: |_| {
+            // SAFETY: static texts. The root cannot take its own place: that is wrong, and changes nothing.
+            came_of(unsafe { libc::syscall(libc::SYS_pivot_root, c"/".as_ptr(), c"/".as_ptr()) })
         },
     })
 }

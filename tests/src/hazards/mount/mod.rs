@@ -56,13 +56,16 @@ const FILE_SYSTEMS: [&str; 7] = [
 ];
 
 /// What becomes of what is mounted already, at a place of the host's.
-const OTHERWISE: [&str; 5] = [
+const OTHERWISE: [&str; 6] = [
     "mount --bind /tmp /tmp && umount /tmp",
     "mount -o remount,ro /run/bulkhead-mount && mount -o remount,rw /run/bulkhead-mount",
     "mount --make-private /run/bulkhead-mount",
     "mkdir -p /run/bulkhead-moved && mount --move /run/bulkhead-mount /run/bulkhead-moved && \
      mount --move /run/bulkhead-moved /run/bulkhead-mount",
     "bulkhead-probe mount --way tree",
+    // Into a tree of its own, where it changes nothing for others.
+    "unshare --mount --propagation unchanged sh -c 'mkdir -p /run/bulkhead-mount/old && cd /run/bulkhead-mount && \
+     pivot_root . old'",
 ];
 
 /// What is none of it.
@@ -127,6 +130,7 @@ fn everything() -> Result<()> {
         "sb_kern_mount",
         "sb_remount",
         "move_mount",
+        "sb_pivotroot",
     ] {
         enforcing(&seen, MOUNT, hook)?;
     }
