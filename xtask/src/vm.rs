@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Programs that scripts find in the virtual machine, with all that they need.
-const USERLAND: [&str; 31] = [
+const USERLAND: [&str; 45] = [
     "base-files",
     "dash",
     "bash",
@@ -52,6 +52,20 @@ const USERLAND: [&str; 31] = [
     "busybox-static",
     "rsyslog",
     "systemd",
+    "docker.io",
+    "iptables",
+    "dmsetup",
+    "lvm2",
+    "cryptsetup-bin",
+    "thin-provisioning-tools",
+    "e2fsprogs",
+    "xfsprogs",
+    "btrfs-progs",
+    "f2fs-tools",
+    "udev",
+    "mdadm",
+    "apparmor",
+    "ca-certificates",
 ];
 
 /// The exit code of a machine that was cut off by its time limit, and of one that crashed.
@@ -386,6 +400,8 @@ fn userland(vm: &Path) -> Result<PathBuf> {
         ("usr/bin/sh", "dash"),
         ("usr/bin/awk", "gawk"),
         ("usr/bin/python3", "python3.11"),
+        ("usr/sbin/iptables", "xtables-nft-multi"),
+        ("usr/sbin/ip6tables", "xtables-nft-multi"),
     ] {
         let link = tree.join(link);
         if fs::symlink_metadata(&link).is_err() {
