@@ -78,10 +78,12 @@ actions! {
     KernelSettingWrite = 26, "kernel_setting.write";
     /// Adds or changes a qdisc, class, filter, chain or action of traffic control of some kind.
     TrafficControl = 27, "traffic_control";
+    /// Asks for a discard of blocks of a device, or of what a file system on it does not use.
+    Discard = 28, "discard";
 }
 
 /// How many there are.
-pub const ACTIONS: usize = 28;
+pub const ACTIONS: usize = 29;
 
 impl Action {
     /// Its bit in a profile's sets.
@@ -113,6 +115,7 @@ impl Action {
             Self::Mount => Takes::FileSystems,
             Self::KeyCreate => Takes::KeyTypes,
             Self::DeviceOpen => Takes::Devices,
+            Self::Discard => Takes::StandsOn,
             Self::KernelSettingWrite => Takes::Paths,
             Self::KernelLogRead
             | Self::KernelLogClear
@@ -188,10 +191,12 @@ pub enum Takes {
     Devices,
     /// `paths` of files, likewise.
     Paths,
+    /// What the device stands on, which a rule's `when` says.
+    StandsOn,
 }
 
 /// What an action is done to, as the kernel side has it: a name of at most 15 bytes and NULs behind it, a
-/// [`crate::socket::Socket`], a [`crate::netlink::Family`] or a [`crate::device::Device`]; of a file what [`crate::setting::Path`] makes
+/// [`crate::socket::Socket`], a [`crate::netlink::Family`], a [`crate::device::Device`] or [`crate::thin::DM_THIN`]; of a file what [`crate::setting::Path`] makes
 /// of it; of the name of a module, what [`crate::module::argument`] makes of it.
 pub type Argument = [u64; 2];
 

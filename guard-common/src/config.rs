@@ -91,8 +91,12 @@ fields! {
     RegisterCall = "pt_regs.orig_ax",
     /// its first argument,
     RegisterFirst = "pt_regs.di",
-    /// and that of one of 32 bits.
+    /// that of one of 32 bits,
     RegisterFirst32 = "pt_regs.bx",
+    /// its second argument,
+    RegisterSecond = "pt_regs.si",
+    /// and that of one of 32 bits.
+    RegisterSecond32 = "pt_regs.cx",
     /// How many arguments `security_perf_event_open` has: 2 where what is asked for stands before them (to 6.11).
     PerfArguments = "",
     /// 1: nothing but forks and changes of credentials is asked about where a user namespace is made (before 6.1).
@@ -171,12 +175,46 @@ fields! {
     InodeMode = "inode.i_mode",
     /// What kind a file system is.
     SuperBlockMagic = "super_block.s_magic",
+    /// The block device that a file system is on,
+    SuperBlockDevice = "super_block.s_bdev",
+    /// the number that it is known by itself,
+    SuperBlockNumber = "super_block.s_dev",
+    /// and the device's.
+    BlockDeviceNumber = "block_device.bd_dev",
+    /// The file that a command of io_uring is for (5.19),
+    UringFile = "io_uring_cmd.file",
+    /// and which of the file's own commands it is.
+    UringCommand = "io_uring_cmd.cmd_op",
     /// Of what type a file system is,
     SuperBlockType = "super_block.s_type",
     /// the same of one that is being set up,
     ContextType = "fs_context.fs_type",
+    /// what its type keeps of its options,
+    ContextPrivate = "fs_context.fs_private",
+    /// of a type that reads them all at once, as text,
+    LegacyOptions = "legacy_fs_context.legacy_data",
+    /// which it is if it has nothing here,
+    TypeInit = "file_system_type.init_fs_context",
+    /// the name of one option,
+    ParameterKey = "fs_parameter.key",
     /// and the type's name.
     TypeName = "file_system_type.name",
+    /// What is asked of a block device, and how.
+    BioOperation = "bio.bi_opf",
+    /// Which of it is a discard (6.0), and which it was called before.
+    OperationDiscard = "req_op:REQ_OP_DISCARD",
+    /// See the former.
+    OperationDiscardOld = "req_opf:REQ_OP_DISCARD",
+    /// The device (5.12),
+    BioDevice = "bio.bi_bdev",
+    /// and before.
+    BioDisk = "bio.bi_disk",
+    /// A disk's major number,
+    DiskMajor = "gendisk.major",
+    /// and its minor number.
+    DiskMinor = "gendisk.first_minor",
+    /// Which argument of the tracepoint `block_bio_queue` it is: the second before 5.11.
+    BioArgument = "",
     /// The type of a key,
     KeyType = "key.index_key.type",
     /// and its name.

@@ -64,10 +64,16 @@ pub struct Host {
     pub counts_forking: u32,
     /// Non-zero: no program sees a refused fork fail, so that the governor counts it down itself; the daemon's to store.
     pub refusal_ends: u32,
+    /// A [`crate::thin::OfTheHost`]; the daemon's to store.
+    pub thin_discard: u32,
+    /// Reserved, zero.
+    pub reserved: u32,
+    /// What was ever counted in the kernel table `THIN`: when it moves, it is time to look there.
+    pub thin_counted: u64,
     /// `user_made` by whose they are: by [`user_of`] the cgroup that all of a user's are below.
     pub user_made_by: [u32; USERS],
 }
-const _: () = assert!(size_of::<Host>() == 192 + 4 * USERS);
+const _: () = assert!(size_of::<Host>() == 208 + 4 * USERS);
 
 impl Host {
     /// Forks under way: judged, and neither done nor failed. Below zero after one that began before it was counted.

@@ -23,6 +23,7 @@ pub mod rtnetlink;
 pub mod setting;
 pub mod setup;
 pub mod socket;
+pub mod thin;
 
 /// What a cgroup belongs to: the value of the kernel table `SUBJECTS`, whose key is a cgroup id (kernfs id).
 ///

@@ -66,10 +66,21 @@ impl Registers {
     /// The lower 32 bits of the call's first argument.
     #[inline(always)]
     pub fn first(self) -> Option<u32> {
+        self.one(Field::RegisterFirst, Field::RegisterFirst32)
+    }
+
+    /// The lower 32 bits of its second.
+    #[inline(always)]
+    pub fn second(self) -> Option<u32> {
+        self.one(Field::RegisterSecond, Field::RegisterSecond32)
+    }
+
+    #[inline(always)]
+    fn one(self, whole: Field, compat: Field) -> Option<u32> {
         let field = if self.compat {
-            offset(Field::RegisterFirst32)?
+            offset(compat)?
         } else {
-            offset(Field::RegisterFirst)?
+            offset(whole)?
         };
         read_at(self.registers + field)
     }

@@ -15,6 +15,7 @@ use guard_common::{
     kernel_log::{ENDED as ENDED_MAX, Ended, PRINTED_BYTES},
     rtnetlink::{READS as READS_MAX, Read},
     setup::{SETTING_UP as SETTING_UP_MAX, Setup},
+    thin::{CONTEXTS as CONTEXTS_MAX, DEVICES as THIN_MAX, Device},
 };
 
 /// cgroup id → whose it is.
@@ -77,3 +78,15 @@ pub static READS: HashMap<u64, Read> = HashMap::with_max_entries(READS_MAX, 0);
 /// Process → that a runtime sets a container up by it.
 #[map]
 pub static SETTING_UP: LruHashMap<u32, Setup> = LruHashMap::with_max_entries(SETTING_UP_MAX, 0);
+
+/// Number of a device → whether it stands on dm-thin, and what became of its discards.
+#[map]
+pub static THIN: HashMap<u32, Device> = HashMap::with_max_entries(THIN_MAX, 0);
+
+/// File system that is being set up, by its `struct fs_context` → that it was asked to discard by itself.
+#[map]
+pub static ASKED_TO_DISCARD: HashMap<u64, u32> = HashMap::with_max_entries(CONTEXTS_MAX, 0);
+
+/// Task that is mounting something → whether that was asked to discard by itself.
+#[map]
+pub static MOUNTING: LruHashMap<u64, u32> = LruHashMap::with_max_entries(CONTEXTS_MAX, 0);

@@ -1,16 +1,26 @@
-//! An outage, played twice on 6.12: without Bulkhead and with it, side by side.
+//! An outage, played twice: without Bulkhead and with it, side by side.
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::{
     ebpf::root,
     kernels::Kernel,
     test::{additions, build_release, build_tests},
-    vm::{self, Boot, Streams},
+    vm::{self, Boot, CRASHED, Streams},
 };
+
+/// What makes a thin pool that 5.10 dies on, and where the play finds it.
+const CRAFT: &str = "tests/data/dm-thin-bug/craft.py:/usr/local/share/bulkhead/craft.py";
+/// What 5.10 says then.
+pub const THIN_BUG: &str = "kernel BUG at drivers/md/persistent-data/dm-btree-remove.c:181!";
 
 /// Width of a column.
 const WIDTH: usize = 54;
@@ -28,15 +38,49 @@ pub struct Options {
 
 /// An outage that happened.
 #[derive(Clone, Copy, ValueEnum)]
-enum Outage {
+pub enum Outage {
     /// A service leaks threads; every pid of the host is used up, and nobody can log in.
     ForkStorm,
+    /// A discard reaches a thin pool, and the kernel dies.
+    ThinDiscard,
 }
 
 impl Outage {
     const fn name(self) -> &'static str {
         match self {
             Self::ForkStorm => "fork-storm",
+            Self::ThinDiscard => "thin-discard",
+        }
+    }
+
+    /// A kernel that it happens on.
+    const fn kernel(self) -> Kernel {
+        match self {
+            Self::ForkStorm => Kernel::V6_12,
+            Self::ThinDiscard => Kernel::V5_10,
+        }
+    }
+
+    /// What a kernel says that dies of it.
+    const fn last_words(self) -> Option<&'static str> {
+        match self {
+            Self::ForkStorm => None,
+            Self::ThinDiscard => Some(THIN_BUG),
+        }
+    }
+
+    /// What the columns hold, and what a line of the play becomes in one.
+    const fn heads(self) -> (&'static str, &'static str) {
+        match self {
+            Self::ForkStorm => ("s", "pids in use    host programs"),
+            Self::ThinDiscard => ("", "on 5.10"),
+        }
+    }
+
+    fn column(self, line: &str) -> Option<String> {
+        match self {
+            Self::ForkStorm => second(line),
+            Self::ThinDiscard => step(line),
         }
     }
 }
@@ -54,20 +98,19 @@ pub fn run(options: &Options) -> Result<()> {
         let _ = fs::remove_file(side);
     }
     println!("{:>4} {:<WIDTH$} | with Bulkhead", "", "without Bulkhead");
-    let half = "pids in use    host programs";
-    println!("{:>4} {half:<WIDTH$} | {half}", "s");
+    let outage = options.outage;
+    let (unit, half) = outage.heads();
+    println!("{unit:>4} {half:<WIDTH$} | {half}");
     thread::scope(|scope| {
         let machines: Vec<_> = sides
             .iter()
             .zip(["", "--guarded"])
-            .map(|(side, argument)| {
-                scope.spawn(move || play(options.outage, argument, side.clone()))
-            })
+            .map(|(side, argument)| scope.spawn(move || play(outage, argument, side)))
             .collect();
         let mut shown = 0;
         loop {
             let done = machines.iter().all(|machine| machine.is_finished());
-            let columns = sides.each_ref().map(seconds);
+            let columns = sides.each_ref().map(|side| columns_of(outage, side));
             // One side may end before the other.
             loop {
                 let (left, right) = (columns[0].get(shown), columns[1].get(shown));
@@ -97,46 +140,72 @@ pub fn run(options: &Options) -> Result<()> {
     })
 }
 
-fn play(outage: Outage, argument: &str, side: PathBuf) -> Result<()> {
+/// Plays it once; what it says is in `side`. Without Bulkhead an outage that kills a kernel must have killed it, by its own last words.
+///
+/// # Errors
+/// It went otherwise.
+pub fn play(outage: Outage, argument: &str, side: &Path) -> Result<()> {
     let script = side.with_extension("script");
+    let name = outage.name();
     fs::write(
         &script,
-        format!(
-            "#!/bin/bash\nexec bulkhead-demo {} {argument}\n",
-            outage.name()
-        ),
+        format!("#!/bin/bash\nexec bulkhead-demo {name} {argument}\n"),
     )?;
+    let mut add = additions()?;
+    add.push(format!("{}/{CRAFT}", root()?.display()));
+    let kernel = outage.kernel();
     let outcome = vm::boot(
         &Boot {
-            kernel: Kernel::V6_12,
+            kernel,
             smp: 2,
             memory: 1024,
             cmdline: String::new(),
             timeout: 300,
-            add: additions()?,
+            add,
             qemu: String::new(),
             no_build: true,
             script,
         },
-        Streams::File(side.clone()),
+        Streams::File(side.to_path_buf()),
     )?;
-    ensure!(
-        outcome.code == 0,
-        "the play ended with {}:\n{}{}",
-        outcome.code,
-        fs::read_to_string(side).unwrap_or_default(),
-        outcome.console.unwrap_or_default()
-    );
+    let said = fs::read_to_string(side).unwrap_or_default();
+    let console = outcome.console.unwrap_or_default();
+    match outage.last_words().filter(|_| argument.is_empty()) {
+        None => ensure!(
+            outcome.code == 0,
+            "the play ended with {}:\n{said}{console}",
+            outcome.code
+        ),
+        Some(words) => {
+            ensure!(
+                outcome.code == CRASHED && console.contains(words),
+                "the kernel did not say `{words}`, and the play ended with {}:\n{said}{console}",
+                outcome.code
+            );
+            let line = format!("{said}{{\"step\":99,\"said\":\"{words}\"}}\n");
+            fs::write(side, line).with_context(|| format!("cannot write {}", side.display()))?;
+        }
+    }
     Ok(())
 }
 
-/// What a machine has told so far, a column's text for each second.
-fn seconds(side: &PathBuf) -> Vec<String> {
+/// What a machine has told so far, a column's text for each line.
+fn columns_of(outage: Outage, side: &PathBuf) -> Vec<String> {
     let text = fs::read_to_string(side).unwrap_or_default();
-    text.lines().filter_map(column).collect()
+    text.lines()
+        .filter_map(|line| outage.column(line))
+        .collect()
 }
 
-fn column(line: &str) -> Option<String> {
+/// What a step of a play says.
+fn step(line: &str) -> Option<String> {
+    let said = line.strip_suffix("\"}")?.split_once("\"said\":\"")?.1;
+    // The end of a kernel's last words is what matters.
+    let short = said.replace("drivers/md/persistent-data/", "");
+    Some(short.chars().take(WIDTH).collect())
+}
+
+fn second(line: &str) -> Option<String> {
     let line = line.strip_prefix('{')?.strip_suffix('}')?;
     let field = |name: &str| {
         let rest = line.split_once(&format!("\"{name}\":"))?.1;
@@ -170,12 +239,12 @@ mod tests {
     #[test]
     fn a_second_becomes_a_column_and_a_half_written_one_does_not() {
         let line = r#"{"second":3,"tasks":4095,"limit":4096,"worked":0,"spawns":5,"refused":0,"said":"Resource temporarily unavailable (os error 11)"}"#;
-        let text = column(line).unwrap();
+        let text = second(line).unwrap();
         assert!(
             text.starts_with(" 4095 / 4096   0 of 5 ok  Resource temporarily"),
             "{text}"
         );
-        assert_eq!(column(&line[..40]), None);
-        assert_eq!(column("not a second"), None);
+        assert_eq!(second(&line[..40]), None);
+        assert_eq!(second("not a second"), None);
     }
 }

@@ -15,6 +15,7 @@ use clap::Args;
 
 use crate::{
     debian::output,
+    demo,
     ebpf::{self, root, target},
     kernels::Kernel,
     rungs,
@@ -146,6 +147,15 @@ pub fn run(options: &Options) -> Result<()> {
         }
         (images.join()).unwrap_or_else(|_| bail!("what builds the images panicked"))
     })?;
+    // What kills a kernel has machines of its own.
+    if options.filter.is_none()
+        && (options.kernel.is_empty() || options.kernel.contains(&Kernel::V5_10))
+    {
+        step(
+            "a discard that kills 5.10, without Bulkhead and with it",
+            crash,
+        )?;
+    }
     let ran = step("virtual machines", || in_machines(options))?;
     println!();
     for Ran {
@@ -174,6 +184,18 @@ pub fn run(options: &Options) -> Result<()> {
     ensure!(sum(|ran| ran.passed) > 0, "no test has this name");
     if options.filter.is_none() && options.kernel.is_empty() {
         rungs::check()?;
+    }
+    Ok(())
+}
+
+/// Without Bulkhead the kernel dies with the words of the outage; with it, nothing happens.
+fn crash() -> Result<()> {
+    let folder = root()?.join("target/vm/tests");
+    fs::create_dir_all(&folder)?;
+    for (argument, side) in [("", "thin-crash"), ("--guarded", "thin-crash-guarded")] {
+        let side = folder.join(format!("{side}.log"));
+        demo::play(demo::Outage::ThinDiscard, argument, &side)?;
+        print!("{}", fs::read_to_string(side)?);
     }
     Ok(())
 }

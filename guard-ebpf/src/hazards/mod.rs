@@ -16,5 +16,6 @@ pub mod rtnetlink;
 pub mod setting;
 pub mod socket;
 pub mod swap;
+pub mod thin_discard;
 pub mod traffic_control;
 pub mod user_namespace;

@@ -13,7 +13,8 @@ use crate::{
 const ALLOW: i32 = 0;
 const EPERM: i32 = 1;
 
-const SWAPON: Call = Call(167, 87);
+/// swapon(2).
+pub const SWAPON: Call = Call(167, 87);
 const SWAPOFF: Call = Call(168, 115);
 
 // int security_capable(const struct cred *cred, struct user_namespace *ns, int cap, unsigned int opts)   5.10 to 7.3

@@ -95,6 +95,13 @@ pub enum Change {
     },
     /// The host's `kernel.dmesg_restrict`, which was 0, was set to 1.
     DmesgRestrict,
+    /// The queue of a block device, by its number, was told to take no discards.
+    Discards {
+        /// The most that it took, in bytes.
+        old: u64,
+    },
+    /// The file system with this number, which discarded by itself, was mounted anew without that.
+    MountDiscard,
 }
 
 /// The kinds of [`Change`]: a cgroup has at most one change of each.
@@ -107,6 +114,10 @@ pub enum Kind {
     Freeze,
     /// [`Change::DmesgRestrict`].
     DmesgRestrict,
+    /// [`Change::Discards`].
+    Discards,
+    /// [`Change::MountDiscard`].
+    MountDiscard,
 }
 
 impl Change {
@@ -117,6 +128,8 @@ impl Change {
             Self::PidsMax { .. } => Kind::PidsMax,
             Self::Freeze { .. } => Kind::Freeze,
             Self::DmesgRestrict => Kind::DmesgRestrict,
+            Self::Discards { .. } => Kind::Discards,
+            Self::MountDiscard => Kind::MountDiscard,
         }
     }
 }
@@ -127,6 +140,8 @@ impl fmt::Display for Kind {
             Self::PidsMax => "pids.max",
             Self::Freeze => "freeze",
             Self::DmesgRestrict => "kernel.dmesg_restrict",
+            Self::Discards => "queue/discard_max_bytes",
+            Self::MountDiscard => "mount option discard",
         })
     }
 }
@@ -264,7 +279,16 @@ impl Journal {
         self.changes.contains_key(&(HOST, Kind::DmesgRestrict))
     }
 
-    /// All changes that stand, by cgroup.
+    /// The most that a block device took in one discard before we switched them off.
+    #[must_use]
+    pub fn discards(&self, device: u64) -> Option<u64> {
+        match self.changes.get(&(device, Kind::Discards)) {
+            Some(Change::Discards { old }) => Some(*old),
+            _ => None,
+        }
+    }
+
+    /// All changes that stand, by cgroup or device.
     pub fn changes(&self) -> impl ExactSizeIterator<Item = (u64, Change)> {
         self.changes.iter().map(|((id, _), change)| (*id, *change))
     }

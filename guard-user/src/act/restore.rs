@@ -6,9 +6,11 @@ use thiserror::Error;
 
 use super::{
     cgroup::Cgroup,
+    discards::{self, DiscardsError, SYS},
     freeze::{self, FreezeError, Froze},
-    journal::{Change, HOST, Journal, Kind},
+    journal::{Change, Journal, Kind},
     pids::{self, Applied, PidsError},
+    remount::{self, RemountError},
     restrict::{self, RestrictError},
 };
 use crate::identity::tree::Hierarchy;
@@ -36,12 +38,18 @@ pub enum RestoreError {
     /// `kernel.dmesg_restrict`.
     #[error(transparent)]
     Restrict(#[from] RestrictError),
+    /// The queue of a device.
+    #[error(transparent)]
+    Discards(#[from] DiscardsError),
+    /// An option of a mount.
+    #[error(transparent)]
+    Remount(#[from] RemountError),
 }
 
 /// One change that was to be undone.
 #[derive(Debug)]
 pub struct Restored {
-    /// The cgroup; [`HOST`]: the host itself.
+    /// The cgroup; [`super::journal::HOST`]: the host itself. Of [`Change::Discards`] the device's number.
     pub cgroup: u64,
     /// What had been changed.
     pub change: Change,
@@ -93,6 +101,12 @@ pub fn restore(
             Path::new(restrict::FILE),
             journal,
         )?)),
+        Kind::Discards => Ok(undone(discards::restore(
+            Path::new(SYS),
+            cgroup as u32,
+            journal,
+        )?)),
+        Kind::MountDiscard => Ok(undone(remount::restore(cgroup as u32, journal)?)),
     }
 }
 
@@ -104,7 +118,7 @@ const fn undone(applied: Applied) -> Undone {
     }
 }
 
-/// Strikes off the changes of cgroups that have vanished; gives how many there were.
+/// Strikes off the changes of cgroups and devices that have vanished; gives how many there were.
 ///
 /// # Errors
 /// The journal cannot be written.
@@ -115,7 +129,15 @@ pub fn drop_vanished(
     let changes: Vec<(u64, Change)> = journal.changes().collect();
     let mut dropped = 0;
     for (cgroup, change) in changes {
-        if cgroup != HOST && matches!(Cgroup::open(hierarchy, cgroup), Ok(None)) {
+        let vanished = match change {
+            // Only what is mounted is known by such a number: that is looked at when it is undone.
+            Change::DmesgRestrict | Change::MountDiscard => false,
+            Change::Discards { .. } => !discards::directory(Path::new(SYS), cgroup as u32).exists(),
+            Change::PidsMax { .. } | Change::Freeze { .. } => {
+                matches!(Cgroup::open(hierarchy, cgroup), Ok(None))
+            }
+        };
+        if vanished {
             journal.forget(cgroup, change.kind())?;
             dropped += 1;
         }

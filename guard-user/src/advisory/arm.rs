@@ -104,9 +104,7 @@ impl Bugs {
 /// Decides for each denial of a rule with `kernel: affected` whether it is in force; `bugs`: what the kernel has, or why that is
 /// not known.
 pub fn arm(policy: &mut Policy, bugs: Result<&Bugs, &ArmError>) {
-    let asking = (policy.rules.iter_mut())
-        .flat_map(|rule| &mut rule.deny)
-        .filter(|denial| denial.armed.asks());
+    let asking = policy.denials_mut().filter(|denial| denial.armed.asks());
     for denial in asking {
         denial.armed = match bugs {
             Ok(bugs) => bugs.arms(denial),

@@ -285,7 +285,7 @@ fn fits(desk: &mut Desk, given: Given<'_>, action: Action) {
         Takes::Names => Some("names"),
         Takes::FileSystems => Some("fs"),
         Takes::KeyTypes => Some("types"),
-        Takes::Devices => Some("devices"),
+        Takes::Devices | Takes::StandsOn => Some("devices"),
         Takes::Paths => Some("paths"),
     };
     let key = given.field.key();

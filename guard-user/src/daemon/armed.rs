@@ -71,7 +71,7 @@ mod tests {
         policy::load,
     };
 
-    const POLICY: &str = "version: 1\nmode: enforce\nsubjects: {s: {cgroups: [\"/x/*\"]}}\nrules: [{name: patch, subjects: [s], kernel: affected, deny: [bpf]}]\n";
+    const POLICY: &str = "version: 1\nmode: enforce\nsubjects: {s: {cgroups: [\"/x/*\"]}}\nrules: [{name: patch, subjects: [s], kernel: affected, deny: [bpf]}]\nhost: {thin: {discard: leave}}\n";
 
     fn plan(bugs: Result<&Bugs, &ArmError>) -> Plan {
         let mut policy = load::from_bytes("x", POLICY.as_bytes()).unwrap();

@@ -30,13 +30,11 @@ impl Daemon {
             let mut all = needed.iter().flat_map(with_lower).flatten();
             all.any(|hook| hook.program == program)
         };
-        for gone in self
+        for mut gone in self
             .hooks
             .extract_if(.., |proved| !is_needed(proved.hook.program))
         {
-            if let Some(link) = &gone.link {
-                self.kernel.unpin(std::slice::from_ref(link));
-            }
+            gone.let_go(&self.kernel);
         }
         let missing: Vec<&'static Hook> = needed
             .into_iter()

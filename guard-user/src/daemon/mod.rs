@@ -13,6 +13,7 @@ mod stamps;
 mod start;
 mod status;
 mod switch;
+mod thin;
 mod tick;
 mod unjudged;
 mod witness;
@@ -176,6 +177,8 @@ pub struct Daemon {
     /// Containers, as the keeper finds them.
     directory: Directory,
     telling: Telling,
+    /// Which devices stand on dm-thin.
+    thin: thin::Thin,
     host: Host,
     /// What the host's pids and the reserve are at the moment.
     pids: control::status::HostPids,
@@ -232,7 +235,9 @@ impl Daemon {
             .enable_all()
             .build()
             .map_err(DaemonError::Loop)?;
+        let entered = runtime.enter();
         let mut daemon = Self::start(options)?;
+        drop(entered);
         let stop = runtime.block_on(daemon.serve());
         match stop {
             Ok(Stop::Signal(name)) => {
@@ -267,6 +272,7 @@ impl Daemon {
                     self.drain();
                     ready?.clear_ready();
                 }
+                told = self.thin.told() => self.heard_of_devices(told),
                 _ = tick.tick() => {
                     self.tick();
                     manager.alive(self);

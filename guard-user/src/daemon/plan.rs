@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use guard_common::{action::Action, fork_storm::Reason};
+use guard_common::{action::Action, fork_storm::Reason, thin::OfTheHost};
 use thiserror::Error;
 
 use crate::{
@@ -16,12 +16,12 @@ use crate::{
         seen::Limits,
     },
     identity::names::Names,
-    kernel::install::Treated,
+    kernel::{install::Treated, mapper::Mapper},
     policy::{
         armed::{self, Arming},
         compile::{self, Applied, Compiled, ModeOverride, ReserveRule, Treatment, effective},
         denial, load,
-        model::{Act, Forks, LogSettings, Mode, Outlet, Policy, RESERVE, Rule, Severity},
+        model::{Act, Forks, LogSettings, Mode, Outlet, Policy, RESERVE, Rule, Severity, THIN},
         pattern::Chosen,
     },
     record::{self, Measure},
@@ -54,6 +54,10 @@ pub struct Plan {
     pub patterns: Chosen,
     /// `kernel.dmesg_restrict` is to be set.
     pub dmesg_restrict: bool,
+    /// What becomes of discards on dm-thin that anybody asks for.
+    pub thin_discard: OfTheHost,
+    /// That depends on the kernel, which is asked when there is a device mapper.
+    pub waits_for_mapper: bool,
     /// Everything is audited, and why.
     pub audited_altogether: bool,
     /// The policy is the one that is built in.
@@ -114,9 +118,15 @@ impl Plan {
     /// Reads and compiles the policy: `file` alone, or what stands below `/etc`, or the embedded one.
     pub(super) fn read(file: Option<&Path>, mode: Option<ModeOverride>) -> Result<Self, PlanError> {
         let mut policy = load::in_force(file).map_err(|error| PlanError(error.to_string()))?;
+        // To find out what the kernel has takes longer than the rest of a start.
+        let waiting = match Mapper::is_there() {
+            true => None,
+            false => (policy.thin_discard).take_if(|denial| denial.armed.asks()),
+        };
         let unjudged = arm_by_this_host(&mut policy, None).err();
         Ok(Self {
             unjudged: unjudged.map(|error| error.to_string()),
+            waits_for_mapper: waiting.is_some(),
             ..Self::of(policy, mode)?
         })
     }
@@ -157,6 +167,23 @@ impl Plan {
                 armed: armed::of(rule),
             })
             .collect();
+        let everywhere = effective(call, policy.mode, None);
+        let thin_discard = match &policy.thin_discard {
+            Some(denial) if denial.armed.holds() => match everywhere {
+                Mode::Audit => OfTheHost::Audited,
+                Mode::Enforce => OfTheHost::Refused,
+            },
+            Some(_) | None => OfTheHost::Left,
+        };
+        if let Some(denial) = &policy.thin_discard {
+            rules.push(Line {
+                name: THIN.to_owned(),
+                mode: everywhere,
+                limits: "no discard of what stands on dm-thin, whoever asks for it".to_owned(),
+                limits_anything: denial.armed.holds(),
+                armed: armed::of_one(denial),
+            });
+        }
         if let Some(reserve) = compiled.reserve {
             rules.push(Line {
                 name: RESERVE.to_owned(),
@@ -181,11 +208,12 @@ impl Plan {
             limits,
             rules,
             unjudged: None,
+            thin_discard,
+            waits_for_mapper: false,
             audit: settings(&audit),
             kernel_log: kernel_log.as_ref().map(settings),
             // Audit mode changes nothing on a host.
-            dmesg_restrict: policy.dmesg_restrict
-                && effective(call, policy.mode, None) == Mode::Enforce,
+            dmesg_restrict: policy.dmesg_restrict && everywhere == Mode::Enforce,
             audited_altogether,
             // Without a copy there are no lines.
             forward: if kernel_log.is_some() {
@@ -279,12 +307,13 @@ impl Plan {
 
     /// Whether any rule is about one of these actions: only then do their hooks cost anything.
     pub(super) fn judges(&self, actions: &[Action]) -> bool {
-        self.treatments.iter().any(|treatment| {
-            let applied = treatment.refused.iter().chain(&treatment.audited);
-            applied
-                .into_iter()
-                .any(|applied| actions.contains(&applied.limit.action))
-        })
+        self.thin_discard != OfTheHost::Left && actions.contains(&Action::Discard)
+            || self.treatments.iter().any(|treatment| {
+                let applied = treatment.refused.iter().chain(&treatment.audited);
+                applied
+                    .into_iter()
+                    .any(|applied| actions.contains(&applied.limit.action))
+            })
     }
 
     /// Whether a limit of a profile is enforced.

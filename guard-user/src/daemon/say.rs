@@ -28,6 +28,10 @@ use crate::{
 
 /// A setting's name in records.
 const DMESG_RESTRICT: &str = "kernel.dmesg_restrict";
+/// See [`DMESG_RESTRICT`].
+pub(super) const MOUNT_DISCARD: &str = "mount option discard";
+/// See [`DMESG_RESTRICT`].
+pub(super) const DISCARD_MAX_BYTES: &str = "queue/discard_max_bytes";
 
 /// What a daemon that takes over finds.
 pub(super) struct Gap {
@@ -298,6 +302,8 @@ impl Daemon {
             // The step that froze it has its own record of the thaw.
             Change::Freeze { .. } => ("cgroup.freeze", "1".to_owned(), "0".to_owned()),
             Change::DmesgRestrict => (DMESG_RESTRICT, "1".to_owned(), "0".to_owned()),
+            Change::MountDiscard => (MOUNT_DISCARD, "nodiscard".to_owned(), "discard".to_owned()),
+            Change::Discards { old } => (DISCARD_MAX_BYTES, "0".to_owned(), old.to_string()),
         };
         if matches!(one.outcome, Ok(Undone::Vanished)) {
             return;
@@ -306,7 +312,9 @@ impl Daemon {
             Change::PidsMax { .. } | Change::Freeze { .. } => {
                 self.of(Kind::SettingRestored, one.cgroup)
             }
-            Change::DmesgRestrict => Record::new(Kind::SettingRestored),
+            Change::DmesgRestrict | Change::Discards { .. } | Change::MountDiscard => {
+                Record::new(Kind::SettingRestored)
+            }
         }
         .severity(Severity::Info);
         let record = record.setting(setting, old, new).outcome(words);

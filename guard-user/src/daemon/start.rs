@@ -218,6 +218,7 @@ impl Daemon {
             names,
             directory,
             telling: Default::default(),
+            thin: Default::default(),
             host,
             pids,
             notes,
@@ -244,6 +245,7 @@ impl Daemon {
             eprintln!("bulkhead: {why}");
         }
         daemon.keep_restricted();
+        daemon.keep_thin();
         // Their caps stand from the beginning.
         daemon.look_at_all();
         Ok(daemon)

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use guard_common::host::Host as HostTable;
+use guard_common::{device::Device, host::Host as HostTable};
 
 use super::{Daemon, now, stamps::Stamps, start, tick::nanoseconds};
 use crate::{
@@ -93,6 +93,7 @@ impl Daemon {
         self.reconcile();
         self.renew_hooks();
         self.keep_restricted();
+        self.keep_thin();
         self.look_at_all();
         Ok(self.plan.rules.len())
     }
@@ -172,6 +173,7 @@ impl Daemon {
         let done = vec![self.on_again().to_owned()];
         self.say_switched(true, &done);
         self.keep_restricted();
+        self.keep_thin();
         self.look_at_all();
         Switched::from(done)
     }
@@ -196,6 +198,7 @@ impl Daemon {
             let words = format!("the time of `off` is over: {}", self.on_again());
             self.say_switched(true, &[words]);
             self.keep_restricted();
+            self.keep_thin();
             self.look_at_all();
         }
         // Thrown on the pinned switch itself, by a caller that we did not answer in time.
@@ -257,6 +260,9 @@ impl Daemon {
 pub fn words_of(one: &Restored, path: Option<&PathBuf>) -> String {
     use crate::act::{journal::Change, restore::Undone};
     let place = match path {
+        _ if matches!(one.change, Change::Discards { .. } | Change::MountDiscard) => {
+            Device::of(true, one.cgroup as u32).to_string()
+        }
         Some(path) => path.display().to_string(),
         None if one.cgroup == journal::HOST => "the host".to_owned(),
         None => format!("cgroup {}", one.cgroup),
@@ -265,6 +271,10 @@ pub fn words_of(one: &Restored, path: Option<&PathBuf>) -> String {
         Change::PidsMax { old, .. } => format!("pids.max of {place} set back to {old}"),
         Change::Freeze { .. } => format!("{place} thawed"),
         Change::DmesgRestrict => format!("kernel.dmesg_restrict of {place} set back to 0"),
+        Change::MountDiscard => format!("the file system on {place} mounted with discard again"),
+        Change::Discards { old } => {
+            format!("discards of {place} switched on again, up to {old} bytes")
+        }
     };
     match &one.outcome {
         Ok(Undone::Restored) => what,

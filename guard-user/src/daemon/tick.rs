@@ -108,6 +108,7 @@ impl Daemon {
         if self.ticks % HOUSEKEEPING == 1 {
             self.clear_away();
         }
+        self.look_at_thin();
         self.say_untold(now());
         let due = self.due();
         self.look(&due);

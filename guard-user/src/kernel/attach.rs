@@ -179,6 +179,18 @@ impl Kernel {
         self.attach(btf, hook.program, how)
     }
 
+    /// Loads and attaches the programs by which a hook knows what it is asked about.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_entries(&self, btf: &Btf, hook: &Hook) -> Result<Vec<Link>, LoadError> {
+        let entries = (hook.entries.iter()).map(|(program, at)| (program, How::Entry(at)));
+        let exits = (hook.exits.iter()).map(|(program, at)| (program, How::Exit(at)));
+        (entries.chain(exits))
+            .map(|(program, how)| self.attach(btf, program, how))
+            .collect()
+    }
+
     /// To the root of the v2 hierarchy, where every task of the host stands. `plain` is for a host where no kernel memory can be
     /// read, which it does without on v2.
     fn attach_to_devices(
@@ -274,6 +286,15 @@ impl Kernel {
             (..=5, ..=10) => self.attach(btf, "kernel_log_stored", How::Exit("vprintk_store")),
             _ => Err(LoadError::NoFunction("that is passed by who prints")),
         }
+    }
+
+    /// Loads and attaches the program that counts discards which reach a device on dm-thin.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn attach_arrivals(&self, btf: &Btf) -> Result<Link, LoadError> {
+        let how = How::RawTracepoint(c"block_bio_queue");
+        self.attach(btf, "thin_discard_arrived", how)
     }
 
     /// Loads and attaches the program that remembers which task of a container a signal has ended: lines of the kernel log name

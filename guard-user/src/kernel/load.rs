@@ -19,6 +19,7 @@ use guard_common::{
     identity::NameMatcher,
     kernel_log::{ENDED, Ended},
     setup::Setup,
+    thin::Device,
 };
 use thiserror::Error;
 
@@ -31,7 +32,7 @@ use super::{
 };
 
 /// Where everything that outlives the daemon stands; the last name is the version of the tables' layout.
-pub const PINS: &str = "/sys/fs/bpf/bulkhead/v7";
+pub const PINS: &str = "/sys/fs/bpf/bulkhead/v8";
 
 /// Why the kernel side is not loaded.
 #[derive(Debug, Error)]
@@ -164,6 +165,8 @@ pub struct Kernel {
     pub free_slots: Queue<MapData, u32>,
     /// What the kernel side tells.
     pub events: RingBuf<MapData>,
+    /// Number of a device → whether it stands on dm-thin.
+    pub thin: Table<MapData, u32, Plain<Device>>,
     /// Process → that a runtime sets a container up by it.
     pub(super) setting_up: Table<MapData, u32, Plain<Setup>>,
     /// Who printed which line of the kernel log; taken by its reader.
@@ -260,6 +263,7 @@ impl Kernel {
             free_slots: tables.take("FREE_SLOTS")?,
             events: tables.take("EVENTS")?,
             setting_up: tables.take("SETTING_UP")?,
+            thin: tables.take("THIN")?,
             printed: Some(tables.take("PRINTED")?),
             ended: Some(ended),
             _tables: tables,

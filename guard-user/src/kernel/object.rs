@@ -24,7 +24,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/prebuilt
 const CONFIG: &str = ".rodata";
 
 /// Tables that a later daemon takes over.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 13] = [
     "SUBJECTS",
     "CONTAINERS",
     "FREE_SLOTS",
@@ -37,6 +37,7 @@ const PINNED: [&str; 12] = [
     "ENDED",
     "OWN",
     "SETTING_UP",
+    "THIN",
 ];
 
 /// The object's tables, by name.

@@ -92,6 +92,10 @@ pub fn config(btf: &Btf, hierarchy: &Hierarchy) -> [u32; FIELDS] {
         (Field::HostNet, host_net()),
         (Field::UserNamespacesUnasked, unasked(btf)),
         (
+            Field::BioArgument,
+            u32::from(super::attach::release() < (5, 11)),
+        ),
+        (
             Field::PerfArguments,
             btf.arguments(PERF_EVENT_OPEN).unwrap_or(MISSING),
         ),
@@ -126,6 +130,13 @@ pub fn missing(words: &[u32; FIELDS]) -> Vec<&'static str> {
                     | Field::TaskSoftirqs
                     | Field::ReadingModuleCompressed
                     | Field::HelperTaskRegisters
+                    | Field::UringFile
+                    | Field::UringCommand
+                    | Field::LegacyOptions
+                    | Field::OperationDiscard
+                    | Field::OperationDiscardOld
+                    | Field::BioDevice
+                    | Field::BioDisk
             )
         })
         .map(|field| field.btf())

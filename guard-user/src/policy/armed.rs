@@ -139,6 +139,13 @@ pub fn of(rule: &Rule) -> Vec<Arming> {
     asks.map(Arming::of).collect()
 }
 
+/// What the host itself switches off, if that depends on the kernel; else nothing.
+#[must_use]
+pub fn of_one(denial: &Denial) -> Vec<Arming> {
+    let asks = Some(denial).filter(|denial| denial.armed.asks());
+    asks.map(Arming::of).into_iter().collect()
+}
+
 /// What whoever checks a policy should know of a rule's denials: that it could not be found out what the kernel has, or that no
 /// kernel arms one.
 pub(crate) fn notes(rule: &Rule) -> Vec<String> {

@@ -8,6 +8,7 @@ use guard_common::{
     rtnetlink,
     setting::Path,
     socket::{ANY, FAMILIES, Socket},
+    thin::{DM_THIN, DM_THIN_NAME},
 };
 
 use super::armed::Armed;
@@ -35,6 +36,20 @@ pub struct Kind {
 }
 
 impl Denial {
+    /// Discards on whatever stands on dm-thin.
+    #[must_use]
+    pub fn of_thin_discards(armed: Armed) -> Self {
+        Self {
+            action: Action::Discard,
+            kinds: vec![Kind {
+                name: DM_THIN_NAME.to_owned(),
+                argument: DM_THIN,
+            }],
+            nested: false,
+            armed,
+        }
+    }
+
     /// Whether it refuses an action whenever that is done to one of these kinds, or to whichever where there are none, and only
     /// in a nested network namespace if `nested`.
     #[must_use]
@@ -112,6 +127,7 @@ fn whole(action: Action, name: &str) -> Option<Argument> {
         Takes::KeyTypes => guard_common::action::name(name),
         Takes::Devices => name.parse().ok().map(Device::argument),
         Takes::Paths => Path::argument(name),
+        Takes::StandsOn => (name == DM_THIN_NAME).then_some(DM_THIN),
     }
 }
 

@@ -8,6 +8,7 @@ use guard_common::{
     rtnetlink,
     setting::Path,
     socket::{ANY, FAMILIES, PROTOCOLS, Socket, TYPES},
+    thin::{DM_THIN, DM_THIN_NAME},
 };
 
 use super::{
@@ -51,10 +52,13 @@ pub(super) fn denials(
     if let Some(given) = deny.filter(Given::list_is_empty) {
         given.wrong(desk, "`deny` names no action".to_owned());
     }
-    let nested = when.is_some_and(|given| nested(desk, given, deny.is_some(), &all));
+    let conditions = when.map_or_else(Conditions::default, |given| {
+        conditions(desk, given, deny.is_some(), &all)
+    });
     let mut all: Vec<Denial> = all.into_iter().map(|(denial, _)| denial).collect();
     for denial in &mut all {
-        denial.nested = nested;
+        denial.nested = conditions.nested;
+        denial.kinds.extend(conditions.stands_on.clone());
     }
     all
 }
@@ -96,6 +100,15 @@ fn denial(desk: &mut Desk, node: &Node) -> Option<(Denial, At)> {
             return None;
         }
         (None, _) => Vec::new(),
+        (Some(_), Takes::StandsOn) => {
+            desk.tell(
+                at,
+                format!("`{word}` says nothing of a device by itself"),
+                "the action's name alone, and the device in `when` of the rule",
+                &format!("write `deny: [{word}]` and beside it `when: {{device: dm-thin}}`"),
+            );
+            return None;
+        }
         (Some(_), Takes::Nothing) => {
             desk.tell(
                 at,
@@ -197,7 +210,7 @@ fn of_action<'n>(
 /// How what an action is done to is written.
 const fn example(action: Action) -> &'static str {
     match action.takes() {
-        Takes::Nothing => "",
+        Takes::Nothing | Takes::StandsOn => "",
         Takes::Kinds if matches!(action, Action::TrafficControl) => "kinds: [hfsc, route, pedit]",
         Takes::Kinds => "kinds: [vxcan, netkit]",
         Takes::Sockets => "families: [vsock, alg]",
@@ -468,32 +481,67 @@ fn named(
     kinds
 }
 
-/// Reads `when`: whether the rule is about nested network namespaces alone.
-fn nested(desk: &mut Desk, given: Given<'_>, denies: bool, all: &[(Denial, At)]) -> bool {
+/// Where a rule's `deny` holds.
+#[derive(Default)]
+struct Conditions {
+    /// In nested network namespaces alone.
+    nested: bool,
+    /// On devices that stand on this.
+    stands_on: Option<Kind>,
+}
+
+/// Reads `when`.
+fn conditions(desk: &mut Desk, given: Given<'_>, denies: bool, all: &[(Denial, At)]) -> Conditions {
     let Some(section) = Section::new(desk, given.node, "rules[].when") else {
-        return false;
+        return Conditions::default();
     };
-    let nested = section
-        .need(desk, "netns")
-        .and_then(|given| given.parse(desk, |text| (text == "nested").then_some(true)));
-    let elsewhere = all
-        .iter()
-        .find(|(denial, _)| !denial.action.is_of_a_netns());
-    if let Some((denial, _)) = elsewhere {
-        let message = format!(
-            "{} is not done in a network namespace: `when` can never hold for it",
-            denial.action.name()
-        );
-        let expected = "a rule of bridge.create, net_link.create, netlink or traffic_control alone";
-        desk.tell(
-            given.key,
-            message,
-            expected,
-            "put the other actions into a rule of their own",
-        );
+    let netns = section.get("netns");
+    let device = section.get("device");
+    if netns.is_none() && device.is_none() {
+        given.wrong(desk, "`when` has no condition".to_owned());
     } else if !denies {
         let message = "only what is denied has a condition, and this rule denies nothing";
         desk.tell(given.key, message, "`deny` beside it", "take `when` out");
     }
-    nested.unwrap_or(false)
+    let mut only_of =
+        |given: Option<Given<'_>>, is: fn(Action) -> bool, wrong: &str, right: &str| {
+            let other = all.iter().find(|(denial, _)| !is(denial.action));
+            if let (Some(given), Some((denial, _))) = (given, other) {
+                desk.tell(
+                    given.key,
+                    format!(
+                        "{} {wrong}: `when` can never hold for it",
+                        denial.action.name()
+                    ),
+                    right,
+                    "put the other actions into a rule of their own",
+                );
+            }
+        };
+    only_of(
+        netns,
+        Action::is_of_a_netns,
+        "is not done in a network namespace",
+        "a rule of bridge.create, net_link.create, netlink or traffic_control alone",
+    );
+    only_of(
+        device,
+        |action| action.takes() == Takes::StandsOn,
+        "is not done to what stands on a device",
+        "a rule of discard alone",
+    );
+    Conditions {
+        nested: netns
+            .and_then(|given| given.parse(desk, |text| (text == "nested").then_some(true)))
+            .unwrap_or(false),
+        stands_on: device.and_then(|given| given.parse(desk, stands_on)),
+    }
+}
+
+/// What a device may stand on.
+fn stands_on(name: &str) -> Option<Kind> {
+    (name == DM_THIN_NAME).then(|| Kind {
+        name: name.to_owned(),
+        argument: DM_THIN,
+    })
 }

@@ -6,7 +6,7 @@ use super::{
     armed::{self, Arming},
     compile::{Compiled, ModeOverride, effective},
     denial,
-    model::{Act, Mode, Policy, RESERVE, Rule},
+    model::{Act, Mode, Policy, RESERVE, Rule, THIN},
     units::{Pids, write_duration},
 };
 
@@ -44,6 +44,24 @@ pub fn rules(policy: &Policy, call: Option<ModeOverride>) -> Vec<Line> {
             }
         })
         .collect();
+    let everywhere = effective(call, policy.mode, None);
+    lines.push(match &policy.thin_discard {
+        None => Line {
+            rule: THIN.to_owned(),
+            mode: "off",
+            says: "discards of what stands on dm-thin are left on".to_owned(),
+            armed: Vec::new(),
+        },
+        Some(denial) => Line {
+            rule: THIN.to_owned(),
+            mode: everywhere.name(),
+            says: format!(
+                "{} discards of what stands on dm-thin, whoever asks for them",
+                verb(everywhere)
+            ),
+            armed: armed::of_one(denial),
+        },
+    });
     lines.push(match policy.reserve {
         None => Line {
             rule: RESERVE.to_owned(),

@@ -124,7 +124,7 @@ pub const FIELDS: &[Field] = fields! {
     "rules[].pids.leak", "a duration, or off", "30m", "leak: 30m",
     "Alarm when a container's pids rise so steadily that less than this is left until its cap or the host's reserve is reached. Refuses nothing.";
     "rules[].deny", "list of actions", "[]", "deny: [kernel_log.read, kernel_log.clear, kernel_log.write]",
-    "What is refused, whatever capabilities the container has, with EPERM where the kernel tells it: kernel_log.consume, kernel_log.read, which includes it, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console; bridge.create; net_link.create, of all kinds or of some; socket, of all families, types and protocols or of some; netlink, of all families or of some; traffic_control, of all kinds or of some; user_namespace.create; module.load; module.autoload, of all modules or of some; mount, of everything or of some types of file systems; net_namespace.create; key.create, of all types or of some; bpf; perf_event_open; io_uring; userfaultfd; ptrace; swap; reboot; sysrq; device_mapper.control; device.open and kernel_setting.write, of what they name.";
+    "What is refused, whatever capabilities the container has, with EPERM where the kernel tells it: kernel_log.consume, kernel_log.read, which includes it, kernel_log.clear, kernel_log.console, and kernel_log.write, which includes kernel_log.console; bridge.create; net_link.create, of all kinds or of some; socket, of all families, types and protocols or of some; netlink, of all families or of some; traffic_control, of all kinds or of some; user_namespace.create; module.load; module.autoload, of all modules or of some; mount, of everything or of some types of file systems; net_namespace.create; key.create, of all types or of some; bpf; perf_event_open; io_uring; userfaultfd; ptrace; swap; reboot; sysrq; device_mapper.control; discard; device.open and kernel_setting.write, of what they name.";
     "rules[].deny[].ACTION.kinds", "list of kinds of links or of traffic control", "all kinds", "kinds: [vxcan, netkit]",
     "Of net_link.create: the links that it is about, as `ip link add type KIND` names them. Of traffic_control: qdiscs, filters and actions as tc(8) names them, such as hfsc, route and pedit. At most 64.";
     "rules[].deny[].ACTION.families", "list of families of sockets", "all families", "families: [vsock, alg, tipc]",
@@ -143,8 +143,10 @@ pub const FIELDS: &[Field] = fields! {
     "Of kernel_setting.write: files below /proc and /sys as the host has them, wherever a container has them mounted, or `**/NAME` for all files of the kernel's file systems with that name. At most 64.";
     "rules[].when", "map", "everywhere", "when: {netns: nested}",
     "Where the rule's `deny` holds.";
-    "rules[].when.netns", "nested", "must be given within `when`", "netns: nested",
+    "rules[].when.netns", "nested", "any", "netns: nested",
     "Only where the link or what there is of traffic control would be made, or the family of netlink asked, in a network namespace that is not the host's first: the one that the message names, else the socket's. For bridge.create, net_link.create, netlink and traffic_control.";
+    "rules[].when.device", "dm-thin", "any", "device: dm-thin",
+    "Only on a device that stands on dm-thin: a thin volume, a partition, a logical volume, a mapping of dm-crypt or an array on one, or a file system on any of these. One that nobody has classified yet counts as such. For discard.";
     "rules[].kernel", "affected", "every kernel", "kernel: affected",
     "affected: each thing that `deny` names is refused only on a kernel that has, or may have, a bug that it triggers, by `bulkhead advisories`; `check` and `status` say which are armed here, by which advisory, and which are not. Only for `deny`.";
     "rules[].except", "list of subjects' names", "[]", "except: [monitors]",
@@ -167,6 +169,10 @@ pub const FIELDS: &[Field] = fields! {
     "How many of the host's pids (the smaller of pid_max and threads-max) no container's fork may take.";
     "host.reserve.mode", "audit | enforce", "the policy's mode", "mode: enforce",
     "The reserve's own mode.";
+    "host.thin", "map", "its fields' defaults", "thin: {discard: off}",
+    "The host's thin pools of the device mapper.";
+    "host.thin.discard", "off | where-affected | leave", "where-affected", "discard: off",
+    "off: no discard reaches a device that stands on dm-thin, whoever asks for it, and discards of these devices are kept switched off. Who asks is told that there are none (EOPNOTSUPP; EPERM in a container). where-affected: the same on a kernel that has, or may have, a bug that they trigger, by `bulkhead advisories`; elsewhere they stay on, so that space comes back. leave: they stay on. In the policy's mode: audited, they are counted.";
     "host.dmesg_restrict", "on | leave", "leave", "dmesg_restrict: on",
     "on: the host's kernel.dmesg_restrict is set to 1 and set back at `off` and at the end, if the policy's mode is enforce. Who has no CAP_SYSLOG can then not read the kernel log by syslog(2), users of the host included; who has it is not stopped. leave: it stays what it is.";
     "audit", "map", "its fields' defaults", "audit: {file: /var/log/bulkhead/audit.jsonl}",

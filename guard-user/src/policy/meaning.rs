@@ -68,6 +68,9 @@ pub const fn what(action: Action) -> &'static str {
         Action::KernelSettingWrite => {
             "opening a file of the kernel's that `paths` names, to write it"
         }
+        Action::Discard => {
+            "asking for blocks of a device to be discarded: of the device itself, or of what a file system on it does not use"
+        }
         Action::UserNamespaceCreate => {
             "making a user namespace, in which whoever makes it has all capabilities"
         }
@@ -157,6 +160,11 @@ pub const fn ways_round(action: Action) -> &'static [&'static str] {
         Action::KernelSettingWrite => &[
             "a file that was opened before, or that another opened and sent",
             "another file that sets the same; the same by a system call, or by an option of a mount (release_agent=)",
+        ],
+        Action::Discard => &[
+            "a file system that was mounted with `discard`, which discards by itself what is deleted",
+            "the kernel's own users of a device: targets of iSCSI, NVMe and vhost, whose clients trim",
+            "deleting a thin volume by a message of the device mapper (deny `device_mapper.control` as well)",
         ],
         Action::UserNamespaceCreate => &[
             "joining a namespace that was made before, or by the runtime",

@@ -1,9 +1,10 @@
 //! All files of a policy together: what one says and another takes back is an error, never a matter of their order.
 
 use super::{
+    armed::Armed,
     fields::near,
     glob::{self, HOSTS_OWN},
-    model::{LogSettings, Mode, Policy, Reserve, Rule, SUBJECTS, Subject},
+    model::{Denial, LogSettings, Mode, Policy, Reserve, Rule, SUBJECTS, Subject},
     parse::{DEFAULT_RESERVE, Draft, DraftSubject, file},
     pattern::{self, DraftWatch},
     problem::{At, Desk, Problems, Source},
@@ -56,7 +57,7 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
     let start = drafts.first()?.at;
     let (mut mode, mut reserve, mut audit, mut kernel_log) = (None, None, None, None);
     let mut forward = None;
-    let mut dmesg_restrict = None;
+    let (mut thin_discard, mut dmesg_restrict) = (None, None);
     let mut subjects: Vec<DraftSubject> = Vec::new();
     let mut rules: Vec<(Rule, At)> = Vec::new();
     let mut exempt: Vec<(String, At)> = Vec::new();
@@ -65,6 +66,12 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
     for draft in drafts {
         once(desk, &mut mode, draft.mode, "`mode`");
         once(desk, &mut reserve, draft.reserve, "`reserve`");
+        once(
+            desk,
+            &mut thin_discard,
+            draft.thin_discard,
+            "`thin.discard`",
+        );
         let asked = draft.dmesg_restrict;
         once(desk, &mut dmesg_restrict, asked, "`dmesg_restrict`");
         once(desk, &mut audit, draft.audit, "`audit`");
@@ -222,6 +229,10 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
                 mode: None,
             }),
             |(reserve, _)| reserve,
+        ),
+        thin_discard: thin_discard.map_or_else(
+            || Some(Denial::of_thin_discards(Armed::Unasked)),
+            |(asked, _)| asked,
         ),
         dmesg_restrict: dmesg_restrict.is_some_and(|(asked, _)| asked),
         audit,

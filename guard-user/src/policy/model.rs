@@ -16,6 +16,9 @@ pub const RULES: usize = 256;
 /// What the host's reserve is called where a rule's name is asked for.
 pub const RESERVE: &str = "host.reserve";
 
+/// What switching discards on dm-thin off is called there.
+pub const THIN: &str = "host.thin";
+
 /// Whether a refusal is made or only recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -274,6 +277,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// The host's reserve of pids.
     pub reserve: Option<Reserve>,
+    /// Discards on dm-thin that are switched off for everybody; `None`: they are left on.
+    pub thin_discard: Option<Denial>,
     /// `kernel.dmesg_restrict` is set, where the policy's mode is enforce.
     pub dmesg_restrict: bool,
     /// The audit log.
@@ -289,10 +294,19 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Whether any rule says `kernel: affected`.
+    /// Whether any of it depends on which bugs the kernel has.
     #[must_use]
     pub fn asks_for_the_kernel(&self) -> bool {
-        let mut all = self.rules.iter().flat_map(|rule| &rule.deny);
+        let mut all = (self.rules.iter())
+            .flat_map(|rule| &rule.deny)
+            .chain(&self.thin_discard);
         all.any(|denial| denial.armed.asks())
+    }
+
+    /// What may depend on the kernel.
+    pub fn denials_mut(&mut self) -> impl Iterator<Item = &mut Denial> {
+        (self.rules.iter_mut())
+            .flat_map(|rule| &mut rule.deny)
+            .chain(&mut self.thin_discard)
     }
 }

@@ -235,7 +235,9 @@ impl Record {
         let words = match action.takes() {
             Takes::Sockets => Socket::from_argument([one, two]).map(|socket| socket.to_string()),
             Takes::Families => Family::from_argument([one, two]).map(|family| family.to_string()),
-            Takes::Devices => Device::from_argument([one, two]).map(|device| device.to_string()),
+            Takes::Devices | Takes::StandsOn => {
+                Device::from_argument([one, two]).map(|device| device.to_string())
+            }
             Takes::Kinds
             | Takes::Names
             | Takes::Paths

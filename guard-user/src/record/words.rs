@@ -96,6 +96,7 @@ words! {
         SwitchOff = "switch.off", "Everything is allowed, until the switch is on again.";
         SwitchOn = "switch.on", "What the policy says is in force again.";
         Alarm = "alarm", "The kernel said that something is wrong; `rule` names the pattern, `reason` says what it means and what to do, `count` how many lines it stands for.";
+        Discards = "discards", "Discards of a device that stands on dm-thin were refused, or would have been, `count` of them since the last record; or some reached it all the same, which `outcome` says. `process.*` is who asked for the last.";
         Lost = "lost", "Something was lost: `lost` counts records, `count` what `reason` names.";
         Degraded = "degraded", "Something works less than it should; `reason` says what, and what to do.";
     }
@@ -185,6 +186,7 @@ impl Kind {
             | Self::SwitchOff
             | Self::SwitchOn
             | Self::Alarm
+            | Self::Discards
             | Self::Lost
             | Self::Degraded => true,
         }

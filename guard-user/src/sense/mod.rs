@@ -3,3 +3,4 @@
 pub mod host;
 pub mod readers;
 pub mod ring;
+pub mod uevents;

@@ -17,11 +17,13 @@ struct Arguments {
 #[derive(Clone, Copy, ValueEnum)]
 enum Outage {
     ForkStorm,
+    ThinDiscard,
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match arguments.outage {
         Outage::ForkStorm => demo::fork_storm(arguments.guarded),
+        Outage::ThinDiscard => demo::thin_discard(arguments.guarded),
     }
 }

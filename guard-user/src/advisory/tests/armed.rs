@@ -297,7 +297,7 @@ fn a_denial_of_more_devices_is_armed_by_one_of_them() {
 
 #[test]
 fn a_policy_that_does_not_ask_is_left_as_it_is() {
-    let text = "version: 1\nsubjects: {s: {cgroups: [\"/x/*\"]}}\nrules: [{name: r, subjects: [s], deny: [bpf]}]\n";
+    let text = "version: 1\nsubjects: {s: {cgroups: [\"/x/*\"]}}\nrules: [{name: r, subjects: [s], deny: [bpf]}]\nhost: {thin: {discard: leave}}\n";
     let mut policy = load::from_bytes("x", text.as_bytes()).unwrap();
     let before = policy.clone();
     assert!(!policy.asks_for_the_kernel());

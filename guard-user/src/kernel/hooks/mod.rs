@@ -17,6 +17,7 @@ mod rtnetlink;
 mod setting;
 mod socket;
 mod swap;
+mod thin_discard;
 mod user_namespace;
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -51,6 +52,7 @@ pub use rtnetlink::RTNETLINK;
 pub use setting::{SETTING, SWITCH};
 pub use socket::SOCKET;
 pub use swap::SWAP;
+pub use thin_discard::THIN_DISCARD;
 pub use user_namespace::USER_NAMESPACE;
 
 /// A place where the kernel asks its security modules.
@@ -71,6 +73,12 @@ pub struct Hook {
     pub lower: Option<&'static Hook>,
     /// It stands only where the kernel has no such function to ask instead.
     pub without: Option<&'static str>,
+    /// It stands only where the kernel has this function: elsewhere there is nothing to stand before.
+    pub with: Option<&'static str>,
+    /// Programs at the entries of functions, by which it knows what it is asked about.
+    pub entries: &'static [(&'static str, &'static str)],
+    /// The same at their ends.
+    pub exits: &'static [(&'static str, &'static str)],
     /// It stands before some ways only, in place of one that stands before all.
     pub partial: bool,
     /// The actions that it judges; the first is the one that is tried.
@@ -108,6 +116,9 @@ const BY_ITSELF: Hook = Hook {
     open: &[],
     lower: None,
     without: None,
+    with: None,
+    entries: &[],
+    exits: &[],
     partial: false,
     actions: &[],
     trial: || Err(String::new()),
@@ -147,6 +158,7 @@ pub fn all() -> impl Iterator<Item = &'static Hook> {
         .chain(&SWAP)
         .chain(&REBOOT)
         .chain(&DEVICE)
+        .chain(&THIN_DISCARD)
 }
 
 /// Functions of the kernel that these, and what takes their place, attach to or go by.
@@ -158,7 +170,10 @@ pub fn functions() -> impl Iterator<Item = &'static str> {
                 Place::Asked { lsm, security } => (Some(lsm), Some(security)),
                 Place::Devices { .. } | Place::Settings => (None, None),
             };
-            [lsm, security, hook.without]
+            let entries = hook.entries.iter().map(|(_, function)| Some(*function));
+            [lsm, security, hook.without, hook.with]
+                .into_iter()
+                .chain(entries)
         })
         .flatten()
 }
@@ -177,6 +192,8 @@ pub struct Proved {
     pub reason: String,
     /// The program that acts.
     pub link: Option<Link>,
+    /// Those by which it knows what it is asked about.
+    pub entries: Vec<Link>,
 }
 
 impl Proved {
@@ -190,6 +207,16 @@ impl Proved {
             (Some(_), false) => "ATTACHED",
             (None, _) => "OPEN",
         }
+    }
+}
+
+impl Proved {
+    /// Takes its programs away.
+    pub fn let_go(&mut self, kernel: &Kernel) {
+        if let Some(link) = self.link.take() {
+            kernel.unpin(std::slice::from_ref(&link));
+        }
+        kernel.unpin(&std::mem::take(&mut self.entries));
     }
 }
 
@@ -219,7 +246,10 @@ pub fn attach(
     forced: Option<Rung>,
 ) -> Vec<Proved> {
     let mut all = Vec::new();
-    for hook in hooks {
+    let stands = |hook: &&'static Hook| {
+        (hook.with).is_none_or(|function| !btf.is_some() || btf.function(function).is_some())
+    };
+    for hook in hooks.into_iter().filter(stands) {
         let proved = attach_one(kernel, btf, hierarchy, hook, setup, forced);
         let lower = hook.lower.filter(|_| proved.link.is_none());
         let lower = lower.map(|hook| attach_one(kernel, btf, hierarchy, hook, setup, forced));
@@ -249,6 +279,7 @@ fn attach_one(
         unknown: false,
         reason: String::new(),
         link: None,
+        entries: Vec::new(),
     };
     if let Some(function) = hook.without
         && btf.function(function).is_some()
@@ -277,13 +308,17 @@ fn attach_one(
         None if rungs::bpf_is_a_security_module() == Some(false) => Rung::FmodRet,
         None => Rung::Lsm,
     };
-    let attached = kernel
-        .attach_hook(btf, hierarchy, hook, rung)
-        .and_then(|link| kernel.pin(std::slice::from_ref(&link)).map(|()| link));
+    let attached = kernel.attach_entries(btf, hook).and_then(|entries| {
+        let link = kernel.attach_hook(btf, hierarchy, hook, rung)?;
+        kernel.pin(&entries)?;
+        kernel.pin(std::slice::from_ref(&link))?;
+        Ok((link, entries))
+    });
     match attached {
-        Ok(link) => {
+        Ok((link, entries)) => {
             proved.rung = Some(rung);
             proved.link = Some(link);
+            proved.entries = entries;
         }
         Err(error) => proved.reason = error.in_short(),
     }
@@ -378,9 +413,7 @@ fn prove_one(
                     Errno::from_raw(other)
                 ),
             };
-            if let Some(link) = proved.link.take() {
-                kernel.unpin(std::slice::from_ref(&link));
-            }
+            proved.let_go(kernel);
             proved.rung = None;
         }
     }

@@ -1,0 +1,130 @@
+//! Thin discard: a device whose queue takes none hands no discard on, whoever asks for it, a file system's own thread included.
+//!
+//! From 5.19 on: before, the kernel looks at another flag, which nobody can take back, and what stands here changes nothing.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use super::{
+    journal::{Change, Journal, JournalError, Kind},
+    pids::Applied,
+};
+use crate::kernel::mapper::Mapper;
+
+/// Where sysfs is.
+pub const SYS: &str = "/sys";
+
+/// The setting of a queue could not be used.
+#[derive(Debug, Error)]
+pub enum DiscardsError {
+    /// Reading.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Writing.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What cannot be written down is not done.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// The directory of the device with this number.
+#[must_use]
+pub fn directory(sys: &Path, number: u32) -> PathBuf {
+    sys.join(format!("dev/block/{}:{}", number >> 20, number & 0xf_ffff))
+}
+
+fn file(sys: &Path, number: u32) -> PathBuf {
+    directory(sys, number).join("queue/discard_max_bytes")
+}
+
+/// The most that the device takes in one discard, in bytes; 0: it takes none. `None`: it has no queue of its own, or is gone.
+///
+/// # Errors
+/// [`DiscardsError::Read`].
+pub fn most(sys: &Path, number: u32) -> Result<Option<u64>, DiscardsError> {
+    let path = file(sys, number);
+    let failed = |source| DiscardsError::Read {
+        path: path.clone(),
+        source,
+    };
+    match fs::read_to_string(&path) {
+        Ok(text) => (text.trim().parse().map(Some))
+            .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Switches them off. The journal has it before the kernel.
+///
+/// # Errors
+/// [`DiscardsError`].
+pub fn switch_off(
+    sys: &Path,
+    number: u32,
+    journal: &mut Journal,
+) -> Result<Applied, DiscardsError> {
+    let old = match most(sys, number)? {
+        None => return Ok(Applied::Absent),
+        Some(0) => return Ok(Applied::Nothing),
+        Some(old) => old,
+    };
+    let id = u64::from(number);
+    let known = journal.discards(id);
+    journal.record(id, Change::Discards { old })?;
+    if let Err(error) = write(sys, number, 0) {
+        match known {
+            Some(old) => journal.record(id, Change::Discards { old })?,
+            None => journal.forget(id, Kind::Discards)?,
+        }
+        return Err(error);
+    }
+    Ok(Applied::Done)
+}
+
+/// Switches them on again, if it was us who switched them off and they still are.
+///
+/// # Errors
+/// [`DiscardsError`].
+pub fn restore(sys: &Path, number: u32, journal: &mut Journal) -> Result<Applied, DiscardsError> {
+    let id = u64::from(number);
+    let Some(old) = journal.discards(id) else {
+        return Ok(Applied::Nothing);
+    };
+    let applied = match most(sys, number)? {
+        None => Applied::Absent,
+        Some(0) => {
+            write(sys, number, old).or_else(|error| with_a_table(error, number))?;
+            Applied::Done
+        }
+        Some(_) => Applied::Moved,
+    };
+    journal.forget(id, Kind::Discards)?;
+    Ok(applied)
+}
+
+/// From 6.9 on or so (seen on 6.12 and 7.3) a queue that takes none has forgotten in what units it took them, and refuses all but 0.
+fn with_a_table(error: DiscardsError, number: u32) -> Result<(), DiscardsError> {
+    let renewed = Mapper::open().and_then(|mapper| mapper.renew(number));
+    renewed.map_err(|_| error)
+}
+
+fn write(sys: &Path, number: u32, value: u64) -> Result<(), DiscardsError> {
+    let path = file(sys, number);
+    fs::write(&path, value.to_string()).map_err(|source| DiscardsError::Write { path, source })
+}

@@ -1,0 +1,286 @@
+//! What the device mapper says of its devices, and the loop driver of its, by ioctl(2). Nothing is told to it but to take a table that
+//! it has anew.
+//!
+//! Structures and numbers: include/uapi/linux/dm-ioctl.h and loop.h.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+};
+
+use nix::libc;
+
+/// Where it is asked.
+const CONTROL: &str = "/dev/mapper/control";
+/// `DM_TABLE_STATUS`: `_IOWR(0xfd, 12, struct dm_ioctl)`.
+const TABLE_STATUS: libc::c_ulong = 0xc138_fd0c;
+/// `DM_TABLE_LOAD` and `DM_DEV_SUSPEND`, which without its flag resumes, with the table that was loaded.
+const TABLE_LOAD: libc::c_ulong = 0xc138_fd09;
+const DEV_SUSPEND: libc::c_ulong = 0xc138_fd06;
+/// `DM_STATUS_TABLE_FLAG`: what each target was made with, and not how it is.
+const TABLE: u32 = 1 << 4;
+/// `DM_NOFLUSH_FLAG`: a pool that is asked how it is writes nothing to its metadata.
+const NOFLUSH: u32 = 1 << 11;
+/// `DM_BUFFER_FULL_FLAG`: there was more than room for it.
+const BUFFER_FULL: u32 = 1 << 8;
+/// Bytes of a `struct dm_ioctl`, and of a `struct dm_target_spec`.
+const HEADER: usize = 0x138;
+const SPEC: usize = 40;
+/// Where in the former things are.
+const DATA_SIZE: usize = 12;
+const DATA_START: usize = 16;
+const TARGETS: usize = 20;
+const FLAGS: usize = 28;
+const DEVICE: usize = 40;
+/// Room for an answer, at first and at most.
+const ROOM: usize = 16 << 10;
+const ROOM_MAX: usize = 4 << 20;
+
+/// One target of a device's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its first sector in the device.
+    pub start: u64,
+    /// How many there are.
+    pub length: u64,
+    /// Its type, such as `linear` or `thin`.
+    pub kind: String,
+    /// What it was made with, or how it is.
+    pub says: String,
+}
+
+/// What of a device is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// What its targets were made with.
+    Table,
+    /// How they are.
+    Status,
+}
+
+/// The device mapper.
+pub struct Mapper(OwnedFd);
+
+impl Mapper {
+    /// Whether it is there: to open its node where it is not would have it loaded.
+    #[must_use]
+    pub fn is_there() -> bool {
+        Path::new("/sys/class/misc/device-mapper").exists()
+    }
+
+    /// The device mapper.
+    ///
+    /// # Errors
+    /// Its node cannot be opened.
+    pub fn open() -> io::Result<Self> {
+        File::open(CONTROL).map(|file| Self(file.into()))
+    }
+
+    /// The targets of the device with this number; none: it has no table yet.
+    ///
+    /// # Errors
+    /// There is no such device, or it says more than can be.
+    pub fn targets(&self, number: u32, asked: Asked) -> io::Result<Vec<Target>> {
+        let mut room = ROOM;
+        while room <= ROOM_MAX {
+            let flags = match asked {
+                Asked::Table => TABLE,
+                Asked::Status => 0,
+            };
+            let mut data = header(number, flags | NOFLUSH, room);
+            self.tell(TABLE_STATUS, &mut data)?;
+            let word = |at| word_at(&data, at).unwrap_or_default();
+            if word(FLAGS) & BUFFER_FULL == 0 {
+                return read(&data, word(TARGETS) as usize).ok_or_else(malformed);
+            }
+            room *= 4;
+        }
+        Err(malformed())
+    }
+
+    /// Has a device take its own table anew, which brings the limits of its queue back. It is suspended for that moment.
+    ///
+    /// # Errors
+    /// Its targets are none that say all of themselves, or the device mapper refuses.
+    pub fn renew(&self, number: u32) -> io::Result<()> {
+        let targets = self.targets(number, Asked::Table)?;
+        // Others keep to themselves what must not be read, or more than a table.
+        if targets.is_empty()
+            || !(targets.iter()).all(|one| ["thin", "linear"].contains(&one.kind.as_str()))
+        {
+            let words = "only a device of the targets thin and linear can be given its table anew";
+            return Err(io::Error::other(words));
+        }
+        let mut data = header(number, 0, HEADER);
+        for target in &targets {
+            spec(&mut data, target);
+        }
+        let (size, count) = (data.len() as u32, targets.len() as u32);
+        data[DATA_SIZE..DATA_SIZE + 4].copy_from_slice(&size.to_ne_bytes());
+        data[TARGETS..TARGETS + 4].copy_from_slice(&count.to_ne_bytes());
+        self.tell(TABLE_LOAD, &mut data)?;
+        self.tell(DEV_SUSPEND, &mut header(number, 0, HEADER))
+    }
+
+    fn tell(&self, command: libc::c_ulong, data: &mut [u8]) -> io::Result<()> {
+        // SAFETY: the argument is as long as it says, and the kernel writes no further.
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), command, data.as_mut_ptr()) };
+        match result {
+            0.. => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// A `struct dm_ioctl` about a device, and room behind it up to so many bytes.
+fn header(number: u32, flags: u32, bytes: usize) -> Vec<u8> {
+    let mut data = vec![0_u8; bytes];
+    let mut put = |at: usize, word: u32| data[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+    // The version of the interface, 4.0.0.
+    put(0, 4);
+    put(DATA_SIZE, bytes as u32);
+    put(DATA_START, HEADER as u32);
+    put(FLAGS, flags);
+    put(DEVICE, encoded(number));
+    data
+}
+
+/// A target behind others, as it is told.
+fn spec(data: &mut Vec<u8>, target: &Target) {
+    let bytes = (SPEC + target.says.len() + 1).next_multiple_of(8);
+    let mut one = vec![0_u8; bytes];
+    one[..8].copy_from_slice(&target.start.to_ne_bytes());
+    one[8..16].copy_from_slice(&target.length.to_ne_bytes());
+    one[20..24].copy_from_slice(&(bytes as u32).to_ne_bytes());
+    one[24..24 + target.kind.len()].copy_from_slice(target.kind.as_bytes());
+    one[SPEC..SPEC + target.says.len()].copy_from_slice(target.says.as_bytes());
+    data.extend(one);
+}
+
+fn malformed() -> io::Error {
+    io::Error::other("the device mapper's answer cannot be read")
+}
+
+/// A device's number as ioctl(2) has it (`new_encode_dev`).
+const fn encoded(number: u32) -> u32 {
+    let (major, minor) = (number >> 20, number & 0xf_ffff);
+    minor & 0xff | major << 8 | (minor & !0xff) << 12
+}
+
+/// The same the other way round (`new_decode_dev`).
+const fn decoded(number: u32) -> u32 {
+    let (major, minor) = (
+        (number & 0xf_ff00) >> 8,
+        number & 0xff | number >> 12 & 0xf_ff00,
+    );
+    major << 20 | minor
+}
+
+fn read(data: &[u8], count: usize) -> Option<Vec<Target>> {
+    let mut at = word_at(data, DATA_START)? as usize;
+    let start = at;
+    let mut targets = Vec::new();
+    for _ in 0..count.min(data.len() / SPEC) {
+        let next = word_at(data, at.checked_add(20)?)? as usize;
+        let kind = data.get(at.checked_add(24)?..at.checked_add(SPEC)?)?;
+        let says = data.get(at + SPEC..)?;
+        let long = |from: usize| {
+            Some(u64::from_ne_bytes(
+                data.get(from..from + 8)?.try_into().ok()?,
+            ))
+        };
+        targets.push(Target {
+            start: long(at)?,
+            length: long(at + 8)?,
+            kind: text(kind),
+            says: text(says),
+        });
+        at = start.checked_add(next)?;
+    }
+    Some(targets)
+}
+
+fn word_at(data: &[u8], at: usize) -> Option<u32> {
+    let bytes = data.get(at..at.checked_add(4)?)?;
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+/// Up to the first NUL.
+fn text(bytes: &[u8]) -> String {
+    let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(bytes).trim_end().to_owned()
+}
+
+/// `LOOP_GET_STATUS64`.
+const LOOP_GET_STATUS64: libc::c_ulong = 0x4c05;
+/// Words of a `struct loop_info64`.
+const LOOP_WORDS: usize = 29;
+
+/// The number of the device that a loop device's file is, or is on; `None`: it has none.
+#[must_use]
+pub fn below_loop(node: &Path) -> Option<u32> {
+    let file = File::open(node).ok()?;
+    let mut info = [0_u64; LOOP_WORDS];
+    // SAFETY: the kernel fills in a structure of this length.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), LOOP_GET_STATUS64, info.as_mut_ptr()) };
+    let [on, _, is, ..] = info;
+    let number = if is != 0 { is } else { on };
+    (result == 0).then(|| decoded(number as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_decoded_as_it_was_encoded() {
+        for number in [
+            0,
+            7 << 20 | 1,
+            253 << 20 | 255,
+            254 << 20 | 256,
+            259 << 20 | 0xf_ffff,
+        ] {
+            assert_eq!(decoded(encoded(number)), number);
+        }
+        assert_eq!(encoded(253 << 20 | 3), 0xfd03);
+    }
+
+    #[test]
+    fn what_is_told_of_a_target_is_read_as_it_was() {
+        let target = Target {
+            start: 2048,
+            length: 65536,
+            kind: "thin".to_owned(),
+            says: "253:2 1".to_owned(),
+        };
+        let mut data = header(253 << 20 | 3, 0, HEADER);
+        spec(&mut data, &target);
+        assert_eq!(read(&data, 1), Some(vec![target]));
+    }
+
+    #[test]
+    fn an_answer_is_read_and_one_that_is_cut_short_is_none() {
+        let mut data = vec![0_u8; HEADER + 2 * SPEC + 32];
+        data[DATA_START..DATA_START + 4].copy_from_slice(&(HEADER as u32).to_ne_bytes());
+        let mut put = |at: usize, kind: &str, says: &str, next: u32| {
+            data[at + 20..at + 24].copy_from_slice(&next.to_ne_bytes());
+            data[at + 24..at + 24 + kind.len()].copy_from_slice(kind.as_bytes());
+            data[at + SPEC..at + SPEC + says.len()].copy_from_slice(says.as_bytes());
+        };
+        put(HEADER, "linear", "7:0 0", 56);
+        put(HEADER + 56, "thin", "253:2 1", 0);
+        let one = |kind: &str, says: &str| Target {
+            start: 0,
+            length: 0,
+            kind: kind.to_owned(),
+            says: says.to_owned(),
+        };
+        let both = vec![one("linear", "7:0 0"), one("thin", "253:2 1")];
+        assert_eq!(read(&data, 2), Some(both));
+        assert_eq!(read(&data, 0), Some(Vec::new()));
+        assert_eq!(read(&data[..HEADER + 30], 1), None);
+    }
+}

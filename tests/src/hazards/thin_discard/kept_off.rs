@@ -1,0 +1,141 @@
+//! Discards of what stands on dm-thin stay switched off, whatever is done to the devices, and are on again when nobody wants that any
+//! more.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::{
+    OFF,
+    pool::{Came, Pool, ROOM, VOLUME, came, most, must},
+    write,
+};
+use crate::{
+    cgroup::Cgroup,
+    daemon::{Daemon, Policy, succeed},
+    hazards::{Needs, Scenario},
+    host::wait_for,
+};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "thin_discard::a_new_table_or_volume_takes_discards_for_less_than_a_tenth_of_a_second",
+        needs: Needs::Refusing,
+        run: reloaded,
+    },
+    Scenario {
+        name: "thin_discard::what_was_switched_off_is_on_again_with_off_and_at_the_end",
+        needs: Needs::Ordinary,
+        run: restored,
+    },
+];
+
+/// How soon they must be off again.
+const SOON: Duration = Duration::from_millis(100);
+
+/// Waits for discards of a device to be off, and says how long that took.
+fn off_again(device: &str) -> Result<Duration> {
+    let began = Instant::now();
+    while most(device)? != 0 {
+        ensure!(
+            began.elapsed() < Duration::from_secs(10),
+            "discards of {device} stay on"
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(began.elapsed())
+}
+
+fn reloaded() -> Result<()> {
+    let mut pool = Pool::make()?;
+    let thin = pool.volume()?;
+    let container = Cgroup::container()?;
+    let us = Some(&container);
+    let policy = Policy::write("enforce", super::RULE, OFF)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    ensure!(most(&thin)? == 0, "discards of {thin} are on");
+    write(&thin)?;
+    let (name, script) = (pool.name().to_owned(), format!("blkdiscard {thin}"));
+    let mut slowest = Duration::ZERO;
+    for _ in 0..5 {
+        let table = format!("0 {VOLUME} thin /dev/mapper/{name} 1");
+        must(&format!(
+            "dmsetup reload {name}-1 --table '{table}'; dmsetup resume {name}-1"
+        ))?;
+        ensure!(
+            came(us, &script)? == Came::Refused,
+            "the container may, with a new table"
+        );
+        slowest = slowest.max(off_again(&thin)?);
+    }
+    let snapshot = pool.snapshot(1)?;
+    let discard = format!("blkdiscard {snapshot}");
+    ensure!(
+        came(us, &discard)? == Came::Refused,
+        "the container may, on a new snapshot"
+    );
+    ensure!(
+        came(None, &discard)? == Came::Unsupported,
+        "the host may, on a new snapshot"
+    );
+    slowest = slowest.max(off_again(&snapshot)?);
+    // The pool grows under load.
+    let before = pool.used()?;
+    must(&format!(
+        "dd if=/dev/zero of={thin} bs=1M count=64 oflag=direct status=none & \
+         table=$(dmsetup table {name} | sed 's/^0 [0-9]* /0 {ROOM} /'); dmsetup reload {name} --table \"$table\"; \
+         dmsetup suspend {name}; dmsetup resume {name}; wait"
+    ))?;
+    slowest = slowest.max(off_again(&thin)?);
+    ensure!(
+        came(us, &script)? == Came::Refused,
+        "the container may, with a larger pool"
+    );
+    ensure!(pool.used()? >= before, "something was given back");
+    println!(
+        "    discards were off again after at most {} ms",
+        slowest.as_millis()
+    );
+    ensure!(
+        slowest < SOON,
+        "they were on for {} ms",
+        slowest.as_millis()
+    );
+    Ok(())
+}
+
+fn restored() -> Result<()> {
+    let mut pool = Pool::make()?;
+    let thin = pool.volume()?;
+    let before = most(&thin)?;
+    ensure!(before > 0, "a thin volume takes no discards by itself");
+    let policy = Policy::write("enforce", "pids: {max: 4000}", OFF)?;
+    let mut daemon = Daemon::start(&policy, &[])?;
+    ensure!(most(&thin)? == 0, "discards of {thin} are on");
+    succeed(&["off"])?;
+    // Older kernels give back no more than the driver takes at once.
+    ensure!(most(&thin)? > 0, "`off` leaves discards off");
+    ensure!(
+        came(None, &format!("blkdiscard {thin}"))? == Came::Done,
+        "`off` refuses"
+    );
+    succeed(&["on"])?;
+    ensure!(most(&thin)? == 0, "`on` leaves discards on");
+    policy.rewrite("enforce", "pids: {max: 4000}", super::LEAVE)?;
+    daemon.reload()?;
+    wait_for("discards to be on again", Duration::from_secs(10), || {
+        Ok(most(&thin)? > 0)
+    })?;
+    policy.rewrite("enforce", "pids: {max: 4000}", OFF)?;
+    daemon.reload()?;
+    wait_for("discards to be off again", Duration::from_secs(10), || {
+        Ok(most(&thin)? == 0)
+    })?;
+    // One that is killed leaves them off, and the next one knows what they were.
+    daemon.kill()?;
+    ensure!(most(&thin)? == 0, "kill -9 switches discards on");
+    let mut daemon = Daemon::start(&policy, &[])?;
+    daemon.stop()?;
+    ensure!(most(&thin)? > 0, "the end leaves discards off");
+    Ok(())
+}
