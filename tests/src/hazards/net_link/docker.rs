@@ -1,0 +1,191 @@
+//! The outage itself: Debian's `dockerd`, started in a container, makes its bridge; refused, it says why, and the host's goes on.
+
+use std::{fs, process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    daemon::{Daemon, Policy, status},
+    docker::{DOCKERD, Docker, IMAGE, ROOT, WITH_PROGRAMS, has_link, make_image_root, remove_link},
+    hazards::{Needs, Scenario},
+    host::wait_for,
+};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "net_link::dockerd_in_a_container_makes_no_bridge_and_says_why_and_the_hosts_makes_its_own",
+        needs: Needs::Ordinary,
+        run: docker_in_docker,
+    },
+    Scenario {
+        name: "net_link::podman_on_the_host_makes_its_bridge_and_one_in_its_container_is_refused",
+        needs: Needs::Ordinary,
+        run: podman,
+    },
+];
+
+/// What a rule denies, as somebody would write it who has read of the outage, or of bugs in kinds of links.
+const RULES: [(&str, &str); 2] = [
+    (
+        "bridge.create",
+        "deny: [bridge.create]\nwhen: {netns: nested}",
+    ),
+    (
+        "net_link.create",
+        "deny: [{net_link.create: {kinds: [bridge]}}]",
+    ),
+];
+/// Where the number of the container is written.
+const ID: &str = "/run/bulkhead-docker-in-docker";
+/// What the kernel's EPERM is to Docker.
+const EPERM: &str = "operation not permitted";
+
+/// What came of a `dockerd` in a container.
+struct Inner {
+    /// Its cgroup.
+    cgroup: String,
+    /// It answers, and `docker0` is there.
+    works: bool,
+    /// Its own log.
+    log: String,
+}
+
+/// Starts `dockerd` in a privileged container of the host's, as in the outage.
+fn inner(docker: &Docker) -> Result<Inner> {
+    let _ = fs::remove_file(ID);
+    let script = format!(
+        "{DOCKERD}; cat /tmp/log >&2; docker version > /dev/null && ip -o link show docker0"
+    );
+    let id = format!("--cidfile={ID}");
+    let mut arguments = vec!["run", &id];
+    arguments.extend(WITH_PROGRAMS);
+    arguments.extend([IMAGE, "sh", "-c", &script]);
+    let output = docker.tell(&arguments)?;
+    let id = fs::read_to_string(ID).with_context(|| format!("no container: {output:?}"))?;
+    Ok(Inner {
+        cgroup: format!("/docker/{id}"),
+        works: output.status.success(),
+        log: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+fn docker_in_docker() -> Result<()> {
+    let mut docker = Docker::start()?;
+    let without = inner(&docker)?;
+    ensure!(without.works, "without Bulkhead: {}", without.log);
+
+    let policy = Policy::enforce(RULES[0].1)?;
+    let daemon = Daemon::start(&policy, &[])?;
+    let mut refused = Vec::new();
+    for (action, rule) in RULES {
+        if rule != RULES[0].1 {
+            let before = loads(&policy)?;
+            policy.rewrite("enforce", rule, "reserve: {pids: 300}")?;
+            daemon.reload()?;
+            wait_for("the reload", Duration::from_secs(20), || {
+                Ok(loads(&policy)? > before)
+            })?;
+        }
+        let with = inner(&docker)?;
+        refusal(&with, action, &policy)?;
+        refused.push(with.cgroup);
+    }
+
+    // One that no rule is about makes its own, in a namespace of its own as well.
+    let neighbour = ["run", "--cgroup-parent=/neighbours", "--network=none"];
+    let mut arguments = neighbour.to_vec();
+    arguments.extend(WITH_PROGRAMS);
+    arguments.extend([IMAGE, "ip", "link", "add", "probe0", "type", "bridge"]);
+    docker.done(&arguments)?;
+    // The host's Docker makes networks, and its own bridge when it begins anew.
+    docker.done(&["network", "create", "other"])?;
+    let address = "ip -o -4 address show eth0";
+    let said = docker.done(&["run", "--rm", "--network=other", IMAGE, "sh", "-c", address])?;
+    ensure!(said.contains("inet "), "no address: {said}");
+    docker.done(&["network", "rm", "other"])?;
+    ensure!(has_link("docker0"), "the host's bridge is gone");
+    docker.begin_anew()?;
+    ensure!(has_link("docker0"), "the host's has no bridge");
+    drop(docker);
+    ensure!(!has_link("docker0"), "it is still there");
+    no_other_refused(&policy, &refused)
+}
+
+/// How many policies were put in force.
+fn loads(policy: &Policy) -> Result<usize> {
+    let records = policy.records()?;
+    let loaded = records.iter().filter(|one| one["kind"] == "policy.loaded");
+    Ok(loaded.count())
+}
+
+/// It could not make its bridge, says so, and is on record.
+fn refusal(inner: &Inner, action: &str, policy: &Policy) -> Result<()> {
+    ensure!(!inner.works, "{action}: it works: {}", inner.log);
+    let why = (inner.log.lines())
+        .find(|line| line.contains("failed to start daemon") && line.contains(EPERM))
+        .with_context(|| format!("{action}: dockerd does not say why: {}", inner.log))?;
+    println!("    dockerd in a container: {why}");
+    wait_for("the record", Duration::from_secs(10), || {
+        Ok(policy.records()?.iter().any(|record| {
+            record["action"] == action
+                && record["verdict"] == "deny"
+                && record["cgroup"] == inner.cgroup.as_str()
+                && record["container.id"] == inner.cgroup.trim_start_matches("/docker/")
+                && record["container.runtime"] == "docker"
+                && record["process.executable.name"] == "dockerd"
+        }))
+    })
+    .with_context(|| format!("{:?}", policy.records()))?;
+    println!(
+        "    refused to it: {}",
+        policy.told(&inner.cgroup, action, "deny")?
+    );
+    Ok(())
+}
+
+fn podman() -> Result<()> {
+    let root = std::path::Path::new(ROOT);
+    make_image_root(root)?;
+    let policy = Policy::enforce(RULES[0].1)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    remove_link("cni-podman0");
+    let mut command = Command::new("podman");
+    command
+        .args(["--cgroup-manager=cgroupfs", "--events-backend=none"])
+        .args(["--root=/run/podman-root", "--runroot=/run/podman-run"])
+        .args(["--storage-driver=vfs", "run", "--rm", "--log-driver=none"])
+        .args(["--privileged", "--volume=/usr:/usr:ro", "--rootfs", ROOT])
+        .args([
+            "sh",
+            "-c",
+            "ip -o -4 address show eth0; ip link add probe0 type bridge",
+        ]);
+    let output = command.output().context("cannot start podman")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(said.contains("inet "), "no address: {said} {errors}");
+    ensure!(
+        !output.status.success() && errors.contains("Operation not permitted"),
+        "its container may: {errors}"
+    );
+    ensure!(has_link("cni-podman0"), "podman has no bridge");
+    remove_link("cni-podman0");
+    let seen = status()?;
+    let cgroup = (seen["containers"].as_array().into_iter().flatten())
+        .filter_map(|container| container["cgroup"].as_str())
+        .find(|cgroup| cgroup.contains("/libpod-"))
+        .context("podman's container is unknown")?;
+    no_other_refused(&policy, &[cgroup.to_owned()])
+}
+
+/// Nobody but these containers was refused anything.
+fn no_other_refused(policy: &Policy, refused: &[String]) -> Result<()> {
+    for record in policy.records()? {
+        ensure!(
+            record["verdict"] != "deny"
+                || refused.iter().any(|cgroup| record["cgroup"] == **cgroup),
+            "{record}"
+        );
+    }
+    Ok(())
+}
