@@ -21,7 +21,7 @@ pub const ROOT: &str = "/run/bulkhead-docker-root";
 /// The image that is made of it.
 pub const IMAGE: &str = "stock";
 /// The socket of the host's containerd, which `dockerd` starts.
-pub const CONTAINERD: &str = "/run/docker/containerd/containerd.sock";
+pub const CONTAINERD: &str = "/var/run/docker/containerd/containerd.sock";
 /// Where it keeps images and containers.
 const DATA: &str = "/tmp/bulkhead-docker";
 /// What it writes.
@@ -35,10 +35,9 @@ pub const DOCKERD: &str = "dockerd > /tmp/log 2>&1 & \
     while kill -0 $! 2> /dev/null && ! docker version > /dev/null 2>&1; do sleep 0.2; done";
 
 /// Arguments for a container that has the host's programs, of which `dockerd` is one, and a place for its images.
-pub const WITH_PROGRAMS: [&str; 6] = [
+pub const WITH_PROGRAMS: [&str; 5] = [
     "--privileged",
     "--volume=/usr:/usr:ro",
-    "--volume=/lib/modules:/lib/modules:ro",
     "--volume=/run/bulkhead-docker-root:/root-of-image:ro",
     "--volume=/var/lib/docker",
     "--rm",
@@ -61,16 +60,6 @@ impl Docker {
         let output = Command::new("sh").args(["-c", &import]).output()?;
         ensure!(output.status.success(), "no image: {output:?}");
         Ok(docker)
-    }
-
-    /// Stops it, takes away its own bridge, and starts it once more.
-    ///
-    /// # Errors
-    /// As [`Docker::start`].
-    pub fn begin_anew(&mut self) -> Result<()> {
-        self.stop()?;
-        self.daemon = spawn()?;
-        Ok(())
     }
 
     /// Runs `docker` with these arguments to its end.
@@ -171,7 +160,6 @@ pub fn remove_link(name: &str) {
 pub fn make_image_root(root: &Path) -> Result<()> {
     make_root(root)?;
     fs::create_dir_all(root.join("var/lib"))?;
-    fs::create_dir_all(root.join("lib/modules"))?;
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\n")?;
     fs::copy("/usr/bin/busybox", root.join("usr/bin/busybox"))?;

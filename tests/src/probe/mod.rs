@@ -5,6 +5,7 @@ pub mod call;
 pub mod cost;
 pub mod crash;
 pub mod crowd;
+mod elf32;
 pub mod forks;
 pub mod klog;
 pub mod link;
