@@ -131,23 +131,6 @@ impl Policy {
             .map(|line| serde_json::from_str(line).with_context(|| format!("not a record: {line}")))
             .collect()
     }
-
-    /// How often the records say that this verdict was given on an action, in a cgroup that may be gone by now.
-    ///
-    /// # Errors
-    /// A line is not JSON.
-    pub fn told(&self, cgroup: &str, action: &str, verdict: &str) -> Result<u64> {
-        let records = self.records()?;
-        Ok((records.iter())
-            .filter(|record| {
-                record["kind"] == "action"
-                    && record["cgroup"] == cgroup
-                    && record["action"] == action
-                    && record["verdict"] == verdict
-            })
-            .filter_map(|record| record["count"].as_u64())
-            .sum())
-    }
 }
 
 /// A running daemon.

@@ -44,7 +44,7 @@ const PRIVILEGED: &[&str] = &[
     "cat /proc/sys/kernel/core_pattern > /tmp/pattern && cat /tmp/pattern > /proc/sys/kernel/core_pattern",
     "modprobe dummy",
     "dmesg | grep -q .",
-    "timeout 1 head -c 1 /dev/kmsg",
+    "timeout 5 dd if=/dev/kmsg bs=8192 count=1",
     "strace true",
     "bpftool prog list",
     "bpftool map list",
