@@ -12,7 +12,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{Needs, Scenario};
-use crate::daemon::{Daemon, Policy};
+use crate::{
+    bed::may,
+    cgroup::Cgroup,
+    daemon::{Daemon, Policy},
+};
 
 /// All scenarios of it.
 pub const SCENARIOS: &[&[Scenario]] = &[&[
@@ -94,13 +98,22 @@ fn alike(steps: &[Step]) -> Result<Policy> {
         );
         ensure!(without == with, "{}: {without:?}, then {with:?}", step.what);
     }
+    // It is in force: what it does refuse is refused.
+    let container = Cgroup::container()?;
+    ensure!(
+        !may(Some(&container), "dmesg --clear")?,
+        "nothing is enforced"
+    );
     // The last of the records are written as it ends.
     drop(daemon);
     let records = policy.records()?;
     let known = records.iter().filter(|one| one["kind"] == "container.made");
-    ensure!(known.count() > 0, "no container was recognised");
+    ensure!(known.count() > 1, "no container was recognised");
     for record in &records {
-        ensure!(record["verdict"] != "deny", "refused: {record}");
+        ensure!(
+            record["verdict"] != "deny" || record["cgroup"] == container.path.as_str(),
+            "refused: {record}"
+        );
         if record["verdict"] == "audit" {
             println!(
                 "    audited: {} by {}, {} times",
