@@ -68,6 +68,18 @@ impl Policy {
         Self::write("enforce", rule, "reserve: {pids: 300}")
     }
 
+    /// The policy that Bulkhead comes with, but for the place of its logs.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn built_in() -> Result<Self> {
+        let policy = Self::write("enforce", "deny: [bridge.create]", "reserve: {pids: 300}")?;
+        let folder = policy.file.parent().context("no folder")?;
+        let text = include_str!("../../policies/default.yaml");
+        policy.replace(&text.replace("/var/log/bulkhead", &folder.to_string_lossy()))?;
+        Ok(policy)
+    }
+
     /// The same with a mode and the `host` section's fields.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod cgroup;
 pub mod daemon;
 pub mod demo;
+pub mod docker;
 pub mod hazards;
 pub mod host;
 pub mod probe;

@@ -26,7 +26,18 @@ pub struct Payload<'p> {
 /// # Errors
 /// It cannot be made.
 pub fn make_root(root: &Path) -> Result<()> {
-    for below in ["proc", "sys", "dev", "usr", "tmp", "run", "etc"] {
+    for below in [
+        "proc",
+        "sys",
+        "dev",
+        "tmp",
+        "run",
+        "etc",
+        "usr/bin",
+        "usr/sbin",
+        "usr/lib",
+        "usr/lib64",
+    ] {
         fs::create_dir_all(root.join(below))?;
     }
     for below in ["bin", "sbin", "lib", "lib64"] {

@@ -335,7 +335,7 @@ fn in_machines(options: &Options) -> Result<Vec<Ran>> {
                 while let Some(variant) = queue.lock().ok().and_then(|mut queue| queue.pop_front())
                 {
                     let log = logs.join(format!("{}.log", variant.name));
-                    let result = one(variant, &script, &additions, &log, options.verbose);
+                    let result = one(variant, &script, &additions, &log, options);
                     if let Ok(mut ran) = ran.lock() {
                         ran.push(result.unwrap_or_else(|error| Ran {
                             name: variant.name,
@@ -361,7 +361,7 @@ fn one(
     script: &Path,
     additions: &[String],
     log: &Path,
-    verbose: bool,
+    options: &Options,
 ) -> Result<Ran> {
     let began = Instant::now();
     // Two of us may run at once: the log is this run's own until it is done.
@@ -371,8 +371,12 @@ fn one(
             kernel: variant.kernel,
             smp: 2,
             memory: 1024,
-            cmdline: variant.cmdline.to_owned(),
-            timeout: 1800,
+            cmdline: if options.ci {
+                format!("{} bulkhead.tests=brief", variant.cmdline)
+            } else {
+                variant.cmdline.to_owned()
+            },
+            timeout: 2700,
             add: additions.to_vec(),
             qemu: String::new(),
             no_build: true,
@@ -401,7 +405,7 @@ fn one(
         began.elapsed().as_secs(),
         log.strip_prefix(root()?).unwrap_or(log).display()
     );
-    if verbose || ran.failed > 0 || ran.wrong.is_some() {
+    if options.verbose || ran.failed > 0 || ran.wrong.is_some() {
         said.push_str(&text);
         if let Some(console) = outcome.console {
             said.push_str(&format!("the end of the console:\n{console}\n"));

@@ -1,6 +1,7 @@
 //! Scenarios by hazard. Each shows that the harm happens without Bulkhead, and not with it, and that the host still works.
 
 pub mod bpf;
+pub mod default_policy;
 pub mod fork_storm;
 pub mod kernel_log;
 pub mod module;
@@ -32,6 +33,8 @@ pub struct Machine {
     pub patient: bool,
     /// The kernel was told nothing that makes it another.
     pub ordinary: bool,
+    /// What is asked for is yes or no, and soon.
+    pub brief: bool,
 }
 
 impl Machine {
@@ -44,6 +47,7 @@ impl Machine {
             release: host::release(),
             poor: daemon::poor_rung(),
             patient: told.contains("bulkhead.tests=patient"),
+            brief: told.contains("bulkhead.tests=brief"),
             ordinary: ![
                 "lsm=",
                 "lockdown=",
@@ -74,6 +78,8 @@ pub enum Needs {
     Ordinary,
     /// The same, on the oldest and on the newest kernel: what user space decides, or one place of the kernel that has not changed.
     Ends,
+    /// Minutes of real runtimes, on every kernel as Debian boots it; with `--ci` (`bulkhead.tests=brief`) as [`Needs::Ends`].
+    Runtimes,
     /// Minutes, or nothing that the kernel has a part in: `bulkhead.tests=patient` on the kernel's command line.
     Patience,
 }
@@ -93,13 +99,17 @@ impl Needs {
     #[must_use]
     pub fn missing(self, machine: &Machine) -> Option<&'static str> {
         let poor = machine.poor.is_some();
+        let between = machine.release > (5, 10) && machine.release < NEW;
         match self {
             Self::Refusing | Self::RefusingOnV2 if poor => Some("the rung refuses nothing"),
             Self::RefusingOnV2 if !machine.v2 => Some("cgroup v1"),
             Self::Poor if !poor => Some("the rung refuses"),
-            Self::Ordinary if !machine.ordinary => Some("the kernel's plain boot shows it"),
+            Self::Ordinary | Self::Runtimes if !machine.ordinary => {
+                Some("the kernel's plain boot shows it")
+            }
             Self::Ends if !machine.ordinary => Some("a kernel's plain boot shows it"),
-            Self::Ends if machine.release > (5, 10) && machine.release < NEW => {
+            Self::Ends if between => Some("the oldest and the newest kernel show it"),
+            Self::Runtimes if between && machine.brief => {
                 Some("the oldest and the newest kernel show it")
             }
             Self::Patience if !machine.patient => Some("one kernel shows it"),
@@ -110,6 +120,7 @@ impl Needs {
             | Self::Poor
             | Self::Ordinary
             | Self::Ends
+            | Self::Runtimes
             | Self::Patience => None,
         }
     }
@@ -132,6 +143,8 @@ pub fn all() -> Vec<&'static Scenario> {
         plain::SCENARIOS,
         mount::SCENARIOS,
         thin_discard::SCENARIOS,
+        // Last, since Docker leaves modules and settings behind.
+        default_policy::SCENARIOS,
     ]
     .into_iter()
     .flatten()

@@ -55,6 +55,8 @@ pub enum Way {
     IoUring,
     /// By io_uring, done by a worker of its own.
     IoUringAsync,
+    /// By io_uring's own sendmsg(2).
+    IoUringMessage,
     /// Into the namespace of a process, which is this one.
     ByPid,
     /// Into the namespace of a descriptor, which is this process's.
@@ -65,6 +67,8 @@ pub enum Way {
     Ioctl,
     /// By `SIOCBRADDBR` of a 32-bit program.
     Ioctl32,
+    /// By `SIOCBRADDBR` of a program that is of 32 bits altogether.
+    Program32,
     /// By the older `SIOCSIFBR`.
     OldIoctl,
     /// A request that asks for nothing to be made: `RTM_NEWLINK` of a kind without `NLM_F_CREATE`.
@@ -184,6 +188,7 @@ impl Link {
             }
             Way::IoUring => by_io_uring(&socket, &plain(), false)?,
             Way::IoUringAsync => by_io_uring(&socket, &plain(), true)?,
+            Way::IoUringMessage => message_by_io_uring(&socket, &plain())?,
             Way::ByPid => {
                 let target = attribute(NET_NS_PID, &process::id().to_ne_bytes());
                 send(
@@ -210,6 +215,7 @@ impl Link {
             }
             Way::Ioctl => return self.by_ioctl(),
             Way::Ioctl32 => return self.by_ioctl_of_32_bits(),
+            Way::Program32 => return super::elf32::make_bridge(&text(&self.name)),
             Way::OldIoctl => return self.by_old_ioctl(),
             Way::Harmless => {
                 let about = [attribute(IFNAME, &text("lo")), of_kind(&self.kind)];
@@ -357,15 +363,31 @@ pub(super) fn send_two(socket: &OwnedFd, bytes: &[u8]) -> io::Result<u32> {
 }
 
 pub(super) fn by_io_uring(socket: &OwnedFd, bytes: &[u8], by_a_worker: bool) -> io::Result<u32> {
-    let mut ring = IoUring::new(2)?;
     let length = bytes.len() as u32;
     let mut entry =
         opcode::Send::new(types::Fd(socket.as_raw_fd()), bytes.as_ptr(), length).build();
     if by_a_worker {
         entry = entry.flags(io_uring::squeue::Flags::ASYNC);
     }
-    // SAFETY: the buffer and the socket outlive the request, which is waited for.
-    unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
+    submit(&entry)
+}
+
+fn message_by_io_uring(socket: &OwnedFd, bytes: &[u8]) -> io::Result<u32> {
+    let mut part = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: plain data, of which zeros are a value.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    submit(&opcode::SendMsg::new(types::Fd(socket.as_raw_fd()), &raw const message).build())
+}
+
+fn submit(entry: &io_uring::squeue::Entry) -> io::Result<u32> {
+    let mut ring = IoUring::new(2)?;
+    // SAFETY: what the request names is its caller's, which waits for it here.
+    unsafe { ring.submission().push(entry) }.map_err(io::Error::other)?;
     ring.submit_and_wait(1)?;
     let result = ring.completion().next().map_or(0, |entry| entry.result());
     if result < 0 {

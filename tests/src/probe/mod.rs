@@ -6,6 +6,7 @@ pub mod cost;
 pub mod crash;
 pub mod crowd;
 pub mod discard;
+mod elf32;
 pub mod forks;
 pub mod klog;
 pub mod link;

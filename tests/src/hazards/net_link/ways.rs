@@ -57,8 +57,10 @@ pub const BRIDGES: &[Way] = &[
     way("bulkhead-probe link --way write"),
     way("bulkhead-probe link --way io-uring"),
     way("bulkhead-probe link --way io-uring-async"),
+    way("bulkhead-probe link --way io-uring-message"),
     way("bulkhead-probe link --way ioctl"),
     way("bulkhead-probe link --way ioctl32"),
+    way("bulkhead-probe link --way program32"),
     way("bulkhead-probe link --way old-ioctl"),
     Way {
         script: "bulkhead-probe link --way by-pid",
