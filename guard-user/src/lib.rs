@@ -13,3 +13,4 @@ pub mod klog;
 pub mod policy;
 pub mod record;
 pub mod sense;
+pub mod thin;
