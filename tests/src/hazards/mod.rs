@@ -10,6 +10,7 @@ pub mod netlink;
 pub mod plain;
 pub mod setting;
 pub mod socket;
+pub mod thin_recover;
 pub mod traffic_control;
 pub mod user_namespace;
 
@@ -130,6 +131,7 @@ pub fn all() -> Vec<&'static Scenario> {
         setting::SCENARIOS,
         plain::SCENARIOS,
         mount::SCENARIOS,
+        thin_recover::SCENARIOS,
     ]
     .into_iter()
     .flatten()

@@ -108,7 +108,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn recover(arguments: &Arguments) -> Result<ExitCode> {
     let interrupts = Interrupts::hold()?;
     let notes = Path::new(RUN_DIRECTORY).join("recover");
-    for told in recover::clean(&notes, &interrupts)? {
+    for told in recover::clean(&arguments.work, &notes, &interrupts)? {
         eprintln!("bulkhead: left by a call that was killed: {told}");
     }
     let pool = Pool::open(&arguments.metadata, arguments.data.as_deref(), &interrupts)?;
@@ -129,7 +129,9 @@ fn recover(arguments: &Arguments) -> Result<ExitCode> {
         (Some(to), None) => Target::to(to.clone()),
         (None, None) => return list(&found, &metadata, arguments.json),
     };
-    let volume = found.volume(arguments.volume.as_deref().unwrap_or_default())?;
+    let volume = found
+        .volume(arguments.volume.as_deref().unwrap_or_default())
+        .inspect_err(|_| warn(&metadata))?;
     let size = arguments.size;
     let plan = recover::plan(&pool, &metadata, volume, target, size, &work, &interrupts)?;
     if arguments.json {
@@ -170,9 +172,7 @@ fn list(found: &Found, metadata: &Metadata, json: bool) -> Result<ExitCode> {
         print(&format!("{}\n", serde_json::to_string_pretty(&all)?))?;
         return Ok(ExitCode::SUCCESS);
     }
-    for warning in &metadata.warnings {
-        eprintln!("bulkhead: {warning}");
-    }
+    warn(metadata);
     let mut text = format!(
         "{:>8}  {:>10}  {:>10}  {:>11}  whose\n",
         "volume", "size", "mapped", "transaction"
@@ -188,6 +188,13 @@ fn list(found: &Found, metadata: &Metadata, json: bool) -> Result<ExitCode> {
     }
     print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the metadata may lack, where no plan says it.
+fn warn(metadata: &Metadata) {
+    for warning in &metadata.warnings {
+        eprintln!("bulkhead: {warning}");
+    }
 }
 
 fn row(line: &Line, mapped: &str) -> String {

@@ -160,7 +160,12 @@ impl Begun {
         let _ = (self.said).seek(SeekFrom::Start(length.saturating_sub(KEPT)));
         let _ = (&self.said).take(KEPT).read_to_end(&mut bytes);
         let text = String::from_utf8_lossy(&bytes);
-        text.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+        // Of a line that was cut, nothing.
+        let whole = match text.split_once('\n') {
+            Some((_, rest)) if length > KEPT => rest,
+            _ => &text,
+        };
+        whole.lines().map(str::trim).collect::<Vec<_>>().join("; ")
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Mounted<'a> {
     name: String,
     at: PathBuf,
     is_mounted: bool,
+    /// It goes with its last user.
+    is_going: bool,
     looped: Option<String>,
     interrupts: &'a Interrupts,
 }
@@ -84,6 +86,7 @@ impl<'a> Mounted<'a> {
             name: work.name().to_owned(),
             at: work.path("volume"),
             is_mounted: false,
+            is_going: false,
             looped: None,
             interrupts,
         };
@@ -134,6 +137,7 @@ impl<'a> Mounted<'a> {
         }
         self.mount(found)?;
         remove(&self.name).run(self.interrupts)?;
+        self.is_going = true;
         Ok(())
     }
 
@@ -182,7 +186,8 @@ impl<'a> Mounted<'a> {
             }
             tried.map(drop)
         };
-        if is_mapped(&self.name)
+        if !self.is_going
+            && is_mapped(&self.name)
             && let Err(error) = call(remove(&self.name))
         {
             troubles.push(error.to_string());
@@ -192,6 +197,7 @@ impl<'a> Mounted<'a> {
         {
             troubles.push(error.to_string());
         }
+        // The kernel takes it away in a worker of its own.
         let until = Instant::now() + GOING;
         while is_mapped(&self.name) && Instant::now() < until {
             thread::sleep(Duration::from_millis(20));

@@ -115,11 +115,16 @@ impl Drop for Work {
     }
 }
 
-/// Takes away what calls left that were killed: mapped devices, loop devices, folders, notes. What was taken away, in words.
+/// Takes away what calls left that were killed: mapped devices, loop devices, folders, notes; and folders in `parent` whose
+/// notes went with a reboot. What was taken away, in words.
 ///
 /// # Errors
 /// A device is still in use.
-pub fn clean(notes: &Path, interrupts: &Interrupts) -> Result<Vec<String>, RecoverError> {
+pub fn clean(
+    parent: &Path,
+    notes: &Path,
+    interrupts: &Interrupts,
+) -> Result<Vec<String>, RecoverError> {
     let mut told = Vec::new();
     for entry in fs::read_dir(notes).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -148,13 +153,23 @@ pub fn clean(notes: &Path, interrupts: &Interrupts) -> Result<Vec<String>, Recov
             told.push(format!("detached {device}"));
         }
         if note.folder.exists() {
-            fs::remove_dir_all(&note.folder)
-                .map_err(RecoverError::io("remove the folder", &note.folder))?;
-            told.push(format!("removed {}", note.folder.display()));
+            told.push(remove(&note.folder)?);
         }
         let _ = fs::remove_file(&path);
     }
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        // A note is there before its folder.
+        if name.to_string_lossy().starts_with(PREFIX) && !notes.join(&name).exists() {
+            told.push(remove(&entry.path())?);
+        }
+    }
     Ok(told)
+}
+
+fn remove(folder: &Path) -> Result<String, RecoverError> {
+    fs::remove_dir_all(folder).map_err(RecoverError::io("remove the folder", folder))?;
+    Ok(format!("removed {}", folder.display()))
 }
 
 fn read(file: &File) -> Option<Note> {
@@ -207,7 +222,10 @@ mod tests {
         let interrupts = Interrupts::hold().unwrap();
         let work = Work::new(&parent, &notes).unwrap();
         fs::write(work.path("metadata"), "x").unwrap();
-        assert_eq!(clean(&notes, &interrupts).unwrap(), Vec::<String>::new());
+        assert_eq!(
+            clean(&parent, &notes, &interrupts).unwrap(),
+            Vec::<String>::new()
+        );
         assert!(work.path("metadata").exists());
         // As a killed one leaves it: the lock goes with the process.
         let (folder, name) = (work.path(""), work.name().to_owned());
@@ -226,8 +244,12 @@ mod tests {
             ..note
         };
         fs::write(notes.join("wrong"), serde_json::to_vec(&wrong).unwrap()).unwrap();
-        assert_eq!(clean(&notes, &interrupts).unwrap().len(), 1);
+        // What was there before a reboot.
+        let before = parent.join(format!("{PREFIX}2-b"));
+        fs::create_dir_all(&before).unwrap();
+        assert_eq!(clean(&parent, &notes, &interrupts).unwrap().len(), 2);
         assert!(!parent.join(&killed).exists() && parent.join("killed").exists());
+        assert!(!before.exists() && folder.exists());
         drop(work);
         assert!(!folder.exists() && !notes.join(name).exists());
         fs::remove_dir_all(here).unwrap();
