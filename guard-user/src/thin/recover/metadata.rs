@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::libc::{EINVAL, O_DIRECT};
+
 use super::{
     Device, Interrupts, Pool, RecoverError, Step, Work,
     call::Call,
@@ -110,6 +112,19 @@ impl Metadata {
         let to = create(&path)?;
         copy::whole(&from.file, &to, from.size, interrupts)
             .map_err(|broken| broken.on(&from.path, &path))?;
+        // As the tools open it. tmpfs takes it from 6.6 on.
+        let direct = OpenOptions::new()
+            .read(true)
+            .custom_flags(O_DIRECT)
+            .open(&path);
+        if direct.is_err_and(|error| error.raw_os_error() == Some(EINVAL)) {
+            return Err(RecoverError::Target {
+                path: Text::from(path.as_path()),
+                what: "is on a file system without direct reading (O_DIRECT), which thin-provisioning-tools need: name \
+                       another folder (--work)"
+                    .to_owned(),
+            });
+        }
         let arguments = [
             format!("if={}", from.path.display()),
             format!("of={}", path.display()),

@@ -91,7 +91,7 @@ pub fn size(file_system: &str) -> u64 {
 
 /// A pool, and a place for what comes back.
 pub struct Lab {
-    /// Docker's folder.
+    /// Docker's folder, where files can be read directly: tmpfs takes that from 6.6 on.
     pub docker: PathBuf,
     /// Where things are recovered to: a file system with extended attributes.
     pub place: PathBuf,
@@ -114,8 +114,8 @@ impl Lab {
     pub fn left(file_system: &str, left: Left) -> Result<Self> {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let lab = Self {
-            docker: format!("/tmp/bulkhead-thin-{number}").into(),
-            place: format!("/var/tmp/bulkhead-thin-{number}").into(),
+            docker: format!("/var/tmp/bulkhead-thin-{number}").into(),
+            place: format!("/var/tmp/bulkhead-thin-{number}-out").into(),
         };
         fs::create_dir_all(&lab.place)?;
         let active = if left.active { "1" } else { "" };

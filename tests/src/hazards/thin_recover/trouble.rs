@@ -11,7 +11,7 @@ use nix::{
 use super::bed::{Lab, Left, ended, nothing_in_the_kernel, nothing_left, said};
 use crate::{
     hazards::{Needs, Scenario},
-    host::wait_for,
+    host::{release, wait_for},
 };
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -73,13 +73,13 @@ fn bad_input() -> Result<()> {
     ensure!(output.status.code() == Some(1), "{}", said(&output));
     nothing_left()?;
     // Data that ends before what is mapped.
-    lab.shell("head -c 8M $P/data > $P/cut")?;
+    lab.shell("head -c 1M $P/data > $P/cut")?;
     let output = lab.recover_of(
         &metadata,
         &lab.part("cut"),
         &["--to", &to, "--yes", "--volume", "web"],
     )?;
-    ended(&output, 1, "of the data device, which has 128")?;
+    ended(&output, 1, "of the data device, which has 16")?;
     lab.shell("mkdir $D/small; mount -t tmpfs -o size=256k none $D/small")?;
     let small = lab.docker.join("small").display().to_string();
     ended(
@@ -89,6 +89,10 @@ fn bad_input() -> Result<()> {
     )?;
     let output = lab.recover(&["--volume", "web", "--yes", "--to", &format!("{small}/web")])?;
     ended(&output, 1, "(--to)")?;
+    if release() < (6, 6) {
+        let output = of(&metadata, &["--volume", "web", "--work", "/tmp"])?;
+        ended(&output, 1, "O_DIRECT")?;
+    }
     // A program that is missing is the host's.
     lab.shell("mount --bind /dev/null /usr/sbin/thin_check")?;
     let output = of(&metadata, web);
