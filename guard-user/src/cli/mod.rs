@@ -13,6 +13,7 @@ mod pins;
 mod run;
 mod status;
 mod switch;
+mod thin;
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -40,6 +41,7 @@ enum Verb {
     Doctor(doctor::Arguments),
     Advisories(advisories::Arguments),
     Explain(explain::Arguments),
+    Thin(thin::Arguments),
     Off(switch::Off),
     On(switch::On),
 }
@@ -55,6 +57,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Verb::Doctor(arguments) => doctor::run(arguments),
         Verb::Advisories(arguments) => advisories::run(arguments),
         Verb::Explain(arguments) => explain::run(arguments),
+        Verb::Thin(arguments) => thin::run(arguments),
         Verb::Off(arguments) => switch::off(arguments),
         Verb::On(arguments) => switch::on(arguments),
     };

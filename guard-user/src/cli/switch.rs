@@ -99,7 +99,7 @@ fn without_for(text: &str) -> Result<String, String> {
 }
 
 /// Seconds of `90s`, `10m`, `2h` or `1d`.
-fn seconds(text: &str) -> Result<u64, String> {
+pub fn seconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text} is not a time: write 90s, 10m or 2h");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let factor = match unit {

@@ -1,7 +1,9 @@
-//! Thin discard: which devices stand on dm-thin, and how its pools are.
+//! dm-thin: a discard that crashes the host, and volumes that nobody can reach any more.
 //!
 //! What stands on what is read from sysfs, where the kernel keeps it, and never guessed from names.
 
+pub mod activate;
 pub mod mounts;
 pub mod pool;
+pub mod recover;
 pub mod stack;

@@ -12,6 +12,7 @@ pub mod plain;
 pub mod setting;
 pub mod socket;
 pub mod thin_discard;
+pub mod thin_recover;
 pub mod traffic_control;
 pub mod user_namespace;
 
@@ -143,6 +144,7 @@ pub fn all() -> Vec<&'static Scenario> {
         plain::SCENARIOS,
         mount::SCENARIOS,
         thin_discard::SCENARIOS,
+        thin_recover::SCENARIOS,
         // Last, since Docker leaves modules and settings behind.
         default_policy::SCENARIOS,
     ]

@@ -1,0 +1,30 @@
+//! `bulkhead thin`: pools of thin volumes, which a discard can turn against their host.
+
+mod activate;
+mod recover;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+/// Thin pools (dm-thin: docker's devicemapper, containerd's devmapper, LVM): save volumes, and end boot loops.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    how: How,
+}
+
+#[derive(Subcommand)]
+enum How {
+    Recover(recover::Arguments),
+    Activate(activate::Arguments),
+}
+
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    match &arguments.how {
+        How::Recover(arguments) => recover::run(arguments),
+        How::Activate(arguments) => activate::run(arguments),
+    }
+}

@@ -1,0 +1,156 @@
+//! Lost volumes: a recovery either ends with the whole volume where it was to go, or leaves nothing.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use super::{
+    Interrupts, Plan, Pool, RecoverError, Target, Work, copy,
+    filesystem::FileSystem,
+    metadata,
+    mounted::{self, Mounted},
+    pool::Part,
+    target,
+};
+use crate::record::Text;
+
+/// What was recovered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Done {
+    /// The volume's number.
+    pub volume: u64,
+    /// Where it is.
+    pub to: Text,
+    /// Files, folders and links in it; none of an image.
+    pub files: Option<u64>,
+    /// Bytes of its files, or bytes that were written.
+    pub bytes: u64,
+}
+
+/// Does what a plan says.
+///
+/// # Errors
+/// It cannot be read, written, mapped or mounted, or somebody stopped it. What was made so far is taken away.
+pub fn execute(
+    plan: &Plan,
+    pool: &Pool,
+    work: &mut Work,
+    interrupts: &Interrupts,
+) -> Result<Done, RecoverError> {
+    let Some(data) = &pool.data else {
+        return Err(RecoverError::Map {
+            volume: plan.volume.id,
+            what: "no data device was given (--data)".to_owned(),
+        });
+    };
+    let (to, files, bytes) = match &plan.target {
+        Target::Folder(path) => {
+            let found = plan.file_system.ok_or(RecoverError::NoFileSystem {
+                volume: plan.volume.id,
+                what: "no file system",
+            })?;
+            let (files, bytes) = folder(plan, data, &found, path, work, interrupts)?;
+            (path.join("files"), Some(files), bytes)
+        }
+        Target::Image(path) => (path.clone(), None, image(plan, data, path, interrupts)?),
+        Target::Device(path, _) => {
+            let (file, _) = target::open(path, true)?;
+            let written = copy::device(&plan.map, &data.file, &file, interrupts)
+                .map_err(|broken| broken.on(&data.path, path))?;
+            (path.clone(), None, written)
+        }
+    };
+    Ok(Done {
+        volume: plan.volume.id,
+        to: Text::from(to.as_path()),
+        files,
+        bytes,
+    })
+}
+
+/// Under another name until it is whole.
+fn image(
+    plan: &Plan,
+    data: &Part,
+    path: &Path,
+    interrupts: &Interrupts,
+) -> Result<u64, RecoverError> {
+    let partial = partial(path);
+    let file = metadata::create(&partial)?;
+    let result = copy::image(&plan.map, &data.file, &file, interrupts)
+        .map_err(|broken| broken.on(&data.path, &partial))
+        .and_then(|written| {
+            fs::rename(&partial, path).map_err(RecoverError::io("name the image", path))?;
+            Ok(written)
+        });
+    if result.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    result
+}
+
+/// The folder is root's alone: what containers made set-user-id is not to be run by whoever is on this host.
+fn folder(
+    plan: &Plan,
+    data: &Part,
+    found: &FileSystem,
+    path: &Path,
+    work: &mut Work,
+    interrupts: &Interrupts,
+) -> Result<(u64, u64), RecoverError> {
+    (DirBuilder::new().mode(0o700).create(path))
+        .map_err(RecoverError::io("make the folder", path))?;
+    let result = mounted(plan, data, found, path, work, interrupts);
+    if result.is_err() {
+        let _ = fs::remove_dir_all(path);
+    }
+    result
+}
+
+fn mounted(
+    plan: &Plan,
+    data: &Part,
+    found: &FileSystem,
+    path: &Path,
+    work: &mut Work,
+    interrupts: &Interrupts,
+) -> Result<(u64, u64), RecoverError> {
+    let (whole, part) = (path.join("files"), partial(&path.join("files")));
+    let mut mounted = Mounted::new(&plan.map, data, found, work, interrupts)?;
+    let copied = mounted::copy(mounted.at(), &part).run(interrupts);
+    let released = mounted.release();
+    copied?;
+    released?;
+    fs::rename(&part, &whole).map_err(RecoverError::io("name the folder", &whole))?;
+    let (mut files, mut bytes) = (0, 0);
+    count(&whole, &mut files, &mut bytes).map_err(RecoverError::io("list", &whole))?;
+    Ok((files, bytes))
+}
+
+fn partial(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
+}
+
+fn count(folder: &Path, files: &mut u64, bytes: &mut u64) -> io::Result<()> {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let found = entry.metadata()?;
+            *files += 1;
+            if found.is_dir() {
+                folders.push(entry.path());
+            } else if found.is_file() {
+                *bytes += found.len();
+            }
+        }
+    }
+    Ok(())
+}
