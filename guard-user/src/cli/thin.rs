@@ -1,7 +1,9 @@
 //! `bulkhead thin`: pools of thin volumes, which a discard can turn against their host.
 
 mod activate;
+mod discard;
 mod recover;
+mod status;
 
 use std::process::ExitCode;
 
@@ -17,6 +19,8 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum How {
+    Status(status::Arguments),
+    Discard(discard::Arguments),
     Recover(recover::Arguments),
     Activate(activate::Arguments),
 }
@@ -24,6 +28,8 @@ enum How {
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.how {
+        How::Status(arguments) => status::run(arguments),
+        How::Discard(arguments) => discard::run(arguments),
         How::Recover(arguments) => recover::run(arguments),
         How::Activate(arguments) => activate::run(arguments),
     }

@@ -18,13 +18,16 @@ use crate::{
     identity::names::Names,
     kernel::{install::Treated, mapper::Mapper},
     policy::{
-        armed::{self, Arming},
+        armed::{self, Armed, Arming},
         compile::{self, Applied, Compiled, ModeOverride, ReserveRule, Treatment, effective},
         denial, load,
-        model::{Act, Forks, LogSettings, Mode, Outlet, Policy, RESERVE, Rule, Severity, THIN},
+        model::{
+            Act, Denial, Forks, LogSettings, Mode, Outlet, Policy, RESERVE, Rule, Severity, THIN,
+        },
         pattern::Chosen,
     },
     record::{self, Measure},
+    thin::discard::{self, Asked},
 };
 
 /// Why there is no plan: the policy's mistakes, ready to be shown.
@@ -123,12 +126,26 @@ impl Plan {
             true => None,
             false => (policy.thin_discard).take_if(|denial| denial.armed.asks()),
         };
+        let asked = discard::asked();
+        match asked {
+            Some(Asked::Off) => policy.thin_discard = Some(Denial::of_thin_discards(Armed::Always)),
+            Some(Asked::On) => policy.thin_discard = None,
+            None => {}
+        }
         let unjudged = arm_by_this_host(&mut policy, None).err();
-        Ok(Self {
-            unjudged: unjudged.map(|error| error.to_string()),
-            waits_for_mapper: waiting.is_some(),
-            ..Self::of(policy, mode)?
-        })
+        let mut plan = Self::of(policy, mode)?;
+        plan.unjudged = unjudged.map(|error| error.to_string());
+        plan.waits_for_mapper = waiting.is_some() && asked.is_none();
+        if asked == Some(Asked::Off) {
+            // Whoever says so at this moment means it, whatever mode the policy is in.
+            plan.thin_discard = OfTheHost::Refused;
+            let line = plan.rules.iter_mut().find(|rule| rule.name == THIN);
+            if let Some(line) = line {
+                line.mode = Mode::Enforce;
+                line.limits.push_str(", by `bulkhead thin discard off`");
+            }
+        }
+        Ok(plan)
     }
 
     /// Reads the policy anew, to take this one's place.

@@ -3,6 +3,7 @@
 use guard_common::action::Action;
 
 use super::hooks::{Hook, KERNEL_LOG};
+use crate::thin::devices;
 
 /// Ways to read the kernel log that no hook stands before, on any rung.
 const ALWAYS: [&str; 4] = [
@@ -45,6 +46,14 @@ pub fn ways(hooks: &[(&Hook, bool)], restricted: Option<bool>) -> Vec<String> {
     let mut reads = reads.filter(|hook| hook.actions.contains(&Action::KernelLogRead));
     if let Some(hook) = reads.next() {
         ways.extend(ALWAYS.map(|way| in_words(hook, way)));
+    }
+    let mut judged = hooks.iter().map(|(hook, _)| hook);
+    if let Some(hook) = judged.find(|hook| hook.actions.contains(&Action::Discard)) {
+        ways.extend(
+            devices::open_here()
+                .into_iter()
+                .map(|way| in_words(hook, way)),
+        );
     }
     ways
 }

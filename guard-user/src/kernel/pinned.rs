@@ -1,16 +1,23 @@
 //! The pinned tables, for those who find no daemon: what still holds, and the switch that ends it.
 
-use std::{io, mem::offset_of, os::fd::AsFd, path::Path, sync::atomic::Ordering};
+use std::{
+    collections::BTreeMap, io, mem::offset_of, os::fd::AsFd, path::Path, sync::atomic::Ordering,
+};
 
-use aya::maps::{MapData, MapError};
-use guard_common::{Container, SLOTS, host::Host};
+use aya::maps::{HashMap as Table, Map, MapData, MapError};
+use guard_common::{Container, SLOTS, host::Host, thin::Device};
 
-use super::{load::PINS, pins, tables::Mapped};
+use super::{
+    load::PINS,
+    pins,
+    tables::{Mapped, Plain},
+};
 
 /// The tables that a daemon left.
 pub struct Pinned {
     host: Mapped<Host>,
     containers: Mapped<Container>,
+    thin: Option<Table<MapData, u32, Plain<Device>>>,
 }
 
 impl Pinned {
@@ -37,6 +44,9 @@ impl Pinned {
         Ok(Some(Self {
             host: Mapped::new(host.fd().as_fd(), 1)?,
             containers: Mapped::new(containers.fd().as_fd(), SLOTS)?,
+            thin: table("THIN")?
+                .and_then(|data| Map::from_map_data(data).ok())
+                .and_then(|map| Table::try_from(map).ok()),
         }))
     }
 
@@ -51,6 +61,15 @@ impl Pinned {
         (0..self.containers.count())
             .map(|slot| self.containers.get(slot))
             .filter(|state| state.id != 0)
+    }
+
+    /// What the kernel side knows of block devices, by number.
+    #[must_use]
+    pub fn devices(&self) -> BTreeMap<u32, Device> {
+        let entries = self.thin.iter().flat_map(Table::iter);
+        (entries.filter_map(Result::ok))
+            .map(|(number, Plain(device))| (number, device))
+            .collect()
     }
 
     /// Everything is allowed until `until_ns` of `CLOCK_MONOTONIC`; 0: nothing is.

@@ -3,7 +3,10 @@
 //! What stands on what is read from sysfs, where the kernel keeps it, and never guessed from names.
 
 pub mod activate;
+pub mod devices;
+pub mod discard;
 pub mod mounts;
 pub mod pool;
 pub mod recover;
+pub mod report;
 pub mod stack;

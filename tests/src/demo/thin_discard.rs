@@ -28,10 +28,10 @@ const POOL: &str = "modprobe -a loop dm_mod dm_thin_pool crc32c_generic ext4
     mke2fs -q -F -E nodiscard /dev/mapper/v1 25600; mkdir -p /tmp/mounted; mount /dev/mapper/v1 /tmp/mounted
     dd if=/dev/urandom of=/tmp/mounted/file bs=1M count=4 conv=fsync status=none; sha256sum < /tmp/mounted/file > /tmp/sum";
 /// The file that was there is read from the disk, and another is written.
-const GOES_ON: &str = "echo 3 > /proc/sys/vm/drop_caches; sha256sum < /tmp/mounted/file | cmp - /tmp/sum
+const GOES_ON: &str = "echo 3 > /proc/sys/vm/drop_caches; [ \"$(sha256sum < /tmp/mounted/file)\" = \"$(cat /tmp/sum)\" ]
     dd if=/dev/urandom of=/tmp/mounted/other bs=1M count=4 conv=fsync status=none; dmsetup status pool | grep -q ' rw '";
 /// One fatal block, and a volume that has some.
-const BLOCK: &str = "blkdiscard -o 32768000 -l 65536 /dev/mapper/v1";
+const BLOCK: &str = "blkdiscard -f -o 32768000 -l 65536 /dev/mapper/v1";
 const VOLUME: &str = "blkdiscard /dev/mapper/v2";
 /// How long the kernel may take to die: its worker does it, after whoever asked.
 const DYING: Duration = Duration::from_secs(3);

@@ -1,0 +1,132 @@
+//! `bulkhead thin status`: the host's thin pools, what stands on them, and what becomes of their discards.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use guard_user::{
+    kernel::pinned::Pinned,
+    thin::report::{DeviceReport, PoolReport, Report},
+};
+
+use crate::cli::host;
+
+/// Show thin pools, what stands on them, and what becomes of their discards. It takes no daemon.
+#[derive(Args)]
+pub struct Arguments {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(code) = host::not_root() {
+        return Ok(code);
+    }
+    let pinned = Pinned::open().context("cannot read what is pinned in the kernel")?;
+    let report = Report::of_this_host(pinned.as_ref());
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        print(&mut out, &report)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let words = match report.discards {
+        "refused" => {
+            "off for everybody on what stands on dm-thin (host.thin, or `thin discard off`)"
+        }
+        "audited" => "counted and let through (the policy's mode is audit)",
+        "left" => "left on for the host; a rule may refuse them to containers",
+        _ => "unguarded: nothing of Bulkhead is in the kernel",
+    };
+    writeln!(out, "discards        {words}")?;
+    if report.devices.is_empty() && report.pools.is_empty() {
+        return writeln!(out, "dm-thin         there is none on this host");
+    }
+    for pool in &report.pools {
+        print_pool(out, pool)?;
+    }
+    for device in &report.devices {
+        print_device(out, device)?;
+    }
+    if report.discards == "refused" {
+        for way in &report.open {
+            writeln!(out, "open            {way}")?;
+        }
+    }
+    Ok(())
+}
+
+fn print_pool(out: &mut impl Write, pool: &PoolReport) -> io::Result<()> {
+    let (name, mapped) = (&pool.name, &pool.mapped);
+    let Some(status) = pool.status else {
+        return writeln!(
+            out,
+            "pool            {mapped} ({name}): its status cannot be had"
+        );
+    };
+    write!(
+        out,
+        "pool            {mapped} ({name}): {}; data {} % of {} blocks, metadata {} % of {}",
+        status.mode.name(),
+        status.data.percent(),
+        status.data.total,
+        status.metadata.percent(),
+        status.metadata.total,
+    )?;
+    for (is, words) in [
+        (
+            status.needs_check,
+            "; needs_check: deactivate it, then thin_check and thin_repair",
+        ),
+        (status.held_root, "; a snapshot of its metadata is held"),
+        (status.ignores_discards, "; ignores discards"),
+    ] {
+        if is {
+            write!(out, "{words}")?;
+        }
+    }
+    writeln!(out)
+}
+
+fn print_device(out: &mut impl Write, device: &DeviceReport) -> io::Result<()> {
+    let name = match &device.mapped {
+        Some(mapped) => format!("{mapped} ({})", device.name),
+        None => device.name.clone(),
+    };
+    let below = match device.below.as_slice() {
+        [] => String::new(),
+        below => format!(" on {}", below.join(", ")),
+    };
+    write!(out, "  {:<8}      {name}{below}", device.class)?;
+    match device.discard_max_bytes {
+        Some(0) => write!(out, "; discards switched off")?,
+        Some(_) => write!(out, "; takes discards")?,
+        None => {}
+    }
+    for at in &device.mounted {
+        let discards = match device.mounted_with_discard {
+            true => " WITH DISCARD",
+            false => "",
+        };
+        write!(out, "; mounted at {at}{discards}")?;
+    }
+    for (count, words) in [
+        (device.refused, "refused"),
+        (device.audited, "let through"),
+        (device.arrived, "ARRIVED"),
+    ] {
+        if count > 0 {
+            write!(out, "; {count} {words}")?;
+        }
+    }
+    writeln!(out)
+}

@@ -1,0 +1,263 @@
+//! Thin discard: the kernel side's table of devices is kept true, discards of those on dm-thin are kept off, and what became of
+//! them is told.
+
+mod off;
+mod tell;
+
+use std::{
+    collections::BTreeMap, fs, future::pending, io, mem::offset_of, path::Path,
+    sync::atomic::Ordering,
+};
+
+use guard_common::{
+    action::Action,
+    device::Device as Number,
+    host::Host as HostTable,
+    thin::{Class, Device, NO_DEVICE, all_of, number},
+};
+
+use super::Daemon;
+use crate::{
+    act::discards::SYS,
+    kernel::{attach::Link, mapper::Mapper, tables::Plain},
+    sense::uevents::{Uevent, Uevents},
+    thin::{
+        devices::Devices,
+        stack::{Stack, majors},
+    },
+};
+
+/// Everything is looked at anew once in so many ticks, in case something was not told.
+const ROUND: u64 = 30;
+/// What became of discards is told so many ticks after it was last told, at the earliest.
+const TELLING: u64 = 10;
+
+/// What is known of devices.
+#[derive(Default)]
+pub(super) struct Thin {
+    uevents: Option<Uevents>,
+    stack: Stack,
+    /// What stands in the kernel side's table.
+    table: BTreeMap<u32, Known>,
+    /// What the kernel side had counted when that was last looked at.
+    counted: u64,
+    looked: u64,
+    /// The program that counts discards which arrive all the same; while there is any device on dm-thin.
+    arrivals: Option<Link>,
+}
+
+/// A device in the kernel side's table.
+#[derive(Clone, Copy)]
+struct Known {
+    class: Class,
+    /// What stood there when it was last told.
+    told: Counts,
+    /// Somebody switched its discards on again, so often.
+    rewritten: u8,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    refused: u64,
+    audited: u64,
+    arrived: u64,
+}
+
+impl Thin {
+    /// Waits for what the kernel tells of block devices.
+    pub(super) async fn told(&self) -> io::Result<Vec<Uevent>> {
+        match &self.uevents {
+            Some(uevents) => uevents.next().await,
+            None => pending().await,
+        }
+    }
+}
+
+impl Daemon {
+    /// Looks at all block devices, as far as anything is to be refused on them.
+    pub(super) fn keep_thin(&mut self) {
+        let judged = self.plan.judges(&[Action::Discard]);
+        self.listen_for_devices(judged || self.plan.waits_for_mapper);
+        // First the table: what is not in it is refused nothing.
+        let all = match judged {
+            true => self.find_devices(),
+            false => BTreeMap::new(),
+        };
+        let gone: Vec<u32> = (self.thin.table.keys())
+            .filter(|number| !all.contains_key(number) && !is_of_no_device(**number))
+            .copied()
+            .collect();
+        for (number, class) in all {
+            self.classify(number, class);
+        }
+        for number in gone {
+            self.strike_off(number);
+        }
+        self.kernel
+            .host
+            .word(0, offset_of!(HostTable, thin_discard))
+            .store(self.plan.thin_discard as u32, Ordering::Release);
+        self.keep_discards_off(false);
+        self.keep_mounts();
+        self.watch_arrivals();
+    }
+
+    fn listen_for_devices(&mut self, wanted: bool) {
+        if wanted == self.thin.uevents.is_some() {
+            return;
+        }
+        self.thin.uevents = match wanted.then(Uevents::open).transpose() {
+            Ok(uevents) => uevents,
+            Err(error) => {
+                let words = format!("new block devices are seen late: {error}");
+                self.note("uevents", words);
+                None
+            }
+        };
+    }
+
+    /// All that belongs into the kernel side's table. What is new there and stacks is not known until it was looked at.
+    fn find_devices(&mut self) -> BTreeMap<u32, Class> {
+        let devices = fs::read_to_string("/proc/devices").unwrap_or_default();
+        let mut all: BTreeMap<u32, Class> = (majors(&devices).into_iter())
+            .map(|major| (all_of(number(major, 0)), Class::Unknown))
+            .collect();
+        // In force while we look.
+        for (number, class) in &all {
+            self.classify(*number, *class);
+        }
+        self.thin.stack = if all.is_empty() {
+            Stack::default()
+        } else {
+            Stack::of(Path::new(SYS), &Devices::open())
+        };
+        let numbers: Vec<u32> = self.thin.stack.blocks().map(|(number, _)| number).collect();
+        all.extend(
+            numbers
+                .into_iter()
+                .filter_map(|number| Some((number, self.class_of(number)?))),
+        );
+        if all.values().any(|class| *class == Class::Thin) {
+            all.insert(NO_DEVICE, Class::Thin);
+        }
+        all
+    }
+
+    /// What the kernel side is to know of a device; `None`: it needs no entry.
+    fn class_of(&self, number: u32) -> Option<Class> {
+        self.thin.stack.block(number)?;
+        let class = self.thin.stack.class(number);
+        let stacks = self.thin.table.contains_key(&all_of(number));
+        (stacks || class != Class::Other).then_some(class)
+    }
+
+    /// What the kernel told of block devices.
+    pub(super) fn heard_of_devices(&mut self, told: io::Result<Vec<Uevent>>) {
+        let told = match told {
+            Ok(told) => told,
+            Err(error) => {
+                self.thin.uevents = None;
+                return self.note(
+                    "uevents",
+                    format!("new block devices are seen late: {error}"),
+                );
+            }
+        };
+        if self.plan.waits_for_mapper {
+            return self.look_for_mapper();
+        }
+        if told.contains(&Uevent::Lost) {
+            return self.keep_thin();
+        }
+        let devices = Devices::open();
+        for event in told {
+            let Uevent::Block { name, changed } = event else {
+                continue;
+            };
+            for number in self.thin.stack.renew(Path::new(SYS), &devices, &name) {
+                match self.class_of(number) {
+                    Some(class) => {
+                        self.classify(number, class);
+                        if class == Class::Thin && !self.thin.table.contains_key(&NO_DEVICE) {
+                            self.classify(NO_DEVICE, Class::Thin);
+                        }
+                        if changed && let Some(known) = self.thin.table.get_mut(&number) {
+                            // A table that was replaced takes its device's own limits along: that was nobody's wish.
+                            known.rewritten = 0;
+                        }
+                    }
+                    None => self.strike_off(number),
+                }
+                self.keep_off(number, true);
+            }
+        }
+        self.watch_arrivals();
+    }
+
+    /// Whether there is a device mapper now, which what is refused depends on.
+    fn look_for_mapper(&mut self) {
+        if self.plan.waits_for_mapper && Mapper::is_there() {
+            let _ = self.reload("there is a device mapper now");
+        }
+    }
+
+    fn classify(&mut self, number: u32, class: Class) {
+        let known = self.thin.table.get(&number).copied();
+        if known.is_some_and(|known| known.class == class) {
+            return;
+        }
+        // What is counted at this very moment is lost with the entry that it is counted in.
+        let before = self.kernel.thin.get(&number, 0).map(|Plain(device)| device);
+        let device = Device {
+            class: class as u32,
+            ..before.unwrap_or_default()
+        };
+        if let Err(error) = self.kernel.thin.insert(number, Plain(device), 0) {
+            let words = format!(
+                "{}: its discards are refused only as those of all devices of its driver are: {error}",
+                Number::of(true, number)
+            );
+            return self.note("thin-table", words);
+        }
+        let told = known.map_or_else(|| Counts::of(&device), |known| known.told);
+        let known = Known {
+            class,
+            told,
+            rewritten: 0,
+        };
+        self.thin.table.insert(number, known);
+    }
+
+    fn strike_off(&mut self, number: u32) {
+        if let Err(error) = self.say_discards(number) {
+            self.note("thin-table", error);
+        }
+        let _ = self.kernel.thin.remove(&number);
+        self.thin.table.remove(&number);
+    }
+
+    /// Once a tick: what was counted, and now and then all devices.
+    pub(super) fn look_at_thin(&mut self) {
+        self.look_for_mapper();
+        let counted = self.kernel.host.get(0).thin_counted;
+        if counted != self.thin.counted && self.ticks >= self.thin.looked + TELLING {
+            (self.thin.counted, self.thin.looked) = (counted, self.ticks);
+            let numbers: Vec<u32> = self.thin.table.keys().copied().collect();
+            for number in numbers {
+                if let Err(error) = self.say_discards(number) {
+                    self.note("thin-table", error);
+                }
+            }
+        }
+        if self.ticks.is_multiple_of(ROUND) && !self.thin.table.is_empty() {
+            self.keep_thin();
+        } else {
+            self.keep_mounts();
+        }
+    }
+}
+
+/// Whether a number is a file system's own, which is on several devices.
+const fn is_of_no_device(number: u32) -> bool {
+    number >> 20 == 0 && number != NO_DEVICE
+}

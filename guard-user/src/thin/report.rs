@@ -1,0 +1,136 @@
+//! Thin discard: the host's thin pools and all that stands on them, as whoever is woken up needs to see it.
+
+use std::path::Path;
+
+use guard_common::{
+    device::Device as Number,
+    thin::{Class, OfTheHost},
+};
+use serde::Serialize;
+
+use super::{
+    devices::{Devices, open_here, queues_are_heeded},
+    pool::Pool,
+    stack::Stack,
+};
+use crate::{
+    act::{
+        discards::{self, SYS},
+        remount,
+    },
+    kernel::pinned::Pinned,
+    record::Text,
+};
+
+/// All of it.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// `refused`, `audited` or `left`: what becomes of a discard whoever asks for it. `unguarded`: no daemon has left anything here.
+    pub discards: &'static str,
+    /// Whether a device that is told to take none takes none on this kernel.
+    pub queues_are_heeded: bool,
+    /// The pools.
+    pub pools: Vec<PoolReport>,
+    /// Thin volumes, and what stands on them.
+    pub devices: Vec<DeviceReport>,
+    /// Ways that stay open on this kernel.
+    pub open: Vec<&'static str>,
+}
+
+/// A pool.
+#[derive(Debug, Serialize)]
+pub struct PoolReport {
+    /// As the kernel calls it.
+    pub name: String,
+    /// As the device mapper does.
+    pub mapped: Text,
+    /// How it is; absent where its status cannot be had.
+    pub status: Option<Pool>,
+}
+
+/// A device that stands on dm-thin, or may.
+#[derive(Debug, Serialize)]
+pub struct DeviceReport {
+    /// As the kernel calls it.
+    pub name: String,
+    /// As the device mapper does, if it is one of its.
+    pub mapped: Option<Text>,
+    /// `block MAJOR:MINOR`.
+    pub number: String,
+    /// `thin`, `on thin` or `unknown`.
+    pub class: &'static str,
+    /// What it stands on directly.
+    pub below: Vec<String>,
+    /// The most that it takes in one discard, in bytes; 0: they are off. Absent for a partition.
+    pub discard_max_bytes: Option<u64>,
+    /// Where it is mounted, as the host sees it.
+    pub mounted: Vec<Text>,
+    /// What is mounted there discards by itself.
+    pub mounted_with_discard: bool,
+    /// Discards that were refused to who is in no container that a rule refuses them.
+    pub refused: u64,
+    /// The same that were let through and counted.
+    pub audited: u64,
+    /// Discards that reached it while they were off.
+    pub arrived: u64,
+    /// Of these, those that a kernel thread gave it.
+    pub by_kernel: u64,
+}
+
+impl Report {
+    /// Of this host, by what is pinned in the kernel, if anything is.
+    #[must_use]
+    pub fn of_this_host(pinned: Option<&Pinned>) -> Self {
+        let (sys, devices) = (Path::new(SYS), Devices::open());
+        let stack = Stack::of(sys, &devices);
+        let counted = pinned.map(Pinned::devices).unwrap_or_default();
+        let mounted = remount::mounted().unwrap_or_default();
+        let pools = (stack.blocks())
+            .filter(|(_, block)| block.is_pool)
+            .map(|(number, block)| PoolReport {
+                name: block.name.clone(),
+                mapped: block.mapped.as_deref().unwrap_or_default().into(),
+                status: devices.status(number).as_deref().and_then(Pool::read),
+            })
+            .collect();
+        let devices = (stack.blocks())
+            .filter(|(number, _)| stack.class(*number) != Class::Other)
+            .map(|(number, block)| {
+                let counts = counted.get(&number).copied().unwrap_or_default();
+                let here = || mounted.iter().filter(|one| one.number == number);
+                DeviceReport {
+                    name: block.name.clone(),
+                    mapped: block.mapped.as_deref().map(Text::from),
+                    number: Number::of(true, number).to_string(),
+                    class: match (block.is_thin, stack.class(number)) {
+                        (true, _) => "thin",
+                        (false, Class::Thin) => "on thin",
+                        (false, Class::Other | Class::Unknown) => "unknown",
+                    },
+                    below: (block.below.iter())
+                        .filter_map(|below| Some(stack.block(*below)?.name.clone()))
+                        .collect(),
+                    discard_max_bytes: discards::most(sys, number).ok().flatten(),
+                    mounted: here().map(|one| Text::from(one.at.as_path())).collect(),
+                    mounted_with_discard: here().any(|one| one.writable && one.discards),
+                    refused: counts.refused,
+                    audited: counts.audited,
+                    arrived: counts.arrived,
+                    by_kernel: counts.by_kernel,
+                }
+            })
+            .collect();
+        Self {
+            discards: match pinned.map(|pinned| pinned.host().thin_discard) {
+                None => "unguarded",
+                Some(what) if what == OfTheHost::Refused as u32 => "refused",
+                Some(what) if what == OfTheHost::Audited as u32 => "audited",
+                Some(_) => "left",
+            },
+            queues_are_heeded: queues_are_heeded(),
+            pools,
+            devices,
+            open: open_here(),
+        }
+    }
+}
