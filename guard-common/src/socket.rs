@@ -109,6 +109,18 @@ impl Socket {
         }
     }
 
+    /// In the place of an argument: for which of [`Self::GENERALITIES`] a profile has any, a bit each; nothing: that is not known.
+    pub const GENERAL: Argument = [IS_SOCKET, 1];
+
+    /// Which parts an argument leaves open: the one of [`Self::GENERALITIES`] that it comes of.
+    #[must_use]
+    pub const fn generality([parts, _]: Argument) -> u32 {
+        const fn is_open(part: u64) -> u32 {
+            (part as u16 == ANY) as u32
+        }
+        is_open(parts) | is_open(parts >> 16) << 1 | is_open(parts >> 32) << 2
+    }
+
     /// As an argument.
     #[inline(always)]
     #[must_use]
@@ -211,7 +223,8 @@ mod tests {
             .map(|which| socket.open(which).argument())
             .collect();
         for (number, one) in all.iter().enumerate() {
-            assert!(!all[..number].contains(one));
+            assert!(!all[..number].contains(one) && *one != Socket::GENERAL);
+            assert_eq!(Socket::generality(*one), number as u32);
         }
         assert_eq!(all[0], socket.argument());
         assert_eq!(

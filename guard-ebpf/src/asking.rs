@@ -8,10 +8,10 @@ use crate::{
     kernel, subject,
 };
 
-/// A way to find out whose the running task is, and whether it may. No closure: that can be a function of its own, which is asked
-/// for an action that the verifier does not know.
+/// A way to find out whose the running task is, and whether it may not. A function of its own, so that a program that asks about
+/// several actions holds it once.
 pub trait Ask {
-    fn ask(&self, action: Action) -> Option<Verdict>;
+    fn denies(&self, action: Action) -> bool;
 }
 
 /// By reading the task.
@@ -19,11 +19,22 @@ pub struct ByReading;
 
 impl Ask for ByReading {
     #[inline(always)]
-    fn ask(&self, action: Action) -> Option<Verdict> {
-        let host = subject::host()?;
-        let may_all = || kernel::is_kernel_thread() || who().tgid == 1;
-        gate::ask_of(host, subject::of_current(host)?, action, may_all, who)
+    fn denies(&self, action: Action) -> bool {
+        asking_by_reading(action as u64) != 0
     }
+}
+
+/// Global, as [`gate::gate_close`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn asking_by_reading(action: u64) -> u32 {
+    let may_all = || kernel::is_kernel_thread() || who().tgid == 1;
+    let ask = || {
+        let host = subject::host()?;
+        let subject = subject::of_current(host)?;
+        gate::ask_of(host, subject, gate::numbered(action)?, may_all, who)
+    };
+    u32::from(ask() == Some(Verdict::Deny))
 }
 
 /// By helpers alone.
@@ -31,11 +42,27 @@ pub struct ByHelpers;
 
 impl Ask for ByHelpers {
     #[inline(always)]
-    fn ask(&self, action: Action) -> Option<Verdict> {
+    fn denies(&self, action: Action) -> bool {
+        asking_by_helpers(action as u64) != 0
+    }
+}
+
+/// Global, as [`gate::gate_close`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn asking_by_helpers(action: u64) -> u32 {
+    let ask = || {
         let host = subject::host()?;
         let subject = subject::of_current_unread()?;
-        gate::ask_of(host, subject, action, || false, Who::default)
-    }
+        gate::ask_of(
+            host,
+            subject,
+            gate::numbered(action)?,
+            || false,
+            Who::default,
+        )
+    };
+    u32::from(ask() == Some(Verdict::Deny))
 }
 
 /// The running task. By reading it: 5.10 gives these programs no helper for that.

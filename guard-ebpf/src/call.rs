@@ -27,9 +27,17 @@ impl Call {
     /// The registers with which the running task has made this call; `None`: it is in another, or in none.
     #[inline(always)]
     pub fn running(self) -> Option<Registers> {
-        let registers = registers()?;
-        // Of the number the kernel takes 32 bits (`syscall_get_nr`, arch/x86/include/asm/syscall.h).
-        let number = read::<u32>(registers, Field::RegisterCall)? & !X32;
+        self.is(entered()?)
+    }
+
+    /// Whether the running task is in one of these calls.
+    #[inline(always)]
+    pub fn is_any<const N: usize>(calls: [Self; N]) -> bool {
+        entered().is_some_and(|entered| calls.iter().any(|call| call.is(entered).is_some()))
+    }
+
+    #[inline(always)]
+    fn is(self, (registers, number): (u64, u32)) -> Option<Registers> {
         if number != self.0 && number != self.1 {
             return None;
         }
@@ -42,6 +50,15 @@ impl Call {
         let own = if compat { self.1 } else { self.0 };
         (number == own).then_some(Registers { registers, compat })
     }
+}
+
+/// The registers with which the running task has entered the kernel, and the number of its call, if it is in one.
+#[inline(always)]
+fn entered() -> Option<(u64, u32)> {
+    let registers = registers()?;
+    // Of the number the kernel takes 32 bits (`syscall_get_nr`, arch/x86/include/asm/syscall.h).
+    let number = read::<u32>(registers, Field::RegisterCall)? & !X32;
+    Some((registers, number))
 }
 
 /// Address of the registers with which the running task has entered the kernel.

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated};
 use guard_common::{
     Container,
-    action::{ACTIONS, Action, Asked, Told},
+    action::{ACTIONS, Asked, Told},
     event::{Event, Gone, Kind, Made},
     host::Host,
 };
@@ -39,9 +39,9 @@ impl Who {
 
 /// What all events have in common.
 #[inline(always)]
-fn head(kind: Kind, reason: u32, slot: u32, container: *const Container, who: Who) -> Event {
+fn head(kind: u32, reason: u32, slot: u32, container: *const Container, who: Who) -> Event {
     Event {
-        kind: kind as u32,
+        kind,
         reason,
         // SAFETY: `container` is a live map value.
         container: unsafe { (*container).id },
@@ -61,7 +61,7 @@ fn head(kind: Kind, reason: u32, slot: u32, container: *const Container, who: Wh
 #[inline(always)]
 pub fn tell(
     host: *mut Host,
-    kind: Kind,
+    kind: u32,
     reason: u32,
     slot: u32,
     container: *const Container,
@@ -80,8 +80,8 @@ pub fn tell(
 #[inline(always)]
 pub fn tell_action(
     host: *mut Host,
-    kind: Kind,
-    (action, told): (Action, Told),
+    kind: u32,
+    (action, told): (u32, Told),
     slot: u32,
     container: *const Container,
     who: impl Fn() -> Who,
@@ -89,7 +89,7 @@ pub fn tell_action(
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         return lost(host);
     };
-    let mut event = head(kind, action as u32, slot, container, who());
+    let mut event = head(kind, action, slot, container, who());
     event.other = told;
     entry.write(event);
     entry.submit(0);
@@ -107,7 +107,7 @@ pub fn tell_made(host: *mut Host, slot: u32, container: *const Container, length
     let made = entry.as_mut_ptr();
     // SAFETY: `made` is the reserved room for one `Made`, which is written whole; `walk` is a live map value.
     unsafe {
-        (&raw mut (*made).event).write(head(Kind::Made, 0, slot, container, Who::current()));
+        (&raw mut (*made).event).write(head(Kind::Made as u32, 0, slot, container, Who::current()));
         (&raw mut (*made).length).write(length);
         // By a helper: a copy of ours is an instruction for each word and way.
         generated::bpf_probe_read_kernel(
@@ -129,7 +129,7 @@ pub fn tell_gone(host: *mut Host, slot: u32, container: *const Container) {
     // SAFETY: `gone` is the reserved room for one `Gone`, which is written whole; `container` is a live map value, and no task of a
     // removed cgroup forks.
     unsafe {
-        (&raw mut (*gone).event).write(head(Kind::Gone, 0, slot, container, Who::current()));
+        (&raw mut (*gone).event).write(head(Kind::Gone as u32, 0, slot, container, Who::current()));
         (&raw mut (*gone).allowed).write((*container).allowed);
         (&raw mut (*gone).refused).write((*container).refused);
         (&raw mut (*gone).audited).write((*container).audited);

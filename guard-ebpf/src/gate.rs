@@ -1,9 +1,11 @@
 //! The only way to a verdict: counts it, tells it once a second, and applies the panic switch and audit mode.
 
+use core::mem::{offset_of, transmute};
+
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use guard_common::{
     Container, Subject,
-    action::{Action, Argument, ArgumentKey, Fate, Sets, Told},
+    action::{ACTIONS, Action, Argument, ArgumentKey, Asked, Fate, Sets, Told},
     event::Kind,
     fork_storm::{Profile, Reason},
     host::Host,
@@ -11,8 +13,8 @@ use guard_common::{
 
 use crate::{
     event::{self, Who},
-    kernel::{add, is_kernel_thread},
-    maps::{ARGUMENTS, PROFILES},
+    kernel::{self, add, is_kernel_thread},
+    maps::{ARGUMENTS, CONTAINERS, PROFILES},
     setup, subject,
 };
 
@@ -74,7 +76,7 @@ impl Attempt {
             add(&raw mut (*self.container).refused[reason as usize], 1);
             add(&raw mut (*self.host).refused, 1);
         }
-        self.tell(Kind::Refused, reason, 0);
+        self.tell(reason, 0);
         Verdict::Deny
     }
 
@@ -86,16 +88,32 @@ impl Attempt {
             add(&raw mut (*self.container).audited[reason as usize], 1);
             add(&raw mut (*self.host).audited, 1);
         }
-        self.tell(Kind::Audited, reason, 1);
+        self.tell(reason, 1);
     }
 
     #[inline(always)]
-    fn tell(&self, kind: Kind, reason: Reason, which: usize) {
-        if !is_told(self.container, which, self.now_ns) {
-            return;
-        }
-        event::tell(self.host, kind, reason as u32, self.slot, self.container, 0);
+    fn tell(&self, reason: Reason, audited: u32) {
+        let what = u64::from(self.slot) | u64::from(audited) << 32 | (reason as u64) << 33;
+        gate_tell_fork(what, self.now_ns);
     }
+}
+
+/// Tells of a fork, once a window. Global, as [`gate_close`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn gate_tell_fork(what: u64, now_ns: u64) -> u32 {
+    const {
+        assert!(Kind::Audited as u32 == Kind::Refused as u32 + 1);
+    }
+    let (slot, audited) = (what as u32, (what >> 32) as u32 & 1);
+    let (Some(host), Some(container)) = (subject::host(), CONTAINERS.get_ptr_mut(slot)) else {
+        return 0;
+    };
+    if is_told(container, audited as usize, now_ns) {
+        let kind = Kind::Refused as u32 + audited;
+        event::tell(host, kind, (what >> 33) as u32, slot, container, 0);
+    }
+    0
 }
 
 /// A container whose task is about to do something.
@@ -233,8 +251,15 @@ impl Case {
 
     /// Counts, tells and applies a sentence on the running task.
     #[inline(always)]
-    pub fn close(&self, action: Action, argument: Argument, sentence: Sentence) -> Verdict {
-        self.close_of((action, told(argument)), sentence, may_all, Who::current)
+    pub fn close(&self, action: Action, [one, two]: Argument, sentence: Sentence) -> Verdict {
+        if sentence.0 == 0 {
+            return Verdict::Allow;
+        }
+        let what = self.what(action, sentence).packed();
+        match gate_close(what, one, two) {
+            0 => Verdict::Allow,
+            _ => Verdict::Deny,
+        }
     }
 
     /// The same where more is told than decides.
@@ -256,39 +281,110 @@ impl Case {
         if sentence.0 == 0 {
             return Verdict::Allow;
         }
-        let refused = sentence.refuses();
-        let (host, container) = (self.host, self.container);
-        let Some(attempt) = Attempt::new(host, self.slot, container, false, self.is_self_test())
-        else {
-            return Verdict::Allow;
-        };
-        if may_all() {
-            return Verdict::Allow;
+        let what = self.what(action, sentence);
+        settle(self.host, self.container, what, told, may_all, who)
+    }
+
+    #[inline(always)]
+    fn what(&self, action: Action, sentence: Sentence) -> What {
+        What {
+            slot: self.slot,
+            action: action as u32,
+            refused: sentence.refuses(),
+            self_test: self.is_self_test(),
         }
-        // SAFETY: live map values; counters are only added to.
-        let asked = unsafe {
-            let asked = &raw mut (*container).actions[action as usize];
-            if refused {
-                add(&raw mut (*asked).refused, 1);
-            } else {
-                add(&raw mut (*asked).audited, 1);
-            }
-            asked
-        };
-        // SAFETY: as above.
-        if is_first(unsafe { &raw mut (*asked).told_ns }, attempt.now_ns) {
-            let kind = if refused {
-                Kind::ActionRefused
-            } else {
-                Kind::ActionAudited
-            };
-            event::tell_action(host, kind, (action, told), self.slot, container, who);
+    }
+}
+
+/// What is to be counted and told of a case.
+struct What {
+    slot: u32,
+    action: u32,
+    refused: bool,
+    self_test: bool,
+}
+
+impl What {
+    /// In one word, for a function that takes no more.
+    #[inline(always)]
+    fn packed(&self) -> u64 {
+        u64::from(self.slot)
+            | u64::from(self.action) << 32
+            | u64::from(self.refused) << 40
+            | u64::from(self.self_test) << 41
+    }
+
+    #[inline(always)]
+    fn of(packed: u64) -> Self {
+        Self {
+            slot: packed as u32,
+            action: (packed >> 32) as u32 & 0xff,
+            refused: packed >> 40 & 1 != 0,
+            self_test: packed >> 41 & 1 != 0,
         }
-        if refused {
-            Verdict::Deny
-        } else {
-            Verdict::Allow
-        }
+    }
+}
+
+/// [`settle`] on the running task, 1: refused. The daemon loads it as a global function, as all that take and give only numbers: of
+/// those the verifier looks at one once, wherever the program calls it and with what (decision 0020).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn gate_close(what: u64, one: u64, two: u64) -> u32 {
+    let what = What::of(what);
+    let (Some(host), Some(container)) = (subject::host(), CONTAINERS.get_ptr_mut(what.slot)) else {
+        return 0;
+    };
+    let told = [one, two, 0, 0, 0, 0, 0];
+    let verdict = settle(host, container, what, told, may_all, Who::current);
+    u32::from(verdict == Verdict::Deny)
+}
+
+/// Counts what becomes of an action, tells it once a window, and says so.
+#[inline(always)]
+fn settle(
+    host: *mut Host,
+    container: *mut Container,
+    what: What,
+    told: Told,
+    may_all: impl Fn() -> bool,
+    who: impl Fn() -> Who,
+) -> Verdict {
+    const {
+        assert!(
+            offset_of!(Asked, audited) == offset_of!(Asked, refused) + size_of::<u64>()
+                && Kind::ActionAudited as u32 == Kind::ActionRefused as u32 + 1
+        );
+    }
+    let Some(attempt) = Attempt::new(host, what.slot, container, false, what.self_test) else {
+        return Verdict::Allow;
+    };
+    if may_all() {
+        return Verdict::Allow;
+    }
+    // Where it comes out of a packed word nothing else says that there is such an action.
+    let action = kernel::counted(u64::from(what.action));
+    if action >= ACTIONS as u64 {
+        return Verdict::Allow;
+    }
+    let action = kernel::counted(action);
+    // Reckoned, so that what is refused and what is audited goes one way.
+    let audited = u32::from(!what.refused);
+    // SAFETY: live map values, and a counter of two that stand side by side; counters are only added to.
+    let first = unsafe {
+        let asked = (&raw mut (*container).actions)
+            .cast::<Asked>()
+            .add(action as usize);
+        add((&raw mut (*asked).refused).add(audited as usize), 1);
+        is_first(&raw mut (*asked).told_ns, attempt.now_ns)
+    };
+    if first {
+        let kind = Kind::ActionRefused as u32 + audited;
+        event::tell_action(host, kind, (what.action, told), what.slot, container, who);
+    }
+    if what.refused {
+        Verdict::Deny
+    } else {
+        Verdict::Allow
     }
 }
 
@@ -310,12 +406,6 @@ pub fn fates_by_argument(profile: u32, action: Action, argument: Argument) -> u3
     unsafe { ARGUMENTS.get(&key) }.copied().unwrap_or_default()
 }
 
-/// An argument as it is told.
-#[inline(always)]
-fn told([one, two]: Argument) -> Told {
-    [one, two, 0, 0, 0, 0, 0]
-}
-
 /// No argument.
 pub const NONE: Argument = [0; 2];
 
@@ -330,7 +420,28 @@ pub fn ask(action: Action) -> Option<Verdict> {
     Some(case.close(action, NONE, case.sentence(case.fates(action), 0)))
 }
 
-/// The same where a rule may be about what it is done to.
+/// Whether the running task is refused this. For programs that ask about more than one action.
+#[inline(always)]
+pub fn denies(action: Action) -> bool {
+    gate_denies(action as u64) != 0
+}
+
+/// 1: it is. Global, as [`gate_close`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn gate_denies(action: u64) -> u32 {
+    let ask = || ask(numbered(action)?);
+    u32::from(ask() == Some(Verdict::Deny))
+}
+
+/// The action with this number.
+#[inline(always)]
+pub fn numbered(action: u64) -> Option<Action> {
+    // SAFETY: they are numbered from 0 on, as `Action::ALL` has them.
+    (action < ACTIONS as u64).then(|| unsafe { transmute::<u32, Action>(action as u32) })
+}
+
+/// The same as [`ask`] where a rule may be about what it is done to.
 #[inline(always)]
 pub fn ask_about(action: Action, argument: Argument) -> Option<Verdict> {
     let case = Case::of_current()?;

@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel_str_bytes},
+    helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel_str_bytes, generated},
     macros::{fentry, raw_tracepoint},
     programs::{FEntryContext, RawTracePointContext},
 };
@@ -194,16 +194,19 @@ fn enter(host: *mut Host, cgroup: u64, id: u64, label: u16, length: u64) -> Opti
         return unrecognised(host);
     };
     let container = CONTAINERS.get_ptr_mut(slot)?;
-    // SAFETY: the slot is free, so nobody else writes it; SUBJECTS leads to it only afterwards.
+    // SAFETY: the slot is free, so nobody else writes it; SUBJECTS leads to it only afterwards. Nothing stands at address 0, and where
+    // it cannot read the helper leaves zeros: an instruction for each word of a container would be a sixth of this program.
     unsafe {
-        *container = Container {
-            id,
-            cgroup,
-            profile: u32::from(label & LABEL_PROFILE),
-            flags: if user_made { SLOT_USER_MADE } else { 0 },
-            user: user as u32,
-            ..Container::default()
-        };
+        generated::bpf_probe_read_kernel(
+            container.cast(),
+            size_of::<Container>() as u32,
+            core::ptr::null(),
+        );
+        (*container).id = id;
+        (*container).cgroup = cgroup;
+        (*container).profile = u32::from(label & LABEL_PROFILE);
+        (*container).flags = if user_made { SLOT_USER_MADE } else { 0 };
+        (*container).user = user as u32;
     }
     let subject = Subject {
         container: id,
@@ -352,7 +355,7 @@ fn moved(destination: u64) -> Option<()> {
     };
     if gate::is_told(container, gate::TOLD_MOVED, now_ns) {
         let id = kernel::cgroup_id(destination)?;
-        event::tell(host, Kind::MovedOut, 0, mover.slot, container, id);
+        event::tell(host, Kind::MovedOut as u32, 0, mover.slot, container, id);
     }
     None
 }

@@ -182,10 +182,10 @@ fn find(container: *const Container) -> Option<u64> {
     (kernel::cgroup_id(found)? == id).then_some(found)
 }
 
-/// So many levels up; 0: there are not so many.
+/// So many levels up; 0: there are not so many. Global, as `gate_close` is.
 #[unsafe(no_mangle)]
 #[inline(never)]
-fn climb(mut cgroup: u64, levels: u64) -> u64 {
+pub extern "C" fn climb(mut cgroup: u64, levels: u64) -> u64 {
     let Some((own, parent)) = kernel::parents() else {
         return 0;
     };

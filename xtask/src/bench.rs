@@ -38,6 +38,10 @@ enum What {
     KernelLog,
     /// The same of ioctl(2) and rtnetlink while bridges are refused, and of each of those hooks.
     NetLink,
+    /// The same of system calls that rules are armed for and not about: socket(2), mount(2), and others.
+    Actions,
+    /// Guest instructions of the start, with a small policy and with the built-in one.
+    Start,
     /// The host's own programs during a bomb, on two processors.
     Latency,
     /// The cost with 10 and with 10,000 cgroups.
@@ -77,6 +81,8 @@ fn one(options: &Options, kernel: Kernel, what: What, folder: &Path) -> Result<(
         What::Cost => (format!("cost --turns {}", options.turns), 1, COUNTING),
         What::KernelLog => (format!("kernel-log --turns {}", options.turns), 1, COUNTING),
         What::NetLink => (format!("net-link --turns {}", options.turns), 1, COUNTING),
+        What::Actions => (format!("actions --turns {}", options.turns), 1, COUNTING),
+        What::Start => (format!("start --turns {}", options.turns), 1, COUNTING),
         What::Latency => ("latency".to_owned(), 2, ""),
         What::Scale => ("scale".to_owned(), 1, COUNTING),
         What::Flood => ("flood".to_owned(), 2, ""),

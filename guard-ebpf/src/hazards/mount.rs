@@ -22,12 +22,12 @@ const EPERM: i32 = 1;
 #[lsm(hook = "sb_mount")]
 pub fn mount_mount(ctx: LsmContext) -> i32 {
     let (kind, flags): (u64, u64) = (ctx.arg(2), ctx.arg(3));
-    let (kind, passes) = if is_of_its_type(flags) {
-        (without_subtype(text_at(kind)), false)
-    } else {
-        (NONE, !is_remount(flags))
+    let typed = is_of_its_type(flags);
+    let kind = || match typed {
+        true => without_subtype(text_at(kind)),
+        false => NONE,
     };
-    verdict(judge(kind, passes))
+    verdict(judge(kind, !typed && !is_remount(flags)))
 }
 
 // int security_fs_context_parse_param(struct fs_context *fc, struct fs_parameter *param)   5.10 to 7.3
@@ -36,35 +36,35 @@ pub fn mount_mount(ctx: LsmContext) -> i32 {
 // ENOPARAM) it says that the kernel may go on there.
 #[lsm(hook = "fs_context_parse_param")]
 pub fn mount_parameter(ctx: LsmContext) -> i32 {
-    verdict(judge(of_context(ctx.arg(0)), false))
+    verdict(judge(|| of_context(ctx.arg(0)), false))
 }
 
 // int security_sb_kern_mount(struct super_block *sb)   5.10 to 7.3
 // When a file system is there and is about to be mounted, by mount(2) or by fsconfig(2).
 #[lsm(hook = "sb_kern_mount")]
 pub fn mount_kern_mount(ctx: LsmContext) -> i32 {
-    verdict(judge(of_super_block(ctx.arg(0)), true))
+    verdict(judge(|| of_super_block(ctx.arg(0)), true))
 }
 
 // int security_sb_remount(struct super_block *sb, void *mnt_opts)   5.10 to 7.3
 // When the options of what is mounted are changed, by mount(2) or by fsconfig(2).
 #[lsm(hook = "sb_remount")]
 pub fn mount_remount(ctx: LsmContext) -> i32 {
-    verdict(judge(of_super_block(ctx.arg(0)), true))
+    verdict(judge(|| of_super_block(ctx.arg(0)), true))
 }
 
 // int security_move_mount(const struct path *from_path, const struct path *to_path)   5.10 to 7.3
 // At move_mount(2), by which what fsmount(2) or open_tree(2) gave comes to be seen.
 #[lsm(hook = "move_mount")]
 pub fn mount_move(_ctx: LsmContext) -> i32 {
-    verdict(judge(NONE, true))
+    verdict(judge(|| NONE, true))
 }
 
 // int security_sb_pivotroot(const struct path *old_path, const struct path *new_path)   5.10 to 7.3
 // At pivot_root(2).
 #[lsm(hook = "sb_pivotroot")]
 pub fn mount_pivot(_ctx: LsmContext) -> i32 {
-    verdict(judge(NONE, true))
+    verdict(judge(|| NONE, true))
 }
 
 #[inline(always)]
@@ -75,14 +75,16 @@ fn verdict(verdict: Option<Verdict>) -> i32 {
     ALLOW
 }
 
-/// `passes`: no other hook is asked of the same mount after this one. One that is only counted is counted there.
+/// `passes`: no other hook is asked of the same mount after this one. One that is only counted is counted there. What kind it is, is
+/// read for containers that a rule is about, and not for the host's.
 #[inline(always)]
-fn judge(kind: Argument, passes: bool) -> Option<Verdict> {
+fn judge(kind: impl FnOnce() -> Argument, passes: bool) -> Option<Verdict> {
     let action = Action::Mount;
     let case = Case::of_current()?;
     if !gate::is_asked(&case, action) {
         return None;
     }
+    let kind = kind();
     let mut fates = case.fates(action);
     if kind != NONE {
         fates |= case.fates_by_argument(action, kind);

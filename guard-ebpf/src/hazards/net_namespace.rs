@@ -44,9 +44,8 @@ pub fn is_denied_at_fork(flags: u64) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 fn namespaces_denied(user: u64, net: u64) -> u64 {
-    let denied = |action| gate::ask(action) == Some(Verdict::Deny);
     u64::from(
-        user != 0 && denied(Action::UserNamespaceCreate)
-            || net != 0 && denied(Action::NetNamespaceCreate),
+        user != 0 && gate::denies(Action::UserNamespaceCreate)
+            || net != 0 && gate::denies(Action::NetNamespaceCreate),
     )
 }

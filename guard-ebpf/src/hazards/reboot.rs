@@ -37,7 +37,7 @@ pub fn reboot_capable(ctx: LsmContext) -> i32 {
 #[inline(always)]
 fn restarts_the_host() -> bool {
     if REBOOT.running().is_none() {
-        return KEXEC_LOAD.running().is_some() || KEXEC_FILE_LOAD.running().is_some();
+        return Call::is_any([KEXEC_LOAD, KEXEC_FILE_LOAD]);
     }
     let level = kernel::read::<u64>(kernel::current(), Field::TaskPid)
         .and_then(|pid| kernel::read::<u32>(pid, Field::PidLevel));

@@ -49,7 +49,7 @@ pub fn setting_sysctl(ctx: SysctlContext) -> i32 {
         )
     };
     match written(&name) {
-        Some(action) if ByReading.ask(action) == Some(Verdict::Deny) => DENY,
+        Some(action) if ByReading.denies(action) => DENY,
         Some(_) | None => ALLOW,
     }
 }

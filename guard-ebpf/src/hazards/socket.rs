@@ -38,8 +38,15 @@ fn judge(socket: Socket) -> Option<Verdict> {
         return None;
     }
     let mut fates = case.fates(action);
+    // Most rules leave the same parts open, and each look is a search.
+    let general = match case.fates_by_argument(action, Socket::GENERAL) {
+        0 => !0,
+        known => known,
+    };
     for which in 0..Socket::GENERALITIES {
-        fates |= case.fates_by_argument(action, socket.open(which).argument());
+        if general >> which & 1 != 0 {
+            fates |= case.fates_by_argument(action, socket.open(which).argument());
+        }
     }
     Some(case.close(action, socket.argument(), case.sentence(fates, 0)))
 }

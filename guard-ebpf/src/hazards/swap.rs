@@ -22,7 +22,7 @@ const SWAPOFF: Call = Call(168, 115);
 #[lsm(hook = "capable")]
 pub fn swap_capable(ctx: LsmContext) -> i32 {
     if ctx.arg::<u32>(2) == SYS_ADMIN
-        && (SWAPON.running().is_some() || SWAPOFF.running().is_some())
+        && Call::is_any([SWAPON, SWAPOFF])
         && gate::ask(Action::Swap) == Some(Verdict::Deny)
     {
         return apart(-EPERM);

@@ -21,6 +21,14 @@ pub(super) fn needed(plan: &Plan) -> impl Iterator<Item = &'static Hook> {
     hooks::all().filter(|hook| plan.judges(hook.actions))
 }
 
+/// Those of them that a start cannot be without: what they refuse would not be refused. One that only audits comes with what only
+/// tells, and costs the start nothing; but what an earlier daemon's did goes on without a gap.
+pub(super) fn needed_at_once(plan: &Plan, taken_over: bool) -> Vec<&'static Hook> {
+    needed(plan)
+        .filter(|hook| taken_over || plan.refuses(hook.actions))
+        .collect()
+}
+
 impl Daemon {
     /// After a change of the policy: attaches what it needs, and lets go of what it needs no more.
     pub(super) fn renew_hooks(&mut self) {
@@ -36,40 +44,44 @@ impl Daemon {
         {
             gone.let_go(&self.kernel);
         }
-        let missing: Vec<&'static Hook> = needed
-            .into_iter()
-            .filter(|hook| {
-                let in_place = hook.lower.filter(|lower| !lower.partial);
-                let or_lower = [Some(*hook), in_place];
-                !self.hooks.iter().any(|proved| {
-                    let mut either = or_lower.iter().flatten();
-                    either.any(|hook| hook.program == proved.hook.program)
-                })
-            })
-            .collect();
-        if !missing.is_empty() {
+        if self.missing_hooks().next().is_some() {
             let btf = Btf::of_this_kernel(&functions()).unwrap_or_else(|_| Btf::none());
-            let rung = self.options.rung;
-            let setup = &mut self.setup;
-            let mut new = hooks::attach(
-                &mut self.kernel,
-                &btf,
-                &self.hierarchy,
-                missing,
-                setup,
-                rung,
-            );
-            let kernel = &mut self.kernel;
-            let proved = hooks::prove(kernel, &btf, &self.hierarchy, &mut new, setup, rung);
-            if let Err(error) = proved {
-                self.trouble("self-test", error.to_string());
-            }
-            self.hooks.extend(new);
+            self.attach_missing(&btf);
         }
+        self.settle_hooks();
+    }
+
+    /// When hooks have come or gone.
+    pub(super) fn settle_hooks(&mut self) {
         if !hooks::need_setup(&self.hooks) {
             self.setup.detach(&self.kernel);
         }
         self.note_hooks();
+    }
+
+    /// Attaches what the policy needs and is not there yet.
+    pub(super) fn attach_missing(&mut self, btf: &Btf) {
+        let missing: Vec<&'static Hook> = self.missing_hooks().collect();
+        let rung = self.options.rung;
+        let setup = &mut self.setup;
+        let kernel = &mut self.kernel;
+        let mut new = hooks::attach(kernel, btf, &self.hierarchy, missing, setup, rung);
+        let proved = hooks::prove(kernel, btf, &self.hierarchy, &mut new, setup, rung);
+        self.hooks.extend(new);
+        if let Err(error) = proved {
+            self.trouble("self-test", error.to_string());
+        }
+    }
+
+    fn missing_hooks(&self) -> impl Iterator<Item = &'static Hook> {
+        needed(&self.plan).filter(|hook| {
+            let in_place = hook.lower.filter(|lower| !lower.partial);
+            let or_lower = [Some(*hook), in_place];
+            !self.hooks.iter().any(|proved| {
+                let mut either = or_lower.iter().flatten();
+                either.any(|hook| hook.program == proved.hook.program)
+            })
+        })
     }
 
     /// A rule whose hook refuses nothing here is not held, and that is said.

@@ -166,7 +166,7 @@ pub struct Daemon {
     /// What is known of `kernel.dmesg_restrict`.
     restrict: Restrict,
     audit: record::Writer,
-    /// For the programs that only tell, until these are attached.
+    /// For what only tells or audits, until that is attached.
     btf: Option<Btf>,
     /// The copy of the kernel log, unless the policy wants none.
     kernel_log: Option<Keeper>,

@@ -333,6 +333,12 @@ impl Plan {
             })
     }
 
+    /// Whether any rule refuses one of these actions.
+    pub(super) fn refuses(&self, actions: &[Action]) -> bool {
+        let mut refused = self.treatments.iter().flat_map(|one| &one.refused);
+        refused.any(|applied| actions.contains(&applied.limit.action))
+    }
+
     /// Whether a limit of a profile is enforced.
     pub(super) fn enforces(&self, profile: u32, reason: Reason) -> bool {
         self.treatments
@@ -437,6 +443,16 @@ mod tests {
         let refused = of_file().replaced_by(built_in()).err().unwrap().to_string();
         assert!(refused.starts_with("policy.yaml:1:1: "), "{refused}");
         assert!(refused.contains("restart"), "{refused}");
+    }
+
+    #[test]
+    fn what_refuses_is_told_from_what_only_audits() {
+        let (clear, bridge) = (Action::KernelLogClear, Action::BridgeCreate);
+        for (plan, refuses) in [(of_file(), true), (built_in(), false)] {
+            assert!(plan.judges(&[clear]) && plan.judges(&[bridge]));
+            assert_eq!(plan.refuses(&[bridge, clear]), refuses);
+            assert!(!plan.refuses(&[bridge]));
+        }
     }
 
     #[test]

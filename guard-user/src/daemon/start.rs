@@ -123,7 +123,7 @@ impl Daemon {
         }
         kernel.pin(&links)?;
         // Attached before an earlier daemon's stop acting, and tried when they act.
-        let needed = super::hooks::needed(&plan);
+        let needed = super::hooks::needed_at_once(&plan, kernel.taken_over);
         let mut setup = Setup::default();
         let mut hooks = hooks::attach(
             &mut kernel,
@@ -181,7 +181,7 @@ impl Daemon {
         };
         let names = Arc::new(Mutex::new(Names::new(told, directory.clone())));
 
-        let witnesses = (!kernel.taken_over).then_some(btf);
+        let rest = (!kernel.taken_over).then_some(btf);
         let mut daemon = Self {
             _lock: lock,
             rung: proved.rung,
@@ -213,7 +213,7 @@ impl Daemon {
             restrict: Default::default(),
             audit,
             kernel_log: None,
-            btf: witnesses,
+            btf: rest,
             outlets: Arc::default(),
             names,
             directory,

@@ -94,7 +94,7 @@ impl Daemon {
         self.note_audit_log();
         if self.ticks == 1 {
             // First what is enforced: the log waits in the kernel's own buffer, and what is printed meanwhile stays unknown.
-            self.attach_witnesses();
+            self.attach_rest();
             self.renew_kernel_log();
         }
         self.note_kernel_log();

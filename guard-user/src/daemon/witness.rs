@@ -36,12 +36,24 @@ pub(super) fn attach(kernel: &Kernel, btf: &Btf, plan: &Plan, notes: &mut Notes)
 }
 
 impl Daemon {
-    /// Once, unless they took an earlier daemon's place at the start.
-    pub(super) fn attach_witnesses(&mut self) {
+    /// What only tells, and hooks that only audit. Once, unless they took an earlier daemon's place at the start.
+    pub(super) fn attach_rest(&mut self) {
         let Some(btf) = self.btf.take() else {
             return;
         };
-        let links = attach(&self.kernel, &btf, &self.plan, &mut self.notes);
+        self.attach_missing(&btf);
+        let before = self.notes.words();
+        self.settle_hooks();
+        self.attach_witnesses(&btf);
+        let words = self.notes.words();
+        for words in words.iter().filter(|words| !before.contains(words)) {
+            self.say_degraded(words);
+        }
+        self.write_summary();
+    }
+
+    fn attach_witnesses(&mut self, btf: &Btf) {
+        let links = attach(&self.kernel, btf, &self.plan, &mut self.notes);
         if let Err(error) = self.kernel.pin(&links) {
             self.notes.stand(
                 "witnesses",

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::FixedState;
 use guard_common::identity::{LABEL_USER_MADE, NameMatcher, TRANSITIONS};
 
 use super::names::{Matched, NamesError, Role, USER_MADE};
@@ -99,12 +100,29 @@ pub(super) fn build(
 }
 
 /// What is left of a pattern at a slash.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy)]
 struct Rest {
     /// What the pattern is for; `None`: [`USER_MADE`].
     role: Option<Role>,
-    names: Vec<String>,
+    first: First,
 }
+
+/// What a rest begins with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// Nothing: the path is the pattern's.
+    End,
+    /// A name, by its tail.
+    Name(u16),
+    /// `**`, and the rest after it.
+    Any(u16),
+}
+
+/// What a rest reads like: its pattern's role, and its names.
+type Reads = (Option<Role>, Vec<String>);
+
+/// What is looked up by what it is.
+type Numbers<K, V = u16> = HashMap<K, V, FixedState>;
 
 /// What is left of a name, and the rest that follows it.
 struct Tail {
@@ -139,44 +157,43 @@ struct Place {
 #[derive(Default)]
 struct Builder {
     rests: Vec<Rest>,
-    rest_numbers: HashMap<Rest, u16>,
+    rest_numbers: Numbers<Reads>,
     tails: Vec<Tail>,
-    tail_numbers: HashMap<(Vec<u8>, u16), u16>,
+    tail_numbers: Numbers<(Vec<u8>, u16)>,
     /// Sets of rests that begin with `**`.
     carries: Vec<Vec<u16>>,
-    carry_numbers: HashMap<Vec<u16>, u16>,
+    carry_numbers: Numbers<Vec<u16>>,
     states: Vec<State>,
-    state_numbers: HashMap<State, u16>,
-    places: HashMap<(u16, Vec<u16>), Place>,
-    labels: HashMap<Matched, u16>,
+    state_numbers: Numbers<State>,
+    places: Numbers<(u16, Vec<u16>), Place>,
+    labels: Numbers<Matched>,
 }
 
 impl Builder {
     /// Enters a pattern; returns its first rest.
     fn add(&mut self, glob: &str, role: Option<Role>) -> u16 {
         let names = glob.split('/').skip(usize::from(glob.starts_with('/')));
-        self.rest(Rest {
-            role,
-            names: names.map(str::to_owned).collect(),
-        })
+        self.rest((role, names.map(str::to_owned).collect()))
     }
 
-    fn rest(&mut self, rest: Rest) -> u16 {
-        if let Some(number) = self.rest_numbers.get(&rest) {
+    fn rest(&mut self, reads: Reads) -> u16 {
+        if let Some(number) = self.rest_numbers.get(&reads) {
             return *number;
         }
-        if let Some((name, after)) = rest.names.split_first() {
-            let then = self.rest(Rest {
-                role: rest.role,
-                names: after.to_vec(),
-            });
-            if name != "**" {
-                self.tail(name.as_bytes(), then);
+        let (role, names) = &reads;
+        let first = match names.split_first() {
+            None => First::End,
+            Some((name, after)) => {
+                let then = self.rest((*role, after.to_vec()));
+                match name.as_str() {
+                    "**" => First::Any(then),
+                    name => First::Name(self.tail(name.as_bytes(), then)),
+                }
             }
-        }
+        };
         let number = self.rests.len() as u16;
-        self.rests.push(rest.clone());
-        self.rest_numbers.insert(rest, number);
+        self.rests.push(Rest { role: *role, first });
+        self.rest_numbers.insert(reads, number);
         number
     }
 
@@ -260,13 +277,8 @@ impl Builder {
         // `**` may stand for no name at all.
         let mut at = 0;
         while let Some(number) = rests.get(at) {
-            let rest = &self.rests[usize::from(*number)];
-            if rest.names.first().is_some_and(|name| name == "**") {
-                let skipped = Rest {
-                    role: rest.role,
-                    names: rest.names[1..].to_vec(),
-                };
-                rests.extend(self.rest_numbers.get(&skipped));
+            if let First::Any(then) = self.rests[usize::from(*number)].first {
+                rests.push(then);
             }
             at += 1;
         }
@@ -274,7 +286,7 @@ impl Builder {
         rests.dedup();
         let user_made = (rests.iter())
             .map(|number| &self.rests[usize::from(*number)])
-            .any(|rest| rest.role.is_none() && rest.names.is_empty());
+            .any(|rest| rest.role.is_none() && rest.first == First::End);
         if user_made {
             // Neither counts from here on.
             rests.retain(|number| match self.rests[usize::from(*number)].role {
@@ -289,20 +301,15 @@ impl Builder {
         let (mut except, mut carried, mut tails) = (0_u64, Vec::new(), Vec::new());
         for number in &rests {
             let rest = &self.rests[usize::from(*number)];
-            match (rest.names.first().map(String::as_str), rest.role) {
-                (None, Some(Role::Subject(subject))) => matched.subjects |= 1 << (subject & 63),
-                (None, Some(Role::Except(subject))) => except |= 1 << (subject & 63),
-                (None, Some(Role::Exempt)) => matched.exempt = true,
-                (None, None) => {}
-                (Some("**"), _) => carried.push(*number),
-                (Some(name), role) => {
-                    let then = Rest {
-                        role,
-                        names: rest.names[1..].to_vec(),
-                    };
-                    let key = (name.as_bytes().to_vec(), self.rest_numbers[&then]);
-                    tails.extend(self.tail_numbers.get(&key));
+            match (rest.first, rest.role) {
+                (First::End, Some(Role::Subject(subject))) => {
+                    matched.subjects |= 1 << (subject & 63);
                 }
+                (First::End, Some(Role::Except(subject))) => except |= 1 << (subject & 63),
+                (First::End, Some(Role::Exempt)) => matched.exempt = true,
+                (First::End, None) => {}
+                (First::Any(_), _) => carried.push(*number),
+                (First::Name(tail), _) => tails.push(tail),
             }
         }
         matched.subjects &= !except;

@@ -2,8 +2,13 @@
 //!
 //! Format: Documentation/bpf/btf.rst. Kinds that this reader does not know end the reading with an error.
 
-use std::{collections::HashMap, io, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::Path,
+};
 
+use foldhash::fast::FixedState;
 use guard_common::config::{
     FIELDS, Field, INTERRUPT_BITS, INTERRUPT_BITS_OF_64, MISSING, OFFSET_MAX,
 };
@@ -58,6 +63,9 @@ pub struct PreemptCount {
     /// Which of its bits say that an interrupt is being handled.
     interrupt_bits: u32,
 }
+
+/// Kinds and names that are asked for.
+type Wanted<'n> = HashSet<(u32, &'n str), FixedState>;
 
 /// One type: where it stands, and its three words.
 #[derive(Clone, Copy)]
@@ -162,20 +170,12 @@ impl Btf {
                 (!name.is_empty()).then_some((STRUCT, name))
             }))
             .collect();
-        // Of a hundred thousand types, few names begin like one of these: for each two bytes, which group begins so.
-        let mut groups: Vec<Vec<(u32, &str)>> = vec![Vec::new()];
-        let mut begins = vec![0_u16; 1 << 16];
-        for (kind, name) in wanted {
-            let group = &mut begins[first_two(name.as_bytes())];
-            if *group == 0 {
-                *group = groups.len() as u16;
-                groups.push(Vec::new());
-            }
-            let group = &mut groups[usize::from(*group)];
-            if !group.contains(&(kind, name)) {
-                group.push((kind, name));
-            }
+        // Of a hundred thousand types, few names begin like one of these: only those are read whole.
+        let mut begins = vec![false; 1 << 16];
+        for (_, name) in &wanted {
+            begins[first_two(name.as_bytes())] = true;
         }
+        let wanted: Wanted<'_> = wanted.into_iter().collect();
         let mut types = Vec::with_capacity((end - begin) / 24);
         types.push(0);
         let mut named = HashMap::new();
@@ -185,15 +185,16 @@ impl Btf {
             if matches!(kind.kind(), STRUCT | ENUM | TYPEDEF | FUNC | VAR) && kind.name != 0 {
                 let from = strings.saturating_add(kind.name as usize);
                 let rest = data.get(from..).ok_or(BtfError::Malformed(at))?;
-                for (wants, name) in &groups[usize::from(begins[first_two(rest)])] {
-                    let bytes = name.as_bytes();
-                    if *wants == kind.kind()
-                        && rest.starts_with(bytes)
-                        && rest.get(bytes.len()) == Some(&0)
+                if begins[first_two(rest)] {
+                    let length = rest.iter().position(|byte| *byte == 0);
+                    let name = &rest[..length.unwrap_or(rest.len())];
+                    if let Some((kind, name)) = str::from_utf8(name)
+                        .ok()
+                        .and_then(|name| wanted.get(&(kind.kind(), name)))
                     {
                         // A declaration without members says nothing; the first definition counts.
                         named
-                            .entry((kind.kind(), (*name).to_owned()))
+                            .entry((*kind, (*name).to_owned()))
                             .or_insert(types.len() as u32);
                     }
                 }

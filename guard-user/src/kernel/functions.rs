@@ -3,7 +3,8 @@
 //! The verifier looks at a global function once, and not at each call with what is known there (`do_check_subprogs`,
 //! kernel/bpf/verifier.c, 5.6). Which function is one stands in the type information that the program is loaded with
 //! (Documentation/bpf/btf.rst, `BPF_PROG_LOAD`); so a program that calls one is loaded with some, made here: a global function
-//! takes nothing and gives a number. What a static one takes the verifier sees at each call, whatever is said of it here.
+//! takes numbers, which 5.10 is content with, and gives one. What a static one takes the verifier sees at each call, whatever is
+//! said of it here.
 
 use std::{
     collections::BTreeSet,
@@ -21,22 +22,32 @@ use aya_obj::{
 
 use super::sys;
 
-/// The kernel side's global functions.
-const GLOBAL: [&str; 4] = [
-    "identity_walk_on",
-    "rtnetlink_step",
-    "rtnetlink_steps",
-    "rtnetlink_many_steps",
+/// The kernel side's global functions, and how many numbers each takes.
+const GLOBAL: [(&str, usize); 11] = [
+    ("asking_by_helpers", 1),
+    ("asking_by_reading", 1),
+    ("climb", 2),
+    ("gate_close", 3),
+    ("gate_denies", 1),
+    ("gate_tell_fork", 2),
+    ("identity_walk_on", 0),
+    ("kernel_current_cgroup", 0),
+    ("rtnetlink_many_steps", 0),
+    ("rtnetlink_step", 0),
+    ("rtnetlink_steps", 0),
 ];
+/// The most that any takes.
+const MOST: usize = 3;
 
 /// `BTF_MAGIC` (include/uapi/linux/btf.h).
 const MAGIC: u16 = 0xeb9f;
 /// Bytes of a `struct btf_header`.
 const HEADER: u32 = 24;
-/// The names, each with its NUL: of no name, of the number, and of every function.
-const NAMES: &[u8] = b"\0int\0function\0";
-const INT: u32 = 1;
-const FUNCTION: u32 = 5;
+/// The names, each with its NUL: of no name, of the number, of what it takes, and of every function.
+const NAMES: &[u8] = b"\0long\0number\0function\0";
+const LONG: u32 = 1;
+const TAKEN: u32 = 6;
+const FUNCTION: u32 = 13;
 
 /// `struct bpf_func_info`: where a function begins, an index into the code, and its type.
 #[repr(C)]
@@ -58,10 +69,18 @@ impl Functions {
     /// # Errors
     /// What the kernel says to the type information.
     pub fn of(object: &Object, code: &[bpf_insn]) -> io::Result<Option<Self>> {
-        let globals: Vec<&Function> = (object.functions.values())
-            .filter(|function| GLOBAL.contains(&function.name.as_str()))
+        let globals: Vec<(&Function, usize)> = (object.functions.values())
+            .filter_map(|function| {
+                let mut all = GLOBAL.iter();
+                let (_, takes) = all.find(|(name, _)| *name == function.name)?;
+                Some((function, *takes))
+            })
             .collect();
-        let begins = begins(code, |code| globals.iter().any(|global| is(global, code)));
+        let begins = begins(code, |code| {
+            // Of two that look alike it is either: these take as many numbers.
+            let (_, takes) = globals.iter().find(|(global, _)| is(global, code))?;
+            Some(*takes)
+        });
         if begins.iter().all(|one| one.kind == STATIC) {
             return Ok(None);
         }
@@ -76,12 +95,15 @@ impl Functions {
 
 /// Numbers of the types, in their order.
 const NUMBER: u32 = 1;
-const PROTOTYPE: u32 = 2;
 const STATIC: u32 = 3;
-const OF_ALL: u32 = 4;
+
+/// The type of a global function that takes so many numbers; its prototype stands before it.
+const fn of_all(takes: usize) -> u32 {
+    STATIC + 2 * (takes as u32 + 1)
+}
 
 /// Where functions begin: the program itself, and all that it calls.
-fn begins(code: &[bpf_insn], is_global: impl Fn(&[bpf_insn]) -> bool) -> Vec<Begins> {
+fn begins(code: &[bpf_insn], global: impl Fn(&[bpf_insn]) -> Option<usize>) -> Vec<Begins> {
     let called: BTreeSet<u32> = (code.iter().zip(1_i32..))
         .filter(|(instruction, _)| {
             u32::from(instruction.code) == BPF_JMP | BPF_CALL
@@ -92,10 +114,7 @@ fn begins(code: &[bpf_insn], is_global: impl Fn(&[bpf_insn]) -> bool) -> Vec<Beg
     (std::iter::once(0).chain(called))
         .map(|at| Begins {
             at,
-            kind: match code.get(at as usize..).is_some_and(&is_global) {
-                true => OF_ALL,
-                false => STATIC,
-            },
+            kind: (code.get(at as usize..).and_then(&global)).map_or(STATIC, of_all),
         })
         .collect()
 }
@@ -111,23 +130,24 @@ fn is(function: &Function, code: &[bpf_insn]) -> bool {
 
 fn types() -> Vec<u8> {
     let info = |kind: u32, rest: u32| kind << 24 | rest;
-    let all = [
-        // `int`, of 32 bits, signed.
-        [INT, info(BTF_KIND_INT, 0), 4].as_slice(),
-        &[BTF_INT_SIGNED << 24 | 32],
-        &[0, info(BTF_KIND_FUNC_PROTO, 0), NUMBER],
-        &[
-            FUNCTION,
-            info(BTF_KIND_FUNC, btf_func_linkage::BTF_FUNC_STATIC as u32),
-            PROTOTYPE,
-        ],
-        &[
-            FUNCTION,
-            info(BTF_KIND_FUNC, btf_func_linkage::BTF_FUNC_GLOBAL as u32),
-            PROTOTYPE,
-        ],
-    ]
-    .concat();
+    let function = |linkage: btf_func_linkage, prototype: u32| {
+        let info = info(BTF_KIND_FUNC, linkage as u32);
+        [FUNCTION, info, prototype]
+    };
+    // `long`, of 64 bits, signed.
+    let mut all = vec![LONG, info(BTF_KIND_INT, 0), 8, BTF_INT_SIGNED << 24 | 64];
+    all.extend([0, info(BTF_KIND_FUNC_PROTO, 0), NUMBER]);
+    all.extend(function(btf_func_linkage::BTF_FUNC_STATIC, STATIC - 1));
+    for takes in 0..=MOST {
+        all.extend([0, info(BTF_KIND_FUNC_PROTO, takes as u32), NUMBER]);
+        for _ in 0..takes {
+            all.extend([TAKEN, NUMBER]);
+        }
+        all.extend(function(
+            btf_func_linkage::BTF_FUNC_GLOBAL,
+            of_all(takes) - 1,
+        ));
+    }
     let (length, names) = (4 * all.len() as u32, NAMES.len() as u32);
     let mut bytes = MAGIC.to_ne_bytes().to_vec();
     // Version 1, no flags.
@@ -161,7 +181,7 @@ mod tests {
         let call = |imm| instruction(BPF_JMP | BPF_CALL, BPF_PSEUDO_CALL as u8, imm);
         let helper = instruction(BPF_JMP | BPF_CALL, 0, 14);
         let of = |code: &[bpf_insn]| {
-            begins(code, |code| code[0].code == 0x95)
+            begins(code, |code| (code[0].code == 0x95).then_some(1))
                 .iter()
                 .map(|one| (one.at, one.kind))
                 .collect::<Vec<_>>()
@@ -169,6 +189,6 @@ mod tests {
         assert_eq!(of(&[helper, exit]), [(0, STATIC)]);
         let code = [call(2), call(2), call(1), helper, exit];
         // The second and the third call the same one.
-        assert_eq!(of(&code), [(0, STATIC), (3, STATIC), (4, OF_ALL)]);
+        assert_eq!(of(&code), [(0, STATIC), (3, STATIC), (4, of_all(1))]);
     }
 }

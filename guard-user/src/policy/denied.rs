@@ -1,6 +1,9 @@
 //! What the rules of one kind of container deny, together: by which rule, and as the kernel side has it.
 
-use guard_common::action::{Action, Argument, Fate, Sets};
+use guard_common::{
+    action::{Action, Argument, Fate, Sets},
+    socket::Socket,
+};
 
 use super::{
     compile::{Applied, applied},
@@ -132,6 +135,15 @@ pub(super) fn fates(
                 fates: fate.bit(),
             }),
         }
+    }
+    let sockets = table.iter().filter(|one| one.action == Action::Socket);
+    let general = sockets.fold(0, |all, one| all | 1 << Socket::generality(one.argument));
+    if general != 0 {
+        table.push(ByArgument {
+            action: Action::Socket,
+            argument: Socket::GENERAL,
+            fates: general,
+        });
     }
     (actions, by_argument, table)
 }

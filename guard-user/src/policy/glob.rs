@@ -109,6 +109,14 @@ pub fn overlap(one: &str, other: &str) -> bool {
     let one: Vec<&[u8]> = one.split('/').map(str::as_bytes).collect();
     let other: Vec<&[u8]> = other.split('/').map(str::as_bytes).collect();
     common(&one, &other, &|name| *name == b"**", &|one, other| {
+        // Most names differ in a letter before any star.
+        if let (Some(first), Some(with)) = (one.first(), other.first())
+            && first != with
+            && *first != b'*'
+            && *with != b'*'
+        {
+            return false;
+        }
         common(one, other, &|byte| *byte == b'*', &u8::eq)
     })
 }

@@ -3,12 +3,14 @@
 //! The machine runs with `-icount shift=1,sleep=off` on one processor: its clock advances by two nanoseconds with every
 //! instruction, and by nothing else while a task runs. [`clock`] checks that with a loop of known length.
 
+pub mod actions;
 pub mod flood;
 pub mod kernel_log;
 pub mod latency;
 pub mod net_link;
 pub mod programs;
 pub mod scale;
+pub mod starting;
 
 use std::{thread, time::Duration};
 
@@ -90,12 +92,8 @@ fn in_turn(lines: &mut [Line], rounds: Rounds, policy: &Policy) -> Result<Vec<f6
     let mut starts = Vec::new();
     for turn in 0..rounds.turns {
         measure(lines, rounds, false)?;
-        let daemon = {
-            let _ahead = Ahead::of_others()?;
-            let daemon = Daemon::notified(policy, &[])?;
-            starts.push(instructions_of(daemon.pid())?);
-            daemon
-        };
+        let (daemon, instructions) = started(policy)?;
+        starts.push(instructions);
         measure(lines, rounds, true)?;
         if turn + 1 == rounds.turns {
             println!(
@@ -110,6 +108,14 @@ fn in_turn(lines: &mut [Line], rounds: Rounds, policy: &Policy) -> Result<Vec<f6
         );
     }
     Ok(starts)
+}
+
+/// Starts a daemon; with what that took, up to its READY=1.
+fn started(policy: &Policy) -> Result<(Daemon, f64)> {
+    let _ahead = Ahead::of_others()?;
+    let daemon = Daemon::notified(policy, &[])?;
+    let instructions = instructions_of(daemon.pid())?;
+    Ok((daemon, instructions))
 }
 
 /// We run as soon as we can, so that what the daemon does after it said that it is ready does not count to its start.
@@ -223,7 +229,7 @@ fn measure(lines: &mut [Line], rounds: Rounds, on: bool) -> Result<()> {
         // An exec is three forks' work, and a file a small part of one's.
         let rounds = match line.work {
             "exec" => rounds.rounds / 3,
-            "file" | "ioctl" | "route" => rounds.rounds * 5,
+            "file" | "ioctl" | "route" | "socket" | "hostname" => rounds.rounds * 5,
             _ => rounds.rounds,
         };
         let costs = cost(line.inside.then_some(&container), line.work, rounds)?;

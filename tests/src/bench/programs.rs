@@ -55,12 +55,7 @@ pub fn each(policy: &Policy, arguments: &[&str], works: &[&str], named: &str) ->
     let _daemon = Daemon::start(policy, arguments)?;
     let _statistics = statistics()?;
     let container = Cgroup::container()?;
-    println!(
-        "instructions that the verifier looked at, most of the start (0 where the kernel does not say):"
-    );
-    for program in programs()? {
-        println!("  {:<16} {:>6}", program.name, program.verified);
-    }
+    verified()?;
     println!("instructions per run of a hook, two reads of the clock included:");
     for (work, (whose, cgroup)) in works
         .iter()
@@ -80,6 +75,20 @@ pub fn each(policy: &Policy, arguments: &[&str], works: &[&str], named: &str) ->
                 (now.nanoseconds - before.nanoseconds) as f64 / NANOSECONDS / runs as f64
             );
         }
+    }
+    Ok(())
+}
+
+/// Prints what the verifier looked at of each program that is loaded.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn verified() -> Result<()> {
+    println!(
+        "instructions that the verifier looked at, most of the start (0 where the kernel does not say):"
+    );
+    for program in programs()? {
+        println!("  {:<16} {:>6}", program.name, program.verified);
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! Measures what Bulkhead costs, inside the virtual machine of `cargo xtask bench`.
 
 use clap::{Parser, Subcommand};
-use guard_tests::bench::{self, Rounds, flood, kernel_log, latency, net_link, scale};
+use guard_tests::bench::{
+    self, Rounds, actions, flood, kernel_log, latency, net_link, scale, starting,
+};
 
 /// Measures what Bulkhead costs.
 #[derive(Parser)]
@@ -40,6 +42,21 @@ enum What {
         #[arg(long, default_value_t = 3000)]
         rounds: u32,
     },
+    /// The same of socket(2), mount(2) and others with rules armed that are not about them, and of each of their hooks.
+    Actions {
+        /// Turns of off and on.
+        #[arg(long, default_value_t = 6)]
+        turns: u32,
+        /// What is short is done five times as often.
+        #[arg(long, default_value_t = 3000)]
+        rounds: u32,
+    },
+    /// Guest instructions of the daemon's start, by policy.
+    Start {
+        /// Starts with each.
+        #[arg(long, default_value_t = 6)]
+        turns: u32,
+    },
     /// How long the host's own programs take to start while a bomb is refused.
     Latency {
         /// Programs that are started.
@@ -57,6 +74,8 @@ fn main() -> anyhow::Result<()> {
         What::Cost { turns, rounds } => bench::run(Rounds { turns, rounds }),
         What::KernelLog { turns, rounds } => kernel_log::run(Rounds { turns, rounds }),
         What::NetLink { turns, rounds } => net_link::run(Rounds { turns, rounds }),
+        What::Actions { turns, rounds } => actions::run(Rounds { turns, rounds }),
+        What::Start { turns } => starting::run(turns),
         What::Latency { count } => latency::run(count),
         What::Scale => scale::run(),
         What::Flood => flood::run(),

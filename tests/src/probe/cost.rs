@@ -42,6 +42,12 @@ pub enum Work {
     Ioctl,
     /// Asks rtnetlink for the loopback link, and gets it.
     Route,
+    /// socket(2) of UDP, close.
+    Socket,
+    /// mount(2) and umount(2) of an empty tmpfs.
+    Mount,
+    /// sethostname(2) to what it is, for which the kernel asks for `CAP_SYS_ADMIN` and does hardly anything else.
+    Hostname,
 }
 
 /// Times rounds of some work.
@@ -104,6 +110,11 @@ impl Cost {
         }
         let (pipe, _writer) = io::pipe()?;
         let route = route()?;
+        let place = std::env::temp_dir().join(format!("cost-{}", std::process::id()));
+        std::fs::create_dir(&place)?;
+        let at = super::forks::c_path(&place)?;
+        let name = std::fs::read("/proc/sys/kernel/hostname")?;
+        let name = name.trim_ascii_end();
         let mut page = [0; 4096];
         let mut costs = Costs {
             rounds: self.rounds,
@@ -154,6 +165,23 @@ impl Cost {
                     unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) == 0 }
                 }
                 Work::Route => ask(&route, &mut page),
+                Work::Socket => {
+                    // SAFETY: no preconditions; what is closed is the descriptor that was just made.
+                    unsafe {
+                        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0);
+                        socket >= 0 && libc::close(socket) == 0
+                    }
+                }
+                // SAFETY: strings that end with a NUL, and no data.
+                Work::Mount => unsafe {
+                    let kind = c"tmpfs".as_ptr();
+                    libc::mount(kind, at.as_ptr(), kind, 0, ptr::null()) == 0
+                        && libc::umount2(at.as_ptr(), 0) == 0
+                },
+                // SAFETY: a name that is as long as it says.
+                Work::Hostname => unsafe {
+                    libc::sethostname(name.as_ptr().cast(), name.len()) == 0
+                },
             };
             let took = began.elapsed().as_nanos() as f64;
             if round >= self.warm_up {
@@ -163,6 +191,7 @@ impl Cost {
             }
         }
         costs.total = whole.elapsed().as_nanos() as f64;
+        std::fs::remove_dir(&place)?;
         times.sort_by(f64::total_cmp);
         costs.median = times[times.len() / 2];
         costs.worst = times[times.len() - 1];

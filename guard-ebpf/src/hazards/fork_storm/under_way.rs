@@ -169,7 +169,7 @@ fn into_cgroup(host: *mut Host, child: u64) -> Option<()> {
     let now_ns = unsafe { bpf_ktime_get_ns() };
     if gate::is_told(container, gate::TOLD_MADE_OUTSIDE, now_ns) {
         let id = kernel::cgroup_id(cgroup)?;
-        event::tell(host, Kind::MovedOut, 1, subject.slot, container, id);
+        event::tell(host, Kind::MovedOut as u32, 1, subject.slot, container, id);
     }
     Some(())
 }

@@ -13,10 +13,7 @@ use guard_common::{
     kernel_log::{KMSG_DEVICE, TTYPRINTK_DEVICE},
 };
 
-use crate::{
-    asking::{Ask, ByHelpers, ByReading},
-    gate::Verdict,
-};
+use crate::asking::{Ask, ByHelpers, ByReading};
 
 const ALLOW: i32 = 1;
 /// The kernel makes EPERM of it.
@@ -59,10 +56,10 @@ fn judge(ctx: &DeviceContext, by: &impl Ask) -> i32 {
     let asks = |bit| access >> 16 & bit != 0;
     // Who has opened ttyprintk at all can write by `/dev/tty`.
     let writes = !is_kmsg || asks(BPF_DEVCG_ACC_WRITE);
-    if is_kmsg && asks(BPF_DEVCG_ACC_READ) && by.ask(Action::KernelLogRead) == Some(Verdict::Deny) {
+    if is_kmsg && asks(BPF_DEVCG_ACC_READ) && by.denies(Action::KernelLogRead) {
         return DENY;
     }
-    if writes && by.ask(Action::KernelLogWrite) == Some(Verdict::Deny) {
+    if writes && by.denies(Action::KernelLogWrite) {
         return DENY;
     }
     ALLOW

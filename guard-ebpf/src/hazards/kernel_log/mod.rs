@@ -10,10 +10,7 @@ use guard_common::{
     },
 };
 
-use crate::{
-    gate::{self, Verdict},
-    kernel,
-};
+use crate::{gate, kernel};
 
 mod devices;
 mod ending;
@@ -79,7 +76,7 @@ pub fn kernel_log_sb_kern_mount(ctx: LsmContext) -> i32 {
 
 #[inline(always)]
 fn refused(action: Option<Action>) -> bool {
-    action.and_then(gate::ask) == Some(Verdict::Deny)
+    action.is_some_and(gate::denies)
 }
 
 /// What a file is to the kernel log.

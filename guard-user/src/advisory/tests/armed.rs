@@ -82,7 +82,8 @@ fn what_an_affected_kernel_arms_a_fixed_one_does_not_put_into_the_kernel() {
     let policy = armed(&set, AFFECTED, deny);
     assert_eq!(says(&policy), "socket of vsock: armed by one");
     assert_eq!(denied(&policy), [Action::Socket, Action::GuardDisable]);
-    assert_eq!(treatment(&policy).arguments.len(), 1);
+    // What it is about, and how general that is.
+    assert_eq!(treatment(&policy).arguments.len(), 2);
 
     let policy = armed(&set, FIXED, deny);
     assert_eq!(
@@ -92,6 +93,7 @@ fn what_an_affected_kernel_arms_a_fixed_one_does_not_put_into_the_kernel() {
     // Nor is anybody kept from switching off what refuses nothing.
     let treatment = treatment(&policy);
     assert!(treatment.refused.is_empty() && treatment.audited.is_empty());
+    assert!(treatment.arguments.is_empty());
     assert_eq!(treatment.limits.actions, [0; 4]);
     assert_eq!(treatment.limits.by_argument, [0; 4]);
     let line = describe::rules(&policy, None).remove(0);
