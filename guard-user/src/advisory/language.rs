@@ -69,7 +69,7 @@ pub const FIELDS: &[Field] = fields! {
     "triggers[].types", "list of types of keys", "all types", "types: [cifs.spnego]",
     "The same of keys.";
     "triggers[].devices", "list of devices", "all devices", "devices: [\"char 10:229\"]",
-    "The same of devices.";
+    "The same of devices; of discard `dm-thin`, what they stand on.";
     "triggers[].paths", "list of paths", "all settings", "paths: [\"**/release_agent\"]",
     "The same of files by which the kernel is set.";
     "triggers[].netns", "nested", "any", "netns: nested",

@@ -9,6 +9,7 @@ use guard_common::{
     rtnetlink,
     setting::Path,
     socket::FAMILIES,
+    thin::DM_THIN_NAME,
 };
 
 use super::{
@@ -244,10 +245,13 @@ fn trigger(desk: &mut Desk, node: &Node) -> Option<Trigger> {
         if given.list_is_empty() {
             given.wrong(desk, format!("`{key}` names none"));
         }
+        let of_action = action.as_deref().and_then(denial::action);
+        let stands_on = of_action.is_some_and(|action| action.takes() == Takes::StandsOn);
         kinds.extend(each(desk, given, |name| {
             let is = match key {
                 "kinds" => rtnetlink::kind(name).is_some(),
                 "families" => is_family(name),
+                "devices" if stands_on => name == DM_THIN_NAME,
                 "devices" => name.parse::<Device>().is_ok(),
                 "paths" => Path::argument(name).is_some(),
                 "fs" => mount::file_system(name).is_some(),

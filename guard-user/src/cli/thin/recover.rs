@@ -51,8 +51,8 @@ pub struct Arguments {
     /// List the volumes.
     #[arg(long, conflicts_with_all = ["volume", "to", "to_volume"])]
     list: bool,
-    /// The volume: its number, its container's name, the beginning of the container's id (4 letters), or docker's name of it. A
-    /// container whose name is a number: /12.
+    /// The volume: its number, its container's name, the beginning of the container's id (4 letters), or docker's name of it. What is a
+    /// number, and is meant as a name or the beginning of an id: /12.
     #[arg(long, value_name = "NUMBER|NAME", required_unless_present = "list")]
     volume: Option<String>,
     /// Where it goes: a file that ends in .img or .raw gets an image, else a new folder gets all files in `files`, for root alone.

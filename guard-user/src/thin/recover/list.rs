@@ -182,7 +182,15 @@ mod tests {
         assert_eq!(id("333333333333"), Some(3));
         assert_eq!(id("5"), None);
         assert_eq!(id("we"), None);
-        let words = found.volume("0123").unwrap_err().to_string();
+        assert_eq!(id("0123"), None);
+        assert!(
+            found
+                .volume("/0123")
+                .unwrap_err()
+                .to_string()
+                .contains("2, 4")
+        );
+        let words = found.volume("0123456789ab").unwrap_err().to_string();
         assert!(words.contains("2, 4"), "{words}");
         assert_eq!(found.volumes[0].whose(), "container web (0123456789ab)");
     }

@@ -1,5 +1,7 @@
 //! Lost volumes: what is going to happen is said before it does, step by step, with the command for each.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::{
@@ -9,6 +11,7 @@ use super::{
     filesystem::{self, FileSystem},
     map::{self, Map, TARGETS_MAX},
     mounted::Mounted,
+    pool::Part,
 };
 use crate::record::Text;
 
@@ -94,28 +97,61 @@ pub fn plan(
     let end = map::end(&extents, block)
         .ok_or_else(|| wrong("it goes beyond what a volume can have".to_owned()))?;
     let told = size.or(volume.size).map(|bytes| bytes / 512);
-    let map = |sectors| Map::new(extents.clone(), block, sectors, data.size / 512).map_err(wrong);
-    let mut map_ = map(told.unwrap_or(end))?;
-    let head = copy::head(&map_, &data.file, filesystem::HEAD)
+    let map_of =
+        |sectors| Map::new(extents.clone(), block, sectors, data.size / 512).map_err(wrong);
+    let mut map = map_of(told.unwrap_or(end))?;
+    let head = copy::head(&map, &data.file, filesystem::HEAD)
         .map_err(RecoverError::io("read", &data.path))?;
     let file_system = filesystem::probe(&head);
-    let mut warnings = metadata.warnings.clone();
     let has = (file_system.and_then(|found| found.size)).map(|bytes| bytes.div_ceil(512));
-    match (told, has) {
-        (None, Some(sectors)) if sectors > map_.size() && sectors <= map::SECTORS_MAX => {
-            map_ = map(sectors)?;
-        }
-        (Some(told), Some(has)) if has > told => warnings.push(format!(
+    if told.is_none()
+        && let Some(has) = has.filter(|has| (map.size()..=map::SECTORS_MAX).contains(has))
+    {
+        map = map_of(has)?;
+    }
+    let mut warnings = metadata.warnings.clone();
+    warnings.extend(lacking(volume, &map, file_system, has, block));
+    let mut steps = metadata.steps.clone();
+    steps.push(read);
+    steps.extend(coming(data, volume.id, &map, file_system, &target, work)?);
+    target.check(pool, &map)?;
+    let (needed, free) = target.room(&map)?;
+    Ok(Plan {
+        volume: volume.clone(),
+        size: map.size() * 512,
+        mapped: map.mapped() * 512,
+        file_system,
+        to: Text::from(target.path()),
+        needed,
+        free,
+        steps,
+        warnings,
+        target,
+        map,
+    })
+}
+
+/// What a volume may lack; `has`: the sectors that its file system says it has.
+fn lacking(
+    volume: &Line,
+    map: &Map,
+    file_system: Option<FileSystem>,
+    has: Option<u64>,
+    block: u64,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(has) = has.filter(|has| *has > map.size()) {
+        warnings.push(format!(
             "the file system says that it has {} bytes, and the volume has {}: say --size if that is wrong",
             has.saturating_mul(512),
-            told * 512
-        )),
-        _ => {}
+            map.size() * 512
+        ));
     }
-    if map_.mapped() / block < volume.mapped / 512 / block {
+    // A size may cut the last block.
+    if map.mapped() + block <= volume.mapped / 512 {
         warnings.push(format!(
             "{} bytes are mapped, and the pool says {}",
-            map_.mapped() * 512,
+            map.mapped() * 512,
             volume.mapped
         ));
     }
@@ -126,64 +162,43 @@ pub fn plan(
                 .to_owned(),
         );
     }
-    let mut steps = metadata.steps.clone();
-    steps.push(read);
-    let what = match file_system {
-        Some(_) => "too many parts for a mapped device",
-        None => "no file system that is mounted here (ext2 to ext4, xfs, btrfs)",
+    warnings
+}
+
+/// The steps that are to come.
+fn coming(
+    data: &Part,
+    volume: u64,
+    map: &Map,
+    file_system: Option<FileSystem>,
+    target: &Target,
+    work: &Work,
+) -> Result<Vec<Step>, RecoverError> {
+    let dd = |to: &Path, more: &str, what| {
+        let (from, to) = (data.path.display(), to.display());
+        let words = [format!("if={from}"), format!("of={to}"), more.to_owned()];
+        vec![Step::next(what, &Call::new("dd", words))]
     };
-    let mountable = file_system.filter(|_| map_.pieces().len() <= TARGETS_MAX);
-    match (&target, mountable) {
-        (Target::Folder(path), Some(found)) => {
+    let what = match (file_system, target) {
+        (_, Target::Image(path)) => {
+            let what = "read its blocks from the data, opened read-only, into a new sparse file";
+            return Ok(dd(path, "conv=sparse", what));
+        }
+        (_, Target::Device(path, _)) => {
+            let what = "read its blocks from the data, opened read-only, onto the device, with zeros where nothing was written";
+            return Ok(dd(path, "conv=notrunc", what));
+        }
+        (Some(found), Target::Folder(path)) if map.pieces().len() <= TARGETS_MAX => {
             let calls = Mounted::calls(data, work.name(), &found, path);
-            steps.extend(calls.iter().map(|(what, call)| Step::next(what, call)));
+            let steps = calls.iter().map(|(what, call)| Step::next(what, call));
+            return Ok(steps.collect());
         }
-        (Target::Folder(_), None) => {
-            let volume = volume.id;
-            return Err(RecoverError::NoFileSystem { volume, what });
+        (Some(_), Target::Folder(_)) => "more parts than a mapped device may have",
+        (None, Target::Folder(_)) => {
+            "no file system that is mounted here (ext2 to ext4, xfs, btrfs)"
         }
-        (Target::Image(path), _) => {
-            let what =
-                "read its blocks from the data device, opened read-only, into a new sparse file";
-            let call = Call::new(
-                "dd",
-                [
-                    format!("if={}", data.path.display()),
-                    format!("of={}", path.display()),
-                    "conv=sparse".to_owned(),
-                    "…".to_owned(),
-                ],
-            );
-            steps.push(Step::next(what, &call));
-        }
-        (Target::Device(path, _), _) => {
-            let what = "read its blocks from the data device, opened read-only, onto the device, with zeros where nothing was written";
-            let call = Call::new(
-                "dd",
-                [
-                    format!("if={}", data.path.display()),
-                    format!("of={}", path.display()),
-                    "…".to_owned(),
-                ],
-            );
-            steps.push(Step::next(what, &call));
-        }
-    }
-    target.check(pool, &map_)?;
-    let (needed, free) = target.room(&map_)?;
-    Ok(Plan {
-        volume: volume.clone(),
-        size: map_.size() * 512,
-        mapped: map_.mapped() * 512,
-        file_system,
-        to: Text::from(target.path()),
-        needed,
-        free,
-        steps,
-        warnings,
-        target,
-        map: map_,
-    })
+    };
+    Err(RecoverError::NoFileSystem { volume, what })
 }
 
 impl Plan {
