@@ -20,12 +20,12 @@ use crate::{
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "thin_discard::a_new_table_or_volume_takes_discards_for_less_than_a_tenth_of_a_second",
-        needs: Needs::Refusing,
+        needs: Needs::Ordinary,
         run: reloaded,
     },
     Scenario {
         name: "thin_discard::what_was_switched_off_is_on_again_with_off_and_at_the_end",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: restored,
     },
 ];

@@ -21,17 +21,17 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     &[
         Scenario {
             name: "thin_discard::no_way_leads_to_a_thin_volume_nor_to_what_stands_on_it",
-            needs: Needs::Refusing,
+            needs: Needs::Ordinary,
             run: every_way,
         },
         Scenario {
             name: "thin_discard::a_file_system_on_dm_thin_is_neither_trimmed_nor_mounted_with_discard",
-            needs: Needs::Refusing,
+            needs: Needs::Ends,
             run: file_systems,
         },
         Scenario {
             name: "thin_discard::in_audit_mode_each_discard_is_done_and_counted",
-            needs: Needs::Ordinary,
+            needs: Needs::Ends,
             run: audited,
         },
     ],
@@ -47,7 +47,7 @@ const OFF: &str = "reserve: {pids: 300}, thin: {discard: off}";
 /// Writes to a device what can be discarded.
 fn write(device: &str) -> Result<()> {
     must(&format!(
-        "dd if=/dev/urandom of={device} bs=1M count=4 oflag=direct status=none"
+        "dd if=/dev/urandom of={device} bs=512K count=2 oflag=direct status=none"
     ))
     .map(drop)
 }

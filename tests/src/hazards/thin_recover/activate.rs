@@ -17,7 +17,7 @@ use crate::{
 
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "thin_recover::a_pool_whose_activation_crashed_the_kernel_is_held_back",
-    needs: Needs::Ordinary,
+    needs: Needs::Ends,
     run: held,
 }];
 

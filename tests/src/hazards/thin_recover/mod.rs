@@ -22,7 +22,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
         },
         Scenario {
             name: "thin_recover::a_volume_comes_back_as_an_image_and_on_a_device",
-            needs: Needs::Ordinary,
+            needs: Needs::Ends,
             run: images,
         },
         Scenario {
@@ -32,12 +32,12 @@ pub const SCENARIOS: &[&[Scenario]] = &[
         },
         Scenario {
             name: "thin_recover::of_an_active_pool_only_a_snapshot_of_its_metadata_is_read",
-            needs: Needs::Ordinary,
+            needs: Needs::Ends,
             run: active,
         },
         Scenario {
             name: "thin_recover::nothing_is_done_that_was_not_agreed_to",
-            needs: Needs::Ordinary,
+            needs: Needs::Ends,
             run: agreed,
         },
     ],

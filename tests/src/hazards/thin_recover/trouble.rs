@@ -17,22 +17,22 @@ use crate::{
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "thin_recover::bad_input_is_told_and_leaves_nothing",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: bad_input,
     },
     Scenario {
         name: "thin_recover::a_pool_that_vanishes_half_way_leaves_nothing",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: vanishes,
     },
     Scenario {
         name: "thin_recover::a_call_that_is_stopped_or_killed_leaves_nothing",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: stopped,
     },
     Scenario {
         name: "thin_recover::a_file_system_that_was_not_unmounted_is_read_without_a_replay",
-        needs: Needs::Ordinary,
+        needs: Needs::Ends,
         run: not_unmounted,
     },
 ];
