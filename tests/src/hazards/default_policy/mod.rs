@@ -83,7 +83,7 @@ fn one(step: &Step) -> Result<Came> {
     Ok(came)
 }
 
-/// Does all of it without Bulkhead and with it, which makes no difference, and nothing is refused to anybody. What was audited
+/// Does all of it without Bulkhead and with it, which makes no difference, and nothing else is refused to anybody. What was audited
 /// is for the caller to look at.
 fn alike(steps: &[Step]) -> Result<Policy> {
     let without = go(steps)?;
@@ -110,8 +110,11 @@ fn alike(steps: &[Step]) -> Result<Policy> {
     let known = records.iter().filter(|one| one["kind"] == "container.made");
     ensure!(known.count() > 1, "no container was recognised");
     for record in &records {
+        // What lists all programs of the kernel (bpftool) is told that Bulkhead's own are gone, and goes on with the next.
+        let is_hidden =
+            record["action"] == "guard.disable" && record["process.executable.name"] == "bpftool";
         ensure!(
-            record["verdict"] != "deny" || record["cgroup"] == container.path.as_str(),
+            record["verdict"] != "deny" || is_hidden || record["cgroup"] == container.path.as_str(),
             "refused: {record}"
         );
         if record["verdict"] == "audit" {
