@@ -16,6 +16,7 @@ use crate::{
     bed::may,
     cgroup::Cgroup,
     daemon::{Daemon, Policy},
+    docker::LONG,
 };
 
 /// All scenarios of it.
@@ -64,8 +65,8 @@ fn go(steps: &[Step]) -> Result<Vec<Came>> {
 
 fn one(step: &Step) -> Result<Came> {
     let began = Instant::now();
-    let output = Command::new("sh")
-        .args(["-c", &step.script])
+    let output = Command::new("timeout")
+        .args([LONG, "sh", "-c", &step.script])
         .stdin(Stdio::null())
         .output()
         .context("cannot start sh")?;
