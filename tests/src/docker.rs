@@ -26,6 +26,8 @@ pub const CONTAINERD: &str = "/var/run/docker/containerd/containerd.sock";
 const DATA: &str = "/tmp/bulkhead-docker";
 /// What it writes.
 const LOG: &str = "/run/bulkhead-docker.log";
+/// Seconds that anything of it may take, on an emulated processor that others use as well.
+pub const LONG: &str = "300";
 /// How long it may take to be there, on an emulated processor.
 const READY: Duration = Duration::from_secs(120);
 
@@ -67,7 +69,8 @@ impl Docker {
     /// # Errors
     /// It cannot be started.
     pub fn tell(&self, arguments: &[&str]) -> Result<Output> {
-        Ok(Command::new("docker")
+        Ok(Command::new("timeout")
+            .args([LONG, "docker"])
             .args(arguments)
             .stdin(Stdio::null())
             .output()?)

@@ -16,6 +16,7 @@ use crate::{
     bed::may,
     cgroup::Cgroup,
     daemon::{Daemon, Policy},
+    docker::LONG,
 };
 
 /// All scenarios of it.
@@ -64,8 +65,8 @@ fn go(steps: &[Step]) -> Result<Vec<Came>> {
 
 fn one(step: &Step) -> Result<Came> {
     let began = Instant::now();
-    let output = Command::new("sh")
-        .args(["-c", &step.script])
+    let output = Command::new("timeout")
+        .args([LONG, "sh", "-c", &step.script])
         .stdin(Stdio::null())
         .output()
         .context("cannot start sh")?;
@@ -83,7 +84,7 @@ fn one(step: &Step) -> Result<Came> {
     Ok(came)
 }
 
-/// Does all of it without Bulkhead and with it, which makes no difference, and nothing is refused to anybody. What was audited
+/// Does all of it without Bulkhead and with it, which makes no difference, and nothing else is refused to anybody. What was audited
 /// is for the caller to look at.
 fn alike(steps: &[Step]) -> Result<Policy> {
     let without = go(steps)?;
@@ -110,8 +111,11 @@ fn alike(steps: &[Step]) -> Result<Policy> {
     let known = records.iter().filter(|one| one["kind"] == "container.made");
     ensure!(known.count() > 1, "no container was recognised");
     for record in &records {
+        // What lists all programs of the kernel (bpftool) is told that Bulkhead's own are gone, and goes on with the next.
+        let is_hidden =
+            record["action"] == "guard.disable" && record["process.executable.name"] == "bpftool";
         ensure!(
-            record["verdict"] != "deny" || record["cgroup"] == container.path.as_str(),
+            record["verdict"] != "deny" || is_hidden || record["cgroup"] == container.path.as_str(),
             "refused: {record}"
         );
         if record["verdict"] == "audit" {
