@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal, stdin},
-    path::{Path, PathBuf},
+    path::{Path, PathBuf, absolute},
     process::ExitCode,
 };
 
@@ -30,7 +30,7 @@ use crate::cli::{host, print};
 ///   bulkhead thin recover --metadata $D/metadata --data $D/data --volume web --to /srv/web
 ///   bulkhead thin recover --metadata /dev/vg/pool_tmeta --data /dev/vg/pool_tdata --volume 7 --to /srv/7.img
 ///
-/// LVM shows the two parts of a pool that is not active after `lvchange -ay vg/pool_tmeta vg/pool_tdata`.
+/// LVM shows the two parts of a pool that is not active after `lvchange -ay vg/pool_tmeta vg/pool_tdata`, which asks.
 /// Of an active pool only a snapshot of its metadata can be read: what to do is said then.
 ///
 /// Exit code 0: done; 1: it cannot be done so, or was not agreed to, and nothing is left mapped or mounted; 2: the call is
@@ -125,8 +125,8 @@ fn recover(arguments: &Arguments) -> Result<ExitCode> {
     }
     let found = recover::find(&metadata, books.as_ref());
     let target = match (&arguments.to, &arguments.to_volume) {
-        (_, Some(device)) => Target::Device(device.clone(), arguments.overwrite),
-        (Some(to), None) => Target::to(to.clone()),
+        (_, Some(device)) => Target::Device(absolute(device)?, arguments.overwrite),
+        (Some(to), None) => Target::to(absolute(to)?),
         (None, None) => return list(&found, &metadata, arguments.json),
     };
     let volume = found

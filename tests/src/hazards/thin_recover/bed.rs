@@ -177,6 +177,7 @@ impl Lab {
             ])
             .arg(&self.docker)
             .args(arguments)
+            .current_dir(&self.place)
             .stdin(Stdio::null());
         command
     }

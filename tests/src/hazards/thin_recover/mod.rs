@@ -188,7 +188,8 @@ fn active() -> Result<()> {
         },
     )?;
     let to = lab.to("web");
-    let arguments = ["--volume", "web", "--to", &to, "--yes"];
+    // From where the call is made.
+    let arguments = ["--volume", "web", "--to", "web", "--yes"];
     ended(&lab.recover(&arguments)?, 1, "reserve_metadata_snap")?;
     lab.shell("dmsetup message docker-pool 0 reserve_metadata_snap; sync")?;
     let before = lab.pool()?;
