@@ -213,8 +213,6 @@ fields! {
     DiskMajor = "gendisk.major",
     /// and its minor number.
     DiskMinor = "gendisk.first_minor",
-    /// Which argument of the tracepoint `block_bio_queue` it is: the second before 5.11.
-    BioArgument = "",
     /// The type of a key,
     KeyType = "key.index_key.type",
     /// and its name.

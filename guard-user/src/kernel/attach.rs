@@ -294,7 +294,11 @@ impl Kernel {
     /// [`LoadError`].
     pub fn attach_arrivals(&self, btf: &Btf) -> Result<Link, LoadError> {
         let how = How::RawTracepoint(c"block_bio_queue");
-        self.attach(btf, "thin_discard_arrived", how)
+        let program = match release() < (5, 11) {
+            true => "thin_discard_arrived_second",
+            false => "thin_discard_arrived",
+        };
+        self.attach(btf, program, how)
     }
 
     /// Loads and attaches the program that remembers which task of a container a signal has ended: lines of the kernel log name

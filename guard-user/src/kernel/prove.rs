@@ -92,10 +92,6 @@ pub fn config(btf: &Btf, hierarchy: &Hierarchy) -> [u32; FIELDS] {
         (Field::HostNet, host_net()),
         (Field::UserNamespacesUnasked, unasked(btf)),
         (
-            Field::BioArgument,
-            u32::from(super::attach::release() < (5, 11)),
-        ),
-        (
             Field::PerfArguments,
             btf.arguments(PERF_EVENT_OPEN).unwrap_or(MISSING),
         ),

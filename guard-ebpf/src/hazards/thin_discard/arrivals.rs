@@ -9,7 +9,7 @@ use guard_common::{
 };
 
 use crate::{
-    kernel::{self, add, config, current_name, is_kernel_thread, read},
+    kernel::{add, config, current_name, is_kernel_thread, read},
     maps::THIN,
     subject,
 };
@@ -19,20 +19,19 @@ const OPERATION: u32 = 0xff;
 /// Bits of a minor number (`MINORBITS`, include/linux/kdev_t.h).
 const MINOR_BITS: u32 = 20;
 
-// TRACE_EVENT(block_bio_queue, TP_PROTO(struct request_queue *q, struct bio *bio))   5.10
 // TRACE_EVENT(block_bio_queue, TP_PROTO(struct bio *bio))   5.11 to 7.3
 // At every request to every device: most of them are over after the first question.
 #[raw_tracepoint(tracepoint = "block_bio_queue")]
 pub fn thin_discard_arrived(ctx: RawTracePointContext) -> i32 {
-    let first: u64 = ctx.arg(0);
-    kernel::in_order();
-    let second: u64 = ctx.arg(1);
-    kernel::in_order();
-    let bio = match config(Field::BioArgument) {
-        1 => second,
-        _ => first,
-    };
-    let _ = arrived(bio);
+    let _ = arrived(ctx.arg(0));
+    0
+}
+
+// TRACE_EVENT(block_bio_queue, TP_PROTO(struct request_queue *q, struct bio *bio))   5.10
+// A program that reads an argument which is not there is not attached.
+#[raw_tracepoint(tracepoint = "block_bio_queue")]
+pub fn thin_discard_arrived_second(ctx: RawTracePointContext) -> i32 {
+    let _ = arrived(ctx.arg(1));
     0
 }
 

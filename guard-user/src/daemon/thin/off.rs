@@ -106,7 +106,7 @@ impl Daemon {
                 self.classify(mounted.number, Class::Thin);
                 alone.insert(mounted.number);
             }
-            if self.refuses() && !queues_are_heeded() && discards(&mounted) {
+            if self.refuses() && !queues_are_heeded() && self.discards(&mounted) {
                 self.stop_discarding(&mounted);
             }
         }
@@ -120,11 +120,16 @@ impl Daemon {
         }
     }
 
+    fn discards(&self, mounted: &Mounted) -> bool {
+        let block = self.thin.stack.block(mounted.number);
+        discards(mounted, block.map(|block| block.name.as_str()))
+    }
+
     fn stop_discarding(&mut self, mounted: &Mounted) {
         let at = mounted.at.display().to_string();
         let stopped = remount::stop_discarding(mounted, &mut self.journal);
         let again = remount::mounted().unwrap_or_default();
-        let goes_on = (again.iter()).any(|one| one.number == mounted.number && discards(one));
+        let goes_on = (again.iter()).any(|one| one.number == mounted.number && self.discards(one));
         if !goes_on {
             let record = Record::new(Kind::SettingChanged)
                 .severity(Severity::Info)
@@ -216,12 +221,12 @@ fn device_of(mounted: &Mounted) -> Option<u32> {
     ))
 }
 
-/// Whether a file system discards by itself: ext4 also if that stands in its own superblock, which it does not list.
-fn discards(mounted: &Mounted) -> bool {
+/// Whether a file system discards by itself: ext4 also if that stands in its own superblock, which it does not list. `device`: as the
+/// kernel calls what it is on.
+fn discards(mounted: &Mounted, device: Option<&str>) -> bool {
     let by_default = || {
-        let device = fs::canonicalize(&mounted.source).ok()?;
-        let of_it = Path::new("/proc/fs/ext4").join(device.file_name()?);
-        let text = fs::read_to_string(of_it.join("options")).ok()?;
+        let options = Path::new("/proc/fs/ext4").join(device?).join("options");
+        let text = fs::read_to_string(options).ok()?;
         Some(text.lines().any(|line| line == "discard"))
     };
     let asked = || mounted.discards || mounted.kind == "ext4" && by_default() == Some(true);
