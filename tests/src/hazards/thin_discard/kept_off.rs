@@ -14,7 +14,7 @@ use crate::{
     cgroup::Cgroup,
     daemon::{Daemon, Policy, succeed},
     hazards::{Needs, Scenario},
-    host::wait_for,
+    host::{release, wait_for},
 };
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -27,6 +27,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "thin_discard::what_was_switched_off_is_on_again_with_off_and_at_the_end",
         needs: Needs::Ends,
         run: restored,
+    },
+    Scenario {
+        name: "thin_discard::what_the_host_has_mounted_with_discard_stops_or_is_told_of",
+        needs: Needs::Ends,
+        run: mounted,
     },
 ];
 
@@ -138,4 +143,53 @@ fn restored() -> Result<()> {
     daemon.stop()?;
     ensure!(most(&thin)? > 0, "the end leaves discards off");
     Ok(())
+}
+
+/// File systems that discard by themselves: asked to, asked to by their own superblock, and one that 5.10 cannot tell otherwise.
+fn mounted() -> Result<()> {
+    let mut pool = Pool::make()?;
+    let at = pool.place()?;
+    let at = at.display();
+    let policy = Policy::write("enforce", "pids: {max: 4000}", OFF)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    for (make, option, stops) in [
+        ("mkfs.ext4 -q", "-o discard", true),
+        ("mke2fs -q -t ext4 -E nodiscard", "", true),
+        ("mkfs.xfs -q -K", "-o discard", release() >= (5, 19)),
+    ] {
+        let thin = pool.volume()?;
+        must(&format!("{make} {thin}"))?;
+        if option.is_empty() {
+            must(&format!("tune2fs -o discard {thin}"))?;
+        }
+        must(&format!("mount {option} {thin} {at}"))?;
+        // It is seen within a second.
+        std::thread::sleep(Duration::from_secs(3));
+        must(&format!(
+            "dd if=/dev/urandom of={at}/file bs=1M count=16 conv=fsync status=none"
+        ))?;
+        let before = pool.used()?;
+        // What is deleted is discarded when the journal is written, every five seconds.
+        must(&format!("rm {at}/file; sync; sleep 7; sync"))?;
+        // The journal itself may have grown; what was deleted are 256 blocks.
+        let given_back = before.saturating_sub(pool.used()?);
+        ensure!(
+            (given_back < 100) == stops,
+            "{make}, {option}: {given_back} blocks were given back"
+        );
+        must(&format!("umount {at}"))?;
+    }
+    let told = || -> Result<bool> {
+        Ok(policy.records()?.iter().any(|record| {
+            record["kind"] == "discards"
+                && record["severity"] == "high"
+                && record["outcome"]
+                    .as_str()
+                    .is_some_and(|words| words.contains("reached"))
+        }))
+    };
+    if release() >= (5, 19) {
+        return Ok(ensure!(!told()?, "something arrived"));
+    }
+    wait_for("the alarm", Duration::from_secs(30), told)
 }
