@@ -79,7 +79,7 @@ pub enum Needs {
     Ordinary,
     /// The same, on the oldest and on the newest kernel: what user space decides, or one place of the kernel that has not changed.
     Ends,
-    /// Minutes of real runtimes, on every kernel as Debian boots it; with `--ci` (`bulkhead.tests=brief`) as [`Needs::Ends`].
+    /// Minutes of real runtimes, on every kernel as Debian boots it; not with `--ci` (`bulkhead.tests=brief`).
     Runtimes,
     /// Minutes, or nothing that the kernel has a part in: `bulkhead.tests=patient` on the kernel's command line.
     Patience,
@@ -110,9 +110,7 @@ impl Needs {
             }
             Self::Ends if !machine.ordinary => Some("a kernel's plain boot shows it"),
             Self::Ends if between => Some("the oldest and the newest kernel show it"),
-            Self::Runtimes if between && machine.brief => {
-                Some("the oldest and the newest kernel show it")
-            }
+            Self::Runtimes if machine.brief => Some("it takes minutes: without --ci"),
             Self::Patience if !machine.patient => Some("one kernel shows it"),
             _ if machine.patient && self != Self::Patience => Some("another boot shows it"),
             Self::Nothing
