@@ -66,6 +66,11 @@ pub struct Host {
     pub refusal_ends: u32,
     /// A [`crate::thin::OfTheHost`]; the daemon's to store.
     pub thin_discard: u32,
+    /// How often the device mapper was told to make a device, modulo 2^32.
+    pub thin_made: u32,
+    /// As it stood when all that had been made by then was last looked at; the daemon's to store. While it is another, a device of the
+    /// device mapper that is known may be another one with the same number.
+    pub thin_looked: u32,
     /// Reserved, zero.
     pub reserved: u32,
     /// What was ever counted in the kernel table `THIN`: when it moves, it is time to look there.
@@ -73,7 +78,7 @@ pub struct Host {
     /// `user_made` by whose they are: by [`user_of`] the cgroup that all of a user's are below.
     pub user_made_by: [u32; USERS],
 }
-const _: () = assert!(size_of::<Host>() == 208 + 4 * USERS);
+const _: () = assert!(size_of::<Host>() == 216 + 4 * USERS);
 
 impl Host {
     /// Forks under way: judged, and neither done nor failed. Below zero after one that began before it was counted.

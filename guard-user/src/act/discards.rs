@@ -7,40 +7,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use thiserror::Error;
-
 use super::{
-    journal::{Change, Journal, JournalError, Kind},
+    journal::{Change, Journal, Kind},
     pids::Applied,
+    setting::{self, SettingError},
 };
 use crate::kernel::mapper::Mapper;
 
 /// Where sysfs is.
 pub const SYS: &str = "/sys";
-
-/// The setting of a queue could not be used.
-#[derive(Debug, Error)]
-pub enum DiscardsError {
-    /// Reading.
-    #[error("cannot read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Writing.
-    #[error("cannot write {path}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// What cannot be written down is not done.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-}
 
 /// The directory of the device with this number.
 #[must_use]
@@ -55,13 +30,10 @@ fn file(sys: &Path, number: u32) -> PathBuf {
 /// The most that the device takes in one discard, in bytes; 0: it takes none. `None`: it has no queue of its own, or is gone.
 ///
 /// # Errors
-/// [`DiscardsError::Read`].
-pub fn most(sys: &Path, number: u32) -> Result<Option<u64>, DiscardsError> {
+/// [`SettingError::Read`].
+pub fn most(sys: &Path, number: u32) -> Result<Option<u64>, SettingError> {
     let path = file(sys, number);
-    let failed = |source| DiscardsError::Read {
-        path: path.clone(),
-        source,
-    };
+    let failed = SettingError::read(&path);
     match fs::read_to_string(&path) {
         Ok(text) => (text.trim().parse().map(Some))
             .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error))),
@@ -73,12 +45,8 @@ pub fn most(sys: &Path, number: u32) -> Result<Option<u64>, DiscardsError> {
 /// Switches them off. The journal has it before the kernel.
 ///
 /// # Errors
-/// [`DiscardsError`].
-pub fn switch_off(
-    sys: &Path,
-    number: u32,
-    journal: &mut Journal,
-) -> Result<Applied, DiscardsError> {
+/// [`SettingError`].
+pub fn switch_off(sys: &Path, number: u32, journal: &mut Journal) -> Result<Applied, SettingError> {
     let old = match most(sys, number)? {
         None => return Ok(Applied::Absent),
         Some(0) => return Ok(Applied::Nothing),
@@ -100,8 +68,8 @@ pub fn switch_off(
 /// Switches them on again, if it was us who switched them off and they still are.
 ///
 /// # Errors
-/// [`DiscardsError`].
-pub fn restore(sys: &Path, number: u32, journal: &mut Journal) -> Result<Applied, DiscardsError> {
+/// [`SettingError`].
+pub fn restore(sys: &Path, number: u32, journal: &mut Journal) -> Result<Applied, SettingError> {
     let id = u64::from(number);
     let Some(old) = journal.discards(id) else {
         return Ok(Applied::Nothing);
@@ -119,12 +87,11 @@ pub fn restore(sys: &Path, number: u32, journal: &mut Journal) -> Result<Applied
 }
 
 /// From 6.9 on or so (seen on 6.12 and 7.3) a queue that takes none has forgotten in what units it took them, and refuses all but 0.
-fn with_a_table(error: DiscardsError, number: u32) -> Result<(), DiscardsError> {
+fn with_a_table(error: SettingError, number: u32) -> Result<(), SettingError> {
     let renewed = Mapper::open().and_then(|mapper| mapper.renew(number));
     renewed.map_err(|_| error)
 }
 
-fn write(sys: &Path, number: u32, value: u64) -> Result<(), DiscardsError> {
-    let path = file(sys, number);
-    fs::write(&path, value.to_string()).map_err(|source| DiscardsError::Write { path, source })
+fn write(sys: &Path, number: u32, value: u64) -> Result<(), SettingError> {
+    setting::write(&file(sys, number), &value.to_string())
 }

@@ -10,6 +10,7 @@ pub mod pids;
 pub mod remount;
 pub mod restore;
 pub mod restrict;
+pub mod setting;
 mod subtree;
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ use thiserror::Error;
 
 use super::{
     cgroup::Cgroup,
-    discards::{self, DiscardsError, SYS},
+    discards::{self, SYS},
     freeze::{self, FreezeError, Froze},
     journal::{Change, Journal, Kind},
     pids::{self, Applied, PidsError},
     remount::{self, RemountError},
-    restrict::{self, RestrictError},
+    restrict,
+    setting::SettingError,
 };
 use crate::identity::tree::Hierarchy;
 
@@ -35,12 +36,9 @@ pub enum RestoreError {
     /// The freezer.
     #[error(transparent)]
     Freeze(#[from] FreezeError),
-    /// `kernel.dmesg_restrict`.
+    /// `kernel.dmesg_restrict`, or the queue of a device.
     #[error(transparent)]
-    Restrict(#[from] RestrictError),
-    /// The queue of a device.
-    #[error(transparent)]
-    Discards(#[from] DiscardsError),
+    Setting(#[from] SettingError),
     /// An option of a mount.
     #[error(transparent)]
     Remount(#[from] RemountError),

@@ -2,63 +2,32 @@
 //!
 //! It is the whole host's: users outside of containers lose `dmesg` as well. So it is thrown only on request.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
-
-use thiserror::Error;
+use std::{fs, path::Path};
 
 use super::{
-    journal::{Change, HOST, Journal, JournalError, Kind},
+    journal::{Change, HOST, Journal, Kind},
     pids::Applied,
+    setting::{self, SettingError},
 };
 use crate::decide::restrict::Step;
 
 /// The switch.
 pub const FILE: &str = "/proc/sys/kernel/dmesg_restrict";
 
-/// The switch could not be used.
-#[derive(Debug, Error)]
-pub enum RestrictError {
-    /// Reading.
-    #[error("cannot read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Writing.
-    #[error("cannot write {path}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// What cannot be written down is not done.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-}
-
 /// Whether it is thrown.
 ///
 /// # Errors
-/// [`RestrictError::Read`].
-pub fn thrown(file: &Path) -> Result<bool, RestrictError> {
-    let text = fs::read_to_string(file).map_err(|source| RestrictError::Read {
-        path: file.to_owned(),
-        source,
-    })?;
+/// [`SettingError::Read`].
+pub fn thrown(file: &Path) -> Result<bool, SettingError> {
+    let text = fs::read_to_string(file).map_err(SettingError::read(file))?;
     Ok(text.trim() != "0")
 }
 
 /// Carries out what was decided. The journal has it before the kernel.
 ///
 /// # Errors
-/// [`RestrictError`]; then nothing was changed.
-pub fn apply(file: &Path, step: Step, journal: &mut Journal) -> Result<Applied, RestrictError> {
+/// [`SettingError`]; then nothing was changed.
+pub fn apply(file: &Path, step: Step, journal: &mut Journal) -> Result<Applied, SettingError> {
     match step {
         Step::Leave => Ok(Applied::Nothing),
         Step::Contested => {
@@ -68,7 +37,7 @@ pub fn apply(file: &Path, step: Step, journal: &mut Journal) -> Result<Applied, 
         Step::Throw { .. } => {
             let known = journal.is_restricted();
             journal.record(HOST, Change::DmesgRestrict)?;
-            if let Err(error) = write(file, "1") {
+            if let Err(error) = setting::write(file, "1") {
                 if !known {
                     journal.forget(HOST, Kind::DmesgRestrict)?;
                 }
@@ -83,24 +52,17 @@ pub fn apply(file: &Path, step: Step, journal: &mut Journal) -> Result<Applied, 
 /// Throws it back, if it was us who threw it and it still is.
 ///
 /// # Errors
-/// [`RestrictError`].
-pub fn restore(file: &Path, journal: &mut Journal) -> Result<Applied, RestrictError> {
+/// [`SettingError`].
+pub fn restore(file: &Path, journal: &mut Journal) -> Result<Applied, SettingError> {
     if !journal.is_restricted() {
         return Ok(Applied::Nothing);
     }
     let applied = if thrown(file)? {
-        write(file, "0")?;
+        setting::write(file, "0")?;
         Applied::Done
     } else {
         Applied::Moved
     };
     journal.forget(HOST, Kind::DmesgRestrict)?;
     Ok(applied)
-}
-
-fn write(file: &Path, value: &str) -> Result<(), RestrictError> {
-    fs::write(file, value).map_err(|source| RestrictError::Write {
-        path: file.to_owned(),
-        source,
-    })
 }

@@ -19,6 +19,13 @@ const TABLE_STATUS: libc::c_ulong = 0xc138_fd0c;
 /// `DM_TABLE_LOAD` and `DM_DEV_SUSPEND`, which without its flag resumes, with the table that was loaded.
 const TABLE_LOAD: libc::c_ulong = 0xc138_fd09;
 const DEV_SUSPEND: libc::c_ulong = 0xc138_fd06;
+/// `DM_TABLE_CLEAR`: one that was loaded and not taken goes.
+const TABLE_CLEAR: libc::c_ulong = 0xc138_fd0a;
+/// `DM_READONLY_FLAG`: nothing may be written to it. `DM_SUSPEND_FLAG`: it is suspended. `DM_INACTIVE_PRESENT_FLAG`: a table was loaded,
+/// and not taken yet.
+const READONLY: u32 = 1;
+const SUSPENDED: u32 = 1 << 1;
+const INACTIVE: u32 = 1 << 6;
 /// `DM_STATUS_TABLE_FLAG`: what each target was made with, and not how it is.
 const TABLE: u32 = 1 << 4;
 /// `DM_NOFLUSH_FLAG`: a pool that is asked how it is writes nothing to its metadata.
@@ -83,6 +90,11 @@ impl Mapper {
     /// # Errors
     /// There is no such device, or it says more than can be.
     pub fn targets(&self, number: u32, asked: Asked) -> io::Result<Vec<Target>> {
+        self.state(number, asked).map(|(targets, _)| targets)
+    }
+
+    /// The same, with its flags.
+    fn state(&self, number: u32, asked: Asked) -> io::Result<(Vec<Target>, u32)> {
         let mut room = ROOM;
         while room <= ROOM_MAX {
             let flags = match asked {
@@ -93,7 +105,8 @@ impl Mapper {
             self.tell(TABLE_STATUS, &mut data)?;
             let word = |at| word_at(&data, at).unwrap_or_default();
             if word(FLAGS) & BUFFER_FULL == 0 {
-                return read(&data, word(TARGETS) as usize).ok_or_else(malformed);
+                let targets = read(&data, word(TARGETS) as usize).ok_or_else(malformed)?;
+                return Ok((targets, word(FLAGS)));
             }
             room *= 4;
         }
@@ -103,9 +116,9 @@ impl Mapper {
     /// Has a device take its own table anew, which brings the limits of its queue back. It is suspended for that moment.
     ///
     /// # Errors
-    /// Its targets are none that say all of themselves, or the device mapper refuses.
+    /// Its targets are none that say all of themselves, somebody else is at work on it, or the device mapper refuses.
     pub fn renew(&self, number: u32) -> io::Result<()> {
-        let targets = self.targets(number, Asked::Table)?;
+        let (targets, flags) = self.state(number, Asked::Table)?;
         // Others keep to themselves what must not be read, or more than a table.
         if targets.is_empty()
             || !(targets.iter()).all(|one| ["thin", "linear"].contains(&one.kind.as_str()))
@@ -113,7 +126,15 @@ impl Mapper {
             let words = "only a device of the targets thin and linear can be given its table anew";
             return Err(io::Error::other(words));
         }
-        let mut data = header(number, 0, HEADER);
+        // LVM, in the middle of a snapshot or a resize: its table would be lost, or its volume go on too soon.
+        if flags & (SUSPENDED | INACTIVE) != 0 {
+            return Err(io::Error::other(
+                "somebody else is about to give it another table",
+            ));
+        }
+        // What could not be written stays so.
+        let kept = flags & READONLY;
+        let mut data = header(number, kept, HEADER);
         for target in &targets {
             spec(&mut data, target);
         }
@@ -121,7 +142,11 @@ impl Mapper {
         data[DATA_SIZE..DATA_SIZE + 4].copy_from_slice(&size.to_ne_bytes());
         data[TARGETS..TARGETS + 4].copy_from_slice(&count.to_ne_bytes());
         self.tell(TABLE_LOAD, &mut data)?;
-        self.tell(DEV_SUSPEND, &mut header(number, 0, HEADER))
+        let taken = self.tell(DEV_SUSPEND, &mut header(number, kept, HEADER));
+        if taken.is_err() {
+            let _ = self.tell(TABLE_CLEAR, &mut header(number, 0, HEADER));
+        }
+        taken
     }
 
     fn tell(&self, command: libc::c_ulong, data: &mut [u8]) -> io::Result<()> {

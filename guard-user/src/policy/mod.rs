@@ -19,6 +19,7 @@ pub mod problem;
 mod rule;
 pub(crate) mod section;
 pub mod units;
+mod when;
 pub(crate) mod yaml;
 
 #[cfg(test)]

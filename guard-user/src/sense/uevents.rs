@@ -76,6 +76,16 @@ impl Uevents {
         }
     }
 
+    /// Those that have come by now.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn rest(&self) -> io::Result<Vec<Uevent>> {
+        let mut all = Vec::new();
+        self.take(&mut all)?;
+        Ok(all)
+    }
+
     fn take(&self, all: &mut Vec<Uevent>) -> io::Result<()> {
         let mut room = [0_u8; LONGEST];
         loop {

@@ -12,13 +12,14 @@ use guard_common::{
     action::Action,
     config::Field,
     device,
+    host::Host,
     thin::{Class, DM_THIN, Device, NO_DEVICE, OfTheHost, all_of},
 };
 
 use super::swap::SWAPON;
 use crate::{
     gate::{self, Case, Verdict},
-    kernel::{add, apart, current_name, is_kernel_thread, read},
+    kernel::{add, add32, apart, current_name, is_kernel_thread, read},
     maps::THIN,
     subject,
 };
@@ -43,6 +44,8 @@ const SEC_TRIM_FILE: u32 = 0x4018_f514;
 /// `EXT4_IOC_CHECKPOINT` (fs/ext4/ext4.h, 5.14), which may be told to discard the journal. By a flag that its caller's other threads
 /// can change meanwhile: so with and without it.
 const CHECKPOINT: u32 = 0x4004_662b;
+/// `DM_DEV_CREATE` (include/uapi/linux/dm-ioctl.h).
+const DM_DEV_CREATE: u32 = 0xc138_fd03;
 /// `BLOCK_URING_CMD_DISCARD` (include/uapi/linux/blkdev.h, 6.12).
 const URING_DISCARD: u32 = 0x1200;
 /// `SWAP_FLAG_DISCARD` (include/linux/swap.h).
@@ -90,7 +93,20 @@ fn asked(file: u64, command: u32) -> i32 {
         BLKDISCARD | BLKSECDISCARD | FITRIM | SEC_TRIM_FILE | CHECKPOINT => {
             refused(device_of(file))
         }
+        DM_DEV_CREATE => {
+            made();
+            ALLOW
+        }
         _ => ALLOW,
+    }
+}
+
+/// A device is about to be made, which may get the number of one that is gone. Counted whoever asks, and whether or not it is.
+#[inline(always)]
+fn made() {
+    if let Some(host) = subject::host() {
+        // SAFETY: a live map value; the counter is only added to.
+        unsafe { add32(&raw mut (*host).thin_made, 1) };
     }
 }
 
@@ -152,12 +168,27 @@ fn judge_container(number: u32, thin: bool) -> Verdict {
 /// What is known of a device that stands on dm-thin, or may.
 #[inline(always)]
 fn thin(number: u32) -> Option<*mut Device> {
-    let device = THIN
-        .get_ptr_mut(&number)
-        .or_else(|| THIN.get_ptr_mut(&all_of(number)))?;
+    let of_all = THIN.get_ptr_mut(&all_of(number));
+    let own = THIN.get_ptr_mut(&number);
+    // Since the daemon last looked another device may have got the number.
+    if let Some(of_all) = of_all
+        && (own.is_none() || subject::host().is_some_and(is_outdated))
+    {
+        return Some(of_all);
+    }
+    let device = own?;
     // SAFETY: a live map value; the daemon replaces it whole.
     let class = unsafe { (&raw const (*device).class).read_volatile() };
     (class != Class::Other as u32).then_some(device)
+}
+
+#[inline(always)]
+fn is_outdated(host: *mut Host) -> bool {
+    // SAFETY: a live map value; words are stored whole.
+    unsafe {
+        (&raw const (*host).thin_made).read_volatile()
+            != (&raw const (*host).thin_looked).read_volatile()
+    }
 }
 
 #[inline(always)]

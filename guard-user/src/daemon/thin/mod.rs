@@ -18,7 +18,10 @@ use guard_common::{
 
 use super::Daemon;
 use crate::{
-    act::discards::SYS,
+    act::{
+        discards::{self, SYS},
+        journal,
+    },
     kernel::{attach::Link, mapper::Mapper, tables::Plain},
     sense::uevents::{Uevent, Uevents},
     thin::{
@@ -76,6 +79,7 @@ impl Thin {
 impl Daemon {
     /// Looks at all block devices, as far as anything is to be refused on them.
     pub(super) fn keep_thin(&mut self) {
+        let made = self.made();
         let judged = self.plan.judges(&[Action::Discard]);
         self.listen_for_devices(judged || self.plan.waits_for_mapper);
         // First the table: what is not in it is refused nothing.
@@ -83,9 +87,10 @@ impl Daemon {
             true => self.find_devices(),
             false => BTreeMap::new(),
         };
-        let gone: Vec<u32> = (self.thin.table.keys())
-            .filter(|number| !all.contains_key(number) && !is_of_no_device(**number))
-            .copied()
+        // Those too that an earlier daemon knew.
+        let gone: Vec<u32> = (self.kernel.thin.keys())
+            .filter_map(Result::ok)
+            .filter(|number| !all.contains_key(number) && !is_of_no_device(*number))
             .collect();
         for (number, class) in all {
             self.classify(number, class);
@@ -93,6 +98,7 @@ impl Daemon {
         for number in gone {
             self.strike_off(number);
         }
+        self.have_looked(made);
         self.kernel
             .host
             .word(0, offset_of!(HostTable, thin_discard))
@@ -169,6 +175,25 @@ impl Daemon {
         if told.contains(&Uevent::Lost) {
             return self.keep_thin();
         }
+        // What is told from now on is of devices that were made by now: one that is gone was told of before its number was given anew.
+        let made = self.made();
+        let rest = self.thin.uevents.as_ref().map(Uevents::rest);
+        match rest.transpose() {
+            Ok(rest) => {
+                let told: Vec<Uevent> =
+                    told.into_iter().chain(rest.into_iter().flatten()).collect();
+                if told.contains(&Uevent::Lost) {
+                    return self.keep_thin();
+                }
+                self.renew_devices(told);
+                self.have_looked(made);
+            }
+            Err(_) => self.keep_thin(),
+        }
+        self.watch_arrivals();
+    }
+
+    fn renew_devices(&mut self, told: Vec<Uevent>) {
         let devices = Devices::open();
         for event in told {
             let Uevent::Block { name, changed } = event else {
@@ -191,7 +216,21 @@ impl Daemon {
                 self.keep_off(number, true);
             }
         }
-        self.watch_arrivals();
+    }
+
+    /// How often a device of the device mapper was made.
+    fn made(&self) -> u32 {
+        let made = offset_of!(HostTable, thin_made);
+        self.kernel.host.word(0, made).load(Ordering::Acquire)
+    }
+
+    /// All that had been made by then was looked at.
+    fn have_looked(&self, made: u32) {
+        let looked = offset_of!(HostTable, thin_looked);
+        self.kernel
+            .host
+            .word(0, looked)
+            .store(made, Ordering::Release);
     }
 
     /// Whether there is a device mapper now, which what is refused depends on.
@@ -234,6 +273,12 @@ impl Daemon {
         }
         let _ = self.kernel.thin.remove(&number);
         self.thin.table.remove(&number);
+        // The next one with this number was never changed by us.
+        if !discards::directory(Path::new(SYS), number).exists()
+            && let Err(error) = (self.journal).forget(u64::from(number), journal::Kind::Discards)
+        {
+            self.note("journal", error.to_string());
+        }
     }
 
     /// Once a tick: what was counted, and now and then all devices.
@@ -249,7 +294,9 @@ impl Daemon {
                 }
             }
         }
-        if self.ticks.is_multiple_of(ROUND) && !self.thin.table.is_empty() {
+        // One that was to be made and was not is told of by nobody.
+        let outdated = self.made() != self.kernel.host.get(0).thin_looked;
+        if (outdated || self.ticks.is_multiple_of(ROUND)) && !self.thin.table.is_empty() {
             self.keep_thin();
         } else {
             self.keep_mounts();

@@ -5,7 +5,7 @@ mod pool;
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use self::pool::{Came, Pool, came, must};
 use super::{Needs, Scenario, kernel_log::refusing::count};
@@ -80,6 +80,35 @@ fn stacked(pool: &mut Pool) -> Result<Vec<String>> {
     Ok(vec![part, logical, luks])
 }
 
+/// Each way on each device, by each of these: what comes of it, and whether the pool has blocks back then.
+fn each(
+    pool: &Pool,
+    devices: &[String],
+    ways: &[&str],
+    expected: &[(Option<&Cgroup>, Came)],
+) -> Result<()> {
+    for device in devices {
+        for way in ways {
+            for (whose, expected) in expected {
+                write(device)?;
+                let before = pool.used()?;
+                let script = format!("{way} {device}");
+                let seen = came(*whose, &script)?;
+                ensure!(
+                    seen == *expected,
+                    "{script}: {seen:?}, and not {expected:?}"
+                );
+                let back = pool.used()? < before;
+                ensure!(
+                    back == (seen == Came::Done),
+                    "{script}: {seen:?}, given back: {back}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
 fn every_way() -> Result<()> {
     let mut pool = Pool::make()?;
     let thin = pool.volume()?;
@@ -93,48 +122,14 @@ fn every_way() -> Result<()> {
     if release() >= (6, 12) {
         ways.push("bulkhead-probe discard");
     }
-    for device in &all {
-        for way in &ways {
-            write(device)?;
-            let before = pool.used()?;
-            let script = format!("{way} {device}");
-            ensure!(
-                came(us, &script)? == Came::Done,
-                "without Bulkhead: {script}"
-            );
-            ensure!(
-                pool.used()? < before,
-                "without Bulkhead nothing is given back by {script}"
-            );
-        }
-    }
+    each(&pool, &all, &ways, &[(us, Came::Done)]).context("without Bulkhead")?;
     // A rule for containers, and nothing for the host: both edges.
     let policy = Policy::write("enforce", RULE, LEAVE)?;
     let daemon = Daemon::start(&policy, &[])?;
-    for device in &all {
-        for way in &ways {
-            write(device)?;
-            let before = pool.used()?;
-            let script = format!("{way} {device}");
-            ensure!(
-                came(us, &script)? == Came::Refused,
-                "the container may: {script}"
-            );
-            ensure!(
-                pool.used()? == before,
-                "{script} was refused, and gave something back"
-            );
-            for other in [Some(&neighbour), None] {
-                write(device)?;
-                let before = pool.used()?;
-                ensure!(
-                    came(other, &script)? == Came::Done,
-                    "the host may not: {script}"
-                );
-                ensure!(pool.used()? < before, "nothing is given back by {script}");
-            }
-        }
-    }
+    let neighbour = Some(&neighbour);
+    let done = [(neighbour, Came::Done), (None, Came::Done)];
+    each(&pool, &all, &ways, &[(us, Came::Refused)])?;
+    each(&pool, &all, &ways, &done)?;
     let zeroes = format!("blkdiscard --zeroout --length 1M {thin}");
     ensure!(came(us, &zeroes)? == Came::Done, "writing zeros is refused");
     plain_goes_on(&pool, us, &plain)?;
@@ -167,31 +162,31 @@ fn every_way() -> Result<()> {
     // Switched off for everybody: the host is told that there are none.
     let policy = Policy::write("enforce", "pids: {max: 4000}", OFF)?;
     let mut daemon = Daemon::start(&policy, &[])?;
-    for device in &all {
-        for way in &ways {
-            write(device)?;
-            let before = pool.used()?;
-            let script = format!("{way} {device}");
-            for (whose, expected) in [
-                (us, Came::Refused),
-                (Some(&neighbour), Came::Unsupported),
-                (None, Came::Unsupported),
-            ] {
-                let seen = came(whose, &script)?;
-                ensure!(seen == expected, "{script}: {seen:?}, and not {expected:?}");
-            }
-            ensure!(
-                pool.used()? == before,
-                "{script} was refused, and gave something back"
-            );
-        }
-    }
+    let off = [
+        (us, Came::Refused),
+        (neighbour, Came::Unsupported),
+        (None, Came::Unsupported),
+    ];
+    each(&pool, &all, &ways, &off)?;
     swap(&mut pool, us)?;
     plain_goes_on(&pool, None, &plain)?;
     // kill -9 of the daemon changes nothing, also for what comes after it.
+    let other = format!("{}-other", pool.name());
+    must(&format!(
+        "dmsetup create {other} --table '0 8192 linear {plain} 0'"
+    ))?;
+    let script = format!("blkdiscard /dev/mapper/{other}");
+    wait_for("it to be known for another", Duration::from_secs(5), || {
+        Ok(came(None, &script)? == Came::Done)
+    })?;
     daemon.kill()?;
     let new = pool.volume()?;
-    for device in [&thin, &new] {
+    // It has the number of a device that was known for another, and was taken away while nobody looked.
+    let again = {
+        must(&format!("dmsetup remove {other}"))?;
+        pool.volume()?
+    };
+    for device in [&thin, &new, &again] {
         let script = format!("blkdiscard {device}");
         ensure!(
             came(us, &script)? == Came::Refused,
