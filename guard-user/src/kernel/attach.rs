@@ -368,7 +368,7 @@ impl Kernel {
             log,
         };
         let code = variables::resolved(btf, &code.instructions)?;
-        let functions = Functions::of(&self.object, &code)
+        let functions = Functions::of(&self.object, program, &code)
             .map_err(|source| refused(source, "of the types of its functions".to_owned()))?;
         let loaded = sys::load(&sys::Load {
             kind: kind as u32,

@@ -36,19 +36,11 @@ const GLOBAL: [(&str, usize); 11] = [
     ("rtnetlink_step", 0),
     ("rtnetlink_steps", 0),
 ];
-/// The most that any takes.
-const MOST: usize = 3;
 
 /// `BTF_MAGIC` (include/uapi/linux/btf.h).
 const MAGIC: u16 = 0xeb9f;
 /// Bytes of a `struct btf_header`.
 const HEADER: u32 = 24;
-/// The names, each with its NUL: of no name, of the number, of what it takes, and of every function.
-const NAMES: &[u8] = b"\0long\0number\0function\0";
-const LONG: u32 = 1;
-const TAKEN: u32 = 6;
-const FUNCTION: u32 = 13;
-
 /// `struct bpf_func_info`: where a function begins, an index into the code, and its type.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,27 +56,27 @@ pub struct Functions {
 }
 
 impl Functions {
-    /// Of this code, with all that it calls behind it; `None`: none of that is global.
+    /// Of this program's code, with all that it calls behind it; `None`: none of that is global.
     ///
     /// # Errors
     /// What the kernel says to the type information.
-    pub fn of(object: &Object, code: &[bpf_insn]) -> io::Result<Option<Self>> {
+    pub fn of(object: &Object, program: &str, code: &[bpf_insn]) -> io::Result<Option<Self>> {
         let globals: Vec<(&Function, usize)> = (object.functions.values())
             .filter_map(|function| {
                 let mut all = GLOBAL.iter();
-                let (_, takes) = all.find(|(name, _)| *name == function.name)?;
-                Some((function, *takes))
+                let at = all.position(|(name, _)| *name == function.name)?;
+                Some((function, at))
             })
             .collect();
         let begins = begins(code, |code| {
             // Of two that look alike it is either: these take as many numbers.
-            let (_, takes) = globals.iter().find(|(global, _)| is(global, code))?;
-            Some(*takes)
+            let (_, at) = globals.iter().find(|(global, _)| is(global, code))?;
+            Some(*at)
         });
-        if begins.iter().all(|one| one.kind == STATIC) {
+        if begins.iter().all(|one| one.kind <= PROGRAM) {
             return Ok(None);
         }
-        let types = sys::load_types(&types())?;
+        let types = sys::load_types(&types(program))?;
         Ok(Some(Self { types, begins }))
     }
 
@@ -95,11 +87,13 @@ impl Functions {
 
 /// Numbers of the types, in their order.
 const NUMBER: u32 = 1;
+const NOTHING: u32 = 2;
 const STATIC: u32 = 3;
+const PROGRAM: u32 = 4;
 
-/// The type of a global function that takes so many numbers; its prototype stands before it.
-const fn of_all(takes: usize) -> u32 {
-    STATIC + 2 * (takes as u32 + 1)
+/// The type of a global function; its prototype stands before it.
+const fn of_global(at: usize) -> u32 {
+    PROGRAM + 2 * (at as u32 + 1)
 }
 
 /// Where functions begin: the program itself, and all that it calls.
@@ -111,12 +105,15 @@ fn begins(code: &[bpf_insn], global: impl Fn(&[bpf_insn]) -> Option<usize>) -> V
         })
         .filter_map(|(instruction, next)| u32::try_from(next + instruction.imm).ok())
         .collect();
-    (std::iter::once(0).chain(called))
-        .map(|at| Begins {
-            at,
-            kind: (code.get(at as usize..).and_then(&global)).map_or(STATIC, of_all),
-        })
-        .collect()
+    let called = called.into_iter().map(|at| Begins {
+        at,
+        kind: (code.get(at as usize..).and_then(&global)).map_or(STATIC, of_global),
+    });
+    let program = Begins {
+        at: 0,
+        kind: PROGRAM,
+    };
+    std::iter::once(program).chain(called).collect()
 }
 
 /// Whether code begins with this function. What it calls is elsewhere now; nothing else of it was changed.
@@ -128,34 +125,46 @@ fn is(function: &Function, code: &[bpf_insn]) -> bool {
     code.len() >= own.len() && own.iter().zip(code).all(alike)
 }
 
-fn types() -> Vec<u8> {
+/// The names stand in what `bpftool prog` and a kernel's stack trace show of a program.
+fn types(program: &str) -> Vec<u8> {
     let info = |kind: u32, rest: u32| kind << 24 | rest;
-    let function = |linkage: btf_func_linkage, prototype: u32| {
+    // Each with its NUL; the first is that of what has none.
+    let mut names = vec![0];
+    let mut named = |name: &str| {
+        let at = names.len() as u32;
+        names.extend(name.bytes().chain([0]));
+        at
+    };
+    let function = |name: u32, linkage: btf_func_linkage, prototype: u32| {
         let info = info(BTF_KIND_FUNC, linkage as u32);
-        [FUNCTION, info, prototype]
+        [name, info, prototype]
     };
     // `long`, of 64 bits, signed.
-    let mut all = vec![LONG, info(BTF_KIND_INT, 0), 8, BTF_INT_SIGNED << 24 | 64];
+    let long = [info(BTF_KIND_INT, 0), 8, BTF_INT_SIGNED << 24 | 64];
+    let mut all = vec![named("long")];
+    all.extend(long);
     all.extend([0, info(BTF_KIND_FUNC_PROTO, 0), NUMBER]);
-    all.extend(function(btf_func_linkage::BTF_FUNC_STATIC, STATIC - 1));
-    for takes in 0..=MOST {
+    for name in ["function", program] {
+        let linkage = btf_func_linkage::BTF_FUNC_STATIC;
+        all.extend(function(named(name), linkage, NOTHING));
+    }
+    let taken = named("number");
+    for (at, (name, takes)) in GLOBAL.into_iter().enumerate() {
         all.extend([0, info(BTF_KIND_FUNC_PROTO, takes as u32), NUMBER]);
         for _ in 0..takes {
-            all.extend([TAKEN, NUMBER]);
+            all.extend([taken, NUMBER]);
         }
-        all.extend(function(
-            btf_func_linkage::BTF_FUNC_GLOBAL,
-            of_all(takes) - 1,
-        ));
+        let linkage = btf_func_linkage::BTF_FUNC_GLOBAL;
+        all.extend(function(named(name), linkage, of_global(at) - 1));
     }
-    let (length, names) = (4 * all.len() as u32, NAMES.len() as u32);
+    let (length, text) = (4 * all.len() as u32, names.len() as u32);
     let mut bytes = MAGIC.to_ne_bytes().to_vec();
     // Version 1, no flags.
     bytes.extend([1, 0]);
-    for word in [HEADER, 0, length, length, names].into_iter().chain(all) {
+    for word in [HEADER, 0, length, length, text].into_iter().chain(all) {
         bytes.extend(word.to_ne_bytes());
     }
-    bytes.extend(NAMES);
+    bytes.extend(names);
     bytes
 }
 
@@ -186,9 +195,9 @@ mod tests {
                 .map(|one| (one.at, one.kind))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(of(&[helper, exit]), [(0, STATIC)]);
+        assert_eq!(of(&[helper, exit]), [(0, PROGRAM)]);
         let code = [call(2), call(2), call(1), helper, exit];
         // The second and the third call the same one.
-        assert_eq!(of(&code), [(0, STATIC), (3, STATIC), (4, of_all(1))]);
+        assert_eq!(of(&code), [(0, PROGRAM), (3, STATIC), (4, of_global(1))]);
     }
 }

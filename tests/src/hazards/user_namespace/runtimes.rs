@@ -75,7 +75,12 @@ fn each(bundle: &Path, words: &str) -> Result<()> {
         said(&format!("{runtime} exec"), &output, words)?;
         ensure!(gone.status.success(), "{gone:?}");
     }
-    let usr = ["--volume=/usr:/usr:ro", "--cap-add=SYS_ADMIN"];
+    // podman's own profile for AppArmor refuses mounts.
+    let usr = [
+        "--volume=/usr:/usr:ro",
+        "--cap-add=SYS_ADMIN",
+        "--security-opt=apparmor=unconfined",
+    ];
     let mapped = [&usr[..], &["--uidmap=0:0:65536", "--gidmap=0:0:65536"]].concat();
     for more in [&usr[..], &mapped] {
         said(
