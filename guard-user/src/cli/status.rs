@@ -16,6 +16,7 @@ use guard_user::{
     },
     kernel::rungs::Rung,
     policy::model::RESERVE,
+    thin::watch::roughly,
 };
 
 use super::{host, pins};
@@ -150,6 +151,16 @@ fn print(out: &mut impl Write, status: &Status, daemon: bool, all: bool) -> io::
                 outlet.to, outlet.sent, outlet.waiting, outlet.dropped
             )?;
         }
+    }
+    for pool in &status.pools {
+        let full = (pool.full_in).map_or_else(String::new, |seconds| {
+            format!("; FULL in about {}", roughly(seconds))
+        });
+        writeln!(
+            out,
+            "thin pool       {}: {}; data {} %, metadata {} %{full}",
+            pool.name, pool.state, pool.data_percent, pool.metadata_percent
+        )?;
     }
     for hook in &status.hooks {
         writeln!(

@@ -143,6 +143,21 @@ pub struct KernelLogStatus {
     pub echoes: u64,
 }
 
+/// A thin pool of the device mapper.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct PoolStatus {
+    /// As the device mapper calls it.
+    pub name: Text,
+    /// What it can do, and what is wrong with it; `unknown` where it does not say.
+    pub state: String,
+    /// Whole percents of its data that are used.
+    pub data_percent: u64,
+    /// Whole percents of its metadata that are used.
+    pub metadata_percent: u64,
+    /// Seconds until either is full; absent where neither fills steadily.
+    pub full_in: Option<i64>,
+}
+
 /// Who else gets the lines of the kernel log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 pub struct ForwardStatus {
@@ -257,6 +272,9 @@ pub struct Status {
     pub audited: u64,
     /// The containers.
     pub containers: Vec<ContainerStatus>,
+    /// The host's thin pools, as far as they are watched.
+    #[serde(default)]
+    pub pools: Vec<PoolStatus>,
     /// What does not work as it should, and what to do about it.
     pub degraded: Vec<Text>,
     /// What was lost.

@@ -22,7 +22,8 @@ use crate::{
         compile::{self, Applied, Compiled, ModeOverride, ReserveRule, Treatment, effective},
         denial, load,
         model::{
-            Act, Denial, Forks, LogSettings, Mode, Outlet, Policy, RESERVE, Rule, Severity, THIN,
+            Act, Denial, Forks, LogSettings, Mode, Outlet, Policy, PoolAlarm, RESERVE, Rule,
+            Severity, THIN,
         },
         pattern::Chosen,
     },
@@ -61,6 +62,8 @@ pub struct Plan {
     pub thin_discard: OfTheHost,
     /// That depends on the kernel, which is asked when there is a device mapper.
     pub waits_for_mapper: bool,
+    /// When a thin pool is told of; `None`: pools are not watched.
+    pub pool_alarm: Option<PoolAlarm>,
     /// Everything is audited, and why.
     pub audited_altogether: bool,
     /// The policy is the one that is built in.
@@ -227,6 +230,7 @@ impl Plan {
             unjudged: None,
             thin_discard,
             waits_for_mapper: false,
+            pool_alarm: policy.pool_alarm,
             audit: settings(&audit),
             kernel_log: kernel_log.as_ref().map(settings),
             // Audit mode changes nothing on a host.

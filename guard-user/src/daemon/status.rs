@@ -132,6 +132,7 @@ impl Daemon {
                     armed: rule.armed.iter().map(DenialStatus::from).collect(),
                 })
                 .collect(),
+            pools: self.pools(),
             degraded: self.notes.words().into_iter().map(Text::from).collect(),
             ..Status::default()
         }

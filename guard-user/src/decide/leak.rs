@@ -169,7 +169,7 @@ struct Alarm {
     left: Duration,
 }
 
-/// The watch over one container's pids: at most 64 samples, whatever it does.
+/// The watch over one container's pids, or the blocks of a thin pool: at most 64 samples, whatever it does.
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
     short: Window,
@@ -230,6 +230,12 @@ impl Watch {
             }
             _ => None,
         }
+    }
+
+    /// What it rises by in a second, if that is steady.
+    #[must_use]
+    pub fn per_second(&self) -> Option<f64> {
+        self.short.rise().or_else(|| self.long.rise())
     }
 
     /// A slow leak looks level in the short window: the long one has its say as soon as it can.

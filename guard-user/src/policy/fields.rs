@@ -173,6 +173,14 @@ pub const FIELDS: &[Field] = fields! {
     "The host's thin pools of the device mapper.";
     "host.thin.discard", "off | where-affected | leave", "where-affected", "discard: off",
     "off: no discard reaches a device that stands on dm-thin, whoever asks for it, and discards of these devices are kept switched off. Who asks is told that there are none (EOPNOTSUPP; EPERM in a container). where-affected: the same on a kernel that has, or may have, a bug that they trigger, by `bulkhead advisories`; elsewhere they stay on, so that space comes back. leave: they stay on. In the policy's mode: audited, they are counted.";
+    "host.thin.alarm", "map, or off", "its fields' defaults", "alarm: {data: 90%}",
+    "When it is told that a thin pool fills up. That one is read-only, has failed or needs a check is told whatever stands here. off: pools are not watched.";
+    "host.thin.alarm.data", "a percentage, 1% to 99%", "80%", "data: 90%",
+    "So much of a pool's data is used; told again each time half of what was left is gone.";
+    "host.thin.alarm.metadata", "a percentage, 1% to 99%", "80%", "metadata: 70%",
+    "So much of its metadata is used. A pool without room for metadata takes no writes, and must be checked before it does again.";
+    "host.thin.alarm.left", "a duration, 1m to 30d", "4h", "left: 1d",
+    "Either is used up so steadily that less time than this is left until it is full.";
     "host.dmesg_restrict", "on | leave", "leave", "dmesg_restrict: on",
     "on: the host's kernel.dmesg_restrict is set to 1 and set back at `off` and at the end, if the policy's mode is enforce. Who has no CAP_SYSLOG can then not read the kernel log by syslog(2), users of the host included; who has it is not stopped. leave: it stays what it is.";
     "audit", "map", "its fields' defaults", "audit: {file: /var/log/bulkhead/audit.jsonl}",

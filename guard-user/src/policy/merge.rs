@@ -4,7 +4,7 @@ use super::{
     armed::Armed,
     fields::near,
     glob::{self, HOSTS_OWN},
-    model::{Denial, LogSettings, Mode, Policy, Reserve, Rule, SUBJECTS, Subject},
+    model::{Denial, LogSettings, Mode, Policy, PoolAlarm, Reserve, Rule, SUBJECTS, Subject},
     parse::{DEFAULT_RESERVE, Draft, DraftSubject, file},
     pattern::{self, DraftWatch},
     problem::{At, Desk, Problems, Source},
@@ -57,7 +57,7 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
     let start = drafts.first()?.at;
     let (mut mode, mut reserve, mut audit, mut kernel_log) = (None, None, None, None);
     let mut forward = None;
-    let (mut thin_discard, mut dmesg_restrict) = (None, None);
+    let (mut thin_discard, mut pool_alarm, mut dmesg_restrict) = (None, None, None);
     let mut subjects: Vec<DraftSubject> = Vec::new();
     let mut rules: Vec<(Rule, At)> = Vec::new();
     let mut exempt: Vec<(String, At)> = Vec::new();
@@ -66,12 +66,9 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
     for draft in drafts {
         once(desk, &mut mode, draft.mode, "`mode`");
         once(desk, &mut reserve, draft.reserve, "`reserve`");
-        once(
-            desk,
-            &mut thin_discard,
-            draft.thin_discard,
-            "`thin.discard`",
-        );
+        let thin = draft.thin;
+        once(desk, &mut thin_discard, thin.discard, "`thin.discard`");
+        once(desk, &mut pool_alarm, thin.alarm, "`thin.alarm`");
         let asked = draft.dmesg_restrict;
         once(desk, &mut dmesg_restrict, asked, "`dmesg_restrict`");
         once(desk, &mut audit, draft.audit, "`audit`");
@@ -234,6 +231,7 @@ fn join(desk: &mut Desk, drafts: Vec<Draft>) -> Option<Policy> {
             || Some(Denial::of_thin_discards(Armed::Unasked)),
             |(asked, _)| asked,
         ),
+        pool_alarm: pool_alarm.map_or(Some(PoolAlarm::DEFAULT), |(alarm, _)| alarm),
         dmesg_restrict: dmesg_restrict.is_some_and(|(asked, _)| asked),
         audit,
         kernel_log,

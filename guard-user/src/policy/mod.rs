@@ -18,6 +18,7 @@ pub mod pattern;
 pub mod problem;
 mod rule;
 pub(crate) mod section;
+mod thin;
 pub mod units;
 mod when;
 pub(crate) mod yaml;

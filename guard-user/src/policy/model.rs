@@ -133,6 +133,17 @@ pub struct Escalation {
     pub act: Act,
 }
 
+/// When a thin pool that fills up is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolAlarm {
+    /// In thousandths of its data.
+    pub data: u32,
+    /// In thousandths of its metadata.
+    pub metadata: u32,
+    /// Less time than this is left until either is full.
+    pub left: Duration,
+}
+
 /// What the containers of some subjects may not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -279,6 +290,8 @@ pub struct Policy {
     pub reserve: Option<Reserve>,
     /// Discards on dm-thin that are switched off for everybody; `None`: they are left on.
     pub thin_discard: Option<Denial>,
+    /// When a thin pool is told of; `None`: pools are not watched.
+    pub pool_alarm: Option<PoolAlarm>,
     /// `kernel.dmesg_restrict` is set, where the policy's mode is enforce.
     pub dmesg_restrict: bool,
     /// The audit log.

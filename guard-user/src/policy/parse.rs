@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::{
-    armed::Armed,
     glob,
-    model::{Denial, LogSettings, Mode, Outlet, RULES, Reserve, SUBJECTS},
+    model::{LogSettings, Mode, Outlet, RULES, Reserve, SUBJECTS},
     outlet::outlets,
     pattern::{DraftWatch, watching},
     problem::{At, Desk},
     rule::{DraftRule, rule},
     section::{Given, Section, twice},
+    thin::{DraftThin, thin},
     units::{self, PIDS, Pids},
     yaml::{Node, Value},
 };
@@ -31,7 +31,7 @@ pub struct Draft {
     pub exempt: Vec<(String, At)>,
     pub rules: Vec<DraftRule>,
     pub reserve: Option<(Option<Reserve>, At)>,
-    pub thin_discard: Option<(Option<Denial>, At)>,
+    pub thin: DraftThin,
     pub dmesg_restrict: Option<(bool, At)>,
     pub audit: Option<(LogSettings, At)>,
     pub kernel_log: Option<(Option<LogSettings>, At)>,
@@ -91,11 +91,9 @@ pub fn file(desk: &mut Desk, node: &Node) -> Option<Draft> {
         draft.reserve = section
             .get("reserve")
             .and_then(|given| Some((reserve(desk, given)?, given.key)));
-        draft.thin_discard = section
-            .get("thin")
-            .and_then(|given| Section::new(desk, given.node, "host.thin"))
-            .and_then(|section| section.get("discard"))
-            .and_then(|given| Some((given.parse(desk, thin_discard)?, given.key)));
+        if let Some(given) = section.get("thin") {
+            draft.thin = thin(desk, given);
+        }
         draft.dmesg_restrict = section
             .get("dmesg_restrict")
             .and_then(|given| Some((given.parse(desk, on_or_leave)?, given.key)));
@@ -229,17 +227,8 @@ pub fn name(desk: &mut Desk, text: &str, at: At) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn off(node: &Node) -> bool {
+pub fn off(node: &Node) -> bool {
     matches!(&node.value, Value::Text(text) if units::is_off(text))
-}
-
-/// What of discards on dm-thin is switched off for everybody. YAML takes `off` for false.
-fn thin_discard(text: &str) -> Option<Option<Denial>> {
-    match text {
-        "where-affected" => Some(Some(Denial::of_thin_discards(Armed::Unasked))),
-        "leave" => Some(None),
-        text => units::is_off(text).then(|| Some(Denial::of_thin_discards(Armed::Always))),
-    }
 }
 
 /// YAML takes `on` for true.

@@ -313,7 +313,8 @@ impl<'n> Given<'n> {
         self.within(desk, bytes, least, most, units::write_size)
     }
 
-    fn within<T: PartialOrd + Copy>(
+    /// What it is, if that is within bounds.
+    pub fn within<T: PartialOrd + Copy>(
         &self,
         desk: &mut Desk,
         value: T,

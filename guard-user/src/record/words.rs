@@ -97,6 +97,7 @@ words! {
         SwitchOn = "switch.on", "What the policy says is in force again.";
         Alarm = "alarm", "The kernel said that something is wrong; `rule` names the pattern, `reason` says what it means and what to do, `count` how many lines it stands for.";
         Discards = "discards", "Discards of a device that stands on dm-thin were refused, or would have been, `count` of them since the last record; or some reached it all the same, which `outcome` says. `process.*` is who asked for the last.";
+        ThinPool = "thin.pool", "A thin pool is filling up, or is no longer well, or is again, as `outcome` says; `reason` says what to do, `full.ms` how long until it is full, where it fills steadily.";
         Lost = "lost", "Something was lost: `lost` counts records, `count` what `reason` names.";
         Degraded = "degraded", "Something works less than it should; `reason` says what, and what to do.";
     }
@@ -151,6 +152,7 @@ words! {
         AfterMs = "after.ms", "How long a breach must have lasted for this step, in milliseconds.";
         ForMs = "for.ms", "How long what was done is to last, in milliseconds.";
         GapMs = "gap.ms", "How long nobody watched, in milliseconds.";
+        FullMs = "full.ms", "Time left until the thin pool is full, in milliseconds.";
         CapMs = "cap.ms", "Time left until the container's cap, in milliseconds.";
         ReserveMs = "reserve.ms", "Time left until the host's reserve, in milliseconds.";
         StartMs = "start.ms", "How long the daemon took to enforce, in milliseconds.";
@@ -187,6 +189,7 @@ impl Kind {
             | Self::SwitchOn
             | Self::Alarm
             | Self::Discards
+            | Self::ThinPool
             | Self::Lost
             | Self::Degraded => true,
         }

@@ -1,6 +1,6 @@
 //! dm-thin: a discard that crashes the host, and volumes that nobody can reach any more.
 //!
-//! What stands on what is read from sysfs, where the kernel keeps it, and never guessed from names.
+//! What stands on what is read from sysfs, where the kernel keeps it, and never guessed from names; names tell only who uses what.
 
 pub mod activate;
 pub mod devices;
@@ -10,3 +10,5 @@ pub mod pool;
 pub mod recover;
 pub mod report;
 pub mod stack;
+pub mod user;
+pub mod watch;

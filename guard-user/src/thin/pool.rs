@@ -69,6 +69,26 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// In words: what it can do, and what else is to be known of it.
+    #[must_use]
+    pub fn state(&self) -> String {
+        let mut words = self.mode.name().to_owned();
+        for (is, what) in [
+            (
+                self.needs_check,
+                "needs_check: deactivate it, then thin_check and thin_repair",
+            ),
+            (self.held_root, "a snapshot of its metadata is held"),
+            (self.ignores_discards, "ignores discards"),
+        ] {
+            if is {
+                words.push_str("; ");
+                words.push_str(what);
+            }
+        }
+        words
+    }
+
     /// From the words of its status; `None`: they are not understood.
     #[must_use]
     pub fn read(status: &str) -> Option<Self> {

@@ -1,6 +1,6 @@
 //! Thin discard: the host's thin pools and all that stands on them, as whoever is woken up needs to see it.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use guard_common::{
     device::Device as Number,
@@ -11,13 +11,15 @@ use serde::Serialize;
 use super::{
     devices::{Devices, open_here, queues_are_heeded},
     pool::Pool,
-    stack::Stack,
+    stack::{Block, Stack},
+    user::User,
 };
 use crate::{
     act::{
         discards::{self, SYS},
         remount,
     },
+    control::status::PoolStatus,
     kernel::pinned::Pinned,
     record::Text,
 };
@@ -44,8 +46,12 @@ pub struct PoolReport {
     pub name: String,
     /// As the device mapper does.
     pub mapped: Text,
+    /// Who made it, where its name tells.
+    pub user: Option<User>,
     /// How it is; absent where its status cannot be had.
     pub status: Option<Pool>,
+    /// Seconds until it is full; absent where it does not fill steadily, or no daemon watches it.
+    pub full_in: Option<i64>,
 }
 
 /// A device that stands on dm-thin, or may.
@@ -57,6 +63,8 @@ pub struct DeviceReport {
     pub mapped: Option<Text>,
     /// `block MAJOR:MINOR`.
     pub number: String,
+    /// Who made it, where its name tells.
+    pub user: Option<User>,
     /// `thin`, `on thin` or `unknown`.
     pub class: &'static str,
     /// What it stands on directly.
@@ -78,18 +86,33 @@ pub struct DeviceReport {
 }
 
 impl Report {
-    /// Of this host, by what is pinned in the kernel, if anything is.
+    /// Of this host, by what is pinned in the kernel, if anything is, and by what a daemon says of the pools, if one answers.
     #[must_use]
-    pub fn of_this_host(pinned: Option<&Pinned>) -> Self {
+    pub fn of_this_host(pinned: Option<&Pinned>, watched: &[PoolStatus]) -> Self {
         let (sys, devices) = (Path::new(SYS), Devices::open());
         let stack = Stack::of(sys, &devices);
         let counted = pinned.map(Pinned::devices).unwrap_or_default();
         let mounted = remount::mounted().unwrap_or_default();
+        let is_pool = |name: &str| {
+            let mut pools = stack.blocks().filter(|(_, block)| block.is_pool);
+            pools.any(|(_, block)| block.mapped.as_deref() == Some(name))
+        };
+        let user = |block: &Block| {
+            let uuid = sys.join("class/block").join(&block.name).join("dm/uuid");
+            let uuid = fs::read_to_string(uuid).unwrap_or_default();
+            User::of(block.mapped.as_deref()?, &uuid, is_pool)
+        };
         let pools = (stack.blocks())
             .filter(|(_, block)| block.is_pool)
             .map(|(number, block)| PoolReport {
                 name: block.name.clone(),
                 mapped: block.mapped.as_deref().unwrap_or_default().into(),
+                user: user(block),
+                full_in: (watched.iter())
+                    .find(|pool| {
+                        block.mapped.as_deref().map(Text::from).as_ref() == Some(&pool.name)
+                    })
+                    .and_then(|pool| pool.full_in),
                 status: devices.status(number).as_deref().and_then(Pool::read),
             })
             .collect();
@@ -102,6 +125,7 @@ impl Report {
                     name: block.name.clone(),
                     mapped: block.mapped.as_deref().map(Text::from),
                     number: Number::of(true, number).to_string(),
+                    user: user(block),
                     class: match (block.is_thin, stack.class(number)) {
                         (true, _) => "thin",
                         (false, Class::Thin) => "on thin",

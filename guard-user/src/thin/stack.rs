@@ -169,6 +169,20 @@ impl Stack {
     }
 }
 
+/// The thin pools that sysfs, mounted at `sys`, lists: the number of each, and its name in the device mapper.
+#[must_use]
+pub fn pools(sys: &Path, ask: &dyn Ask) -> Vec<(u32, String)> {
+    let blocks = sys.join("class/block");
+    let pool = |name: String| {
+        let mapped = fs::read_to_string(blocks.join(&name).join("dm/name")).ok()?;
+        let number = number_in(&blocks.join(&name).join("dev"))?;
+        let targets = ask.targets(number)?;
+        let is_pool = targets.iter().any(|target| target == "thin-pool");
+        is_pool.then(|| (number, mapped.trim_end().to_owned()))
+    };
+    names(&blocks).into_iter().filter_map(pool).collect()
+}
+
 /// Major numbers whose new devices may stand on dm-thin before anybody has looked: of the device mapper and of md, as
 /// `/proc/devices` lists them.
 #[must_use]

@@ -2,19 +2,26 @@
 
 use std::{
     io::{self, Write},
+    path::Path,
     process::ExitCode,
 };
 
 use anyhow::{Context, Result};
 use clap::Args;
 use guard_user::{
+    control::{SOCKET, client},
     kernel::pinned::Pinned,
-    thin::report::{DeviceReport, PoolReport, Report},
+    thin::{
+        report::{DeviceReport, PoolReport, Report},
+        user::User,
+        watch::roughly,
+    },
 };
 
 use crate::cli::host;
 
-/// Show thin pools, what stands on them, and what becomes of their discards. It takes no daemon.
+/// Show thin pools, what stands on them, and what becomes of their discards. It takes no daemon; one that runs adds how
+/// long until a pool is full.
 #[derive(Args)]
 pub struct Arguments {
     /// Print JSON.
@@ -28,7 +35,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(code);
     }
     let pinned = Pinned::open().context("cannot read what is pinned in the kernel")?;
-    let report = Report::of_this_host(pinned.as_ref());
+    // Only a daemon that watches them knows how fast pools fill.
+    let watched =
+        client::status(Path::new(SOCKET)).map_or_else(|_| Vec::new(), |status| status.pools);
+    let report = Report::of_this_host(pinned.as_ref(), &watched);
     let mut out = io::stdout().lock();
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
@@ -75,31 +85,27 @@ fn print_pool(out: &mut impl Write, pool: &PoolReport) -> io::Result<()> {
     };
     write!(
         out,
-        "pool            {mapped} ({name}): {}; data {} % of {} blocks, metadata {} % of {}",
-        status.mode.name(),
+        "pool            {mapped} ({name}{}): {}; data {} % of {} blocks, metadata {} % of {}",
+        by(pool.user.as_ref()),
+        status.state(),
         status.data.percent(),
         status.data.total,
         status.metadata.percent(),
         status.metadata.total,
     )?;
-    for (is, words) in [
-        (
-            status.needs_check,
-            "; needs_check: deactivate it, then thin_check and thin_repair",
-        ),
-        (status.held_root, "; a snapshot of its metadata is held"),
-        (status.ignores_discards, "; ignores discards"),
-    ] {
-        if is {
-            write!(out, "{words}")?;
-        }
+    match pool.full_in {
+        Some(seconds) => writeln!(out, "; FULL in about {}", roughly(seconds)),
+        None => writeln!(out),
     }
-    writeln!(out)
+}
+
+fn by(user: Option<&User>) -> String {
+    user.map_or_else(String::new, |user| format!(", {}", user.words()))
 }
 
 fn print_device(out: &mut impl Write, device: &DeviceReport) -> io::Result<()> {
     let name = match &device.mapped {
-        Some(mapped) => format!("{mapped} ({})", device.name),
+        Some(mapped) => format!("{mapped} ({}{})", device.name, by(device.user.as_ref())),
         None => device.name.clone(),
     };
     let below = match device.below.as_slice() {

@@ -2,6 +2,7 @@
 //! them is told.
 
 mod off;
+mod pools;
 mod tell;
 
 use std::{
@@ -47,6 +48,7 @@ pub(super) struct Thin {
     looked: u64,
     /// The program that counts discards which arrive all the same; while there is any device on dm-thin.
     arrivals: Option<Link>,
+    pools: pools::Pools,
 }
 
 /// A device in the kernel side's table.
@@ -284,6 +286,7 @@ impl Daemon {
     /// Once a tick: what was counted, and now and then all devices.
     pub(super) fn look_at_thin(&mut self) {
         self.look_for_mapper();
+        self.look_at_pools();
         let counted = self.kernel.host.get(0).thin_counted;
         if counted != self.thin.counted && self.ticks >= self.thin.looked + TELLING {
             (self.thin.counted, self.thin.looked) = (counted, self.ticks);

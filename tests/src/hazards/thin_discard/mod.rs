@@ -1,5 +1,6 @@
 //! Thin discard: on each way to a device that stands on dm-thin a discard is refused, and the pool's own count of blocks says so.
 
+mod filling;
 mod kept_off;
 mod pool;
 
@@ -36,6 +37,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
         },
     ],
     kept_off::SCENARIOS,
+    filling::SCENARIOS,
 ];
 
 const DISCARD: &str = "discard";

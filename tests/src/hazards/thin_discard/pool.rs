@@ -87,24 +87,50 @@ impl Pool {
     /// # Errors
     /// It cannot be made.
     pub fn make() -> Result<Self> {
+        let mut pool = Self::nothing()?;
+        let metadata = pool.attach("metadata", 8 << 20)?;
+        let data = pool.attach("data", ROOM * 512)?;
+        pool.map(
+            &pool.name.clone(),
+            &format!("0 {DATA} thin-pool {metadata} {data} 128 0 1 skip_block_zeroing"),
+        )?;
+        Ok(pool)
+    }
+
+    /// One of 1,024 blocks of data, in which what finds no room fails at once; its metadata is on the mapping `NAME-metadata`.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn small() -> Result<Self> {
+        let mut pool = Self::nothing()?;
+        let name = pool.name.clone();
+        let metadata = pool.attach("metadata", 8 << 20)?;
+        let metadata = pool.map(
+            &format!("{name}-metadata"),
+            &format!("0 {} linear {metadata} 0", (8 << 20) / 512),
+        )?;
+        let data = pool.attach("data", 64 << 20)?;
+        pool.map(
+            &name,
+            &format!(
+                "0 131072 thin-pool {metadata} {data} 128 0 2 skip_block_zeroing error_if_no_space"
+            ),
+        )?;
+        Ok(pool)
+    }
+
+    fn nothing() -> Result<Self> {
         must("modprobe -a loop dm_mod dm_thin_pool")?;
         let name = format!("pool{}", number());
         let folder = PathBuf::from(format!("/tmp/{name}"));
         fs::create_dir(&folder)?;
-        let mut pool = Self {
-            name: name.clone(),
+        Ok(Self {
+            name,
             folder,
             loops: Vec::new(),
             mapped: Vec::new(),
             volumes: 0,
-        };
-        let metadata = pool.attach("metadata", 8 << 20)?;
-        let data = pool.attach("data", ROOM * 512)?;
-        pool.map(
-            &name,
-            &format!("0 {DATA} thin-pool {metadata} {data} 128 0 1 skip_block_zeroing"),
-        )?;
-        Ok(pool)
+        })
     }
 
     /// A loop device over a new file.
