@@ -1,10 +1,13 @@
 //! Asking the gate from a program of a cgroup, to which the kernel gives fewer helpers than to others.
 
-use guard_common::{action::Action, config::Field};
+use guard_common::{
+    action::{Action, Argument, Fate, Told},
+    config::Field,
+};
 
 use crate::{
     event::Who,
-    gate::{self, Verdict},
+    gate::{self, Case, Verdict},
     kernel, subject,
 };
 
@@ -35,6 +38,29 @@ pub extern "C" fn asking_by_reading(action: u64) -> u32 {
         gate::ask_of(host, subject, gate::numbered(action)?, may_all, who)
     };
     u32::from(ask() == Some(Verdict::Deny))
+}
+
+/// Whether the running task, by reading it, may not do this, whatever it is done to or because it is done to `argument`; `None` as
+/// with [`gate::ask`].
+#[inline(always)]
+pub fn about_by_reading(
+    action: Action,
+    argument: Option<Argument>,
+    [one, two]: Argument,
+) -> Option<Verdict> {
+    let host = subject::host()?;
+    let case = Case::of(host, subject::of_current(host)?)?;
+    if !case.is_about(action.bit(), &[Fate::Refused, Fate::Audited]) {
+        return None;
+    }
+    let mut fates = case.fates(action);
+    if let Some(argument) = argument {
+        fates |= case.fates_by_argument(action, argument);
+    }
+    let told: Told = [one, two, 0, 0, 0, 0, 0];
+    let sentence = case.sentence(fates, 0);
+    let may_all = || kernel::is_kernel_thread() || who().tgid == 1;
+    Some(case.close_of((action, told), sentence, may_all, who))
 }
 
 /// By helpers alone.

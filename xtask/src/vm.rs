@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Programs that scripts find in the virtual machine, with all that they need.
-const USERLAND: [&str; 45] = [
+const USERLAND: [&str; 46] = [
     "base-files",
     "dash",
     "bash",
@@ -65,6 +65,7 @@ const USERLAND: [&str; 45] = [
     "udev",
     "mdadm",
     "apparmor",
+    "bindfs",
     "ca-certificates",
 ];
 

@@ -53,11 +53,12 @@ pub fn switch_off(sys: &Path, number: u32, journal: &mut Journal) -> Result<Appl
         Some(old) => old,
     };
     let id = u64::from(number);
-    let known = journal.discards(id);
-    journal.record(id, Change::Discards { old })?;
+    let known = known(id, journal);
+    let disk = disk(sys, number);
+    journal.record(id, Change::Discards { old, disk })?;
     if let Err(error) = write(sys, number, 0) {
         match known {
-            Some(old) => journal.record(id, Change::Discards { old })?,
+            Some(known) => journal.record(id, known)?,
             None => journal.forget(id, Kind::Discards)?,
         }
         return Err(error);
@@ -71,10 +72,12 @@ pub fn switch_off(sys: &Path, number: u32, journal: &mut Journal) -> Result<Appl
 /// [`SettingError`].
 pub fn restore(sys: &Path, number: u32, journal: &mut Journal) -> Result<Applied, SettingError> {
     let id = u64::from(number);
-    let Some(old) = journal.discards(id) else {
+    let Some(Change::Discards { old, disk: of }) = known(id, journal) else {
         return Ok(Applied::Nothing);
     };
+    let is_another = of.is_some_and(|of| disk(sys, number) != Some(of));
     let applied = match most(sys, number)? {
+        _ if is_another => Applied::Absent,
         None => Applied::Absent,
         Some(0) => {
             write(sys, number, old).or_else(|error| with_a_table(error, number))?;
@@ -84,6 +87,19 @@ pub fn restore(sys: &Path, number: u32, journal: &mut Journal) -> Result<Applied
     };
     journal.forget(id, Kind::Discards)?;
     Ok(applied)
+}
+
+fn known(id: u64, journal: &Journal) -> Option<Change> {
+    let mut all = journal.changes();
+    let (_, change) =
+        all.find(|(known, change)| *known == id && change.kind() == Kind::Discards)?;
+    Some(change)
+}
+
+/// What no other device of this boot has; `None`: before 5.15.
+fn disk(sys: &Path, number: u32) -> Option<u64> {
+    let text = fs::read_to_string(directory(sys, number).join("diskseq")).ok()?;
+    text.trim().parse().ok()
 }
 
 /// From 6.9 on or so (seen on 6.12 and 7.3) a queue that takes none has forgotten in what units it took them, and refuses all but 0.

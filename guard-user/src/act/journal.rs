@@ -99,6 +99,9 @@ pub enum Change {
     Discards {
         /// The most that it took, in bytes.
         old: u64,
+        /// Its `diskseq` (5.15): another device may have the number next.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk: Option<u64>,
     },
     /// The file system with this number, which discarded by itself, was mounted anew without that.
     MountDiscard,
@@ -283,7 +286,7 @@ impl Journal {
     #[must_use]
     pub fn discards(&self, device: u64) -> Option<u64> {
         match self.changes.get(&(device, Kind::Discards)) {
-            Some(Change::Discards { old }) => Some(*old),
+            Some(Change::Discards { old, .. }) => Some(*old),
             _ => None,
         }
     }

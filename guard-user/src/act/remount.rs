@@ -1,16 +1,18 @@
 //! Thin discard: what the host has mounted with `discard` is mounted anew without, on kernels where nothing else keeps its own threads
 //! from discarding.
 //!
-//! By fspick(2) and fsconfig(2) (5.2), which change the one option and leave all others, and those of the mount, as they are.
+//! By fspick(2) and fsconfig(2) (5.2), which leave the mount's own options as they are, and the file system's but for some that it takes
+//! for its flags: those are asked for again.
 
 use std::{
     ffi::CString,
-    fs, io,
+    fs::{self, OpenOptions},
+    io,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::fs::OpenOptionsExt,
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     ptr,
 };
 
@@ -49,8 +51,12 @@ pub enum RemountError {
 /// # Errors
 /// [`RemountError::Read`].
 pub fn mounted() -> Result<Vec<Mounted>, RemountError> {
+    Ok(mounts::all(&mountinfo()?))
+}
+
+fn mountinfo() -> Result<String, RemountError> {
     let text = fs::read("/proc/self/mountinfo").map_err(RemountError::Read)?;
-    Ok(mounts::all(&String::from_utf8_lossy(&text)))
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Has a file system discard no more by itself. The journal has it before the kernel. Some file systems say yes and go on: look again.
@@ -60,7 +66,7 @@ pub fn mounted() -> Result<Vec<Mounted>, RemountError> {
 pub fn stop_discarding(mounted: &Mounted, journal: &mut Journal) -> Result<(), RemountError> {
     let id = u64::from(mounted.number);
     journal.record(id, Change::MountDiscard)?;
-    if let Err(error) = set(&mounted.at, "nodiscard") {
+    if let Err(error) = set(mounted, "nodiscard") {
         journal.forget(id, Kind::MountDiscard)?;
         return Err(error);
     }
@@ -75,9 +81,10 @@ pub fn restore(number: u32, journal: &mut Journal) -> Result<Applied, RemountErr
     let found = mounted()?.into_iter().find(|one| one.number == number);
     let applied = match found {
         None => Applied::Absent,
-        Some(mounted) if mounted.discards => Applied::Moved,
+        // One that became read-only meanwhile would be mounted anew to be written.
+        Some(mounted) if mounted.discards || !mounted.writable => Applied::Moved,
         Some(mounted) => {
-            set(&mounted.at, "discard")?;
+            set(&mounted, "discard")?;
             Applied::Done
         }
     };
@@ -85,32 +92,51 @@ pub fn restore(number: u32, journal: &mut Journal) -> Result<Applied, RemountErr
     Ok(applied)
 }
 
-/// `FSCONFIG_SET_FLAG`, `FSCONFIG_CMD_RECONFIGURE`, `FSPICK_CLOEXEC`, `FSPICK_NO_AUTOMOUNT` (include/uapi/linux/mount.h).
+/// `FSCONFIG_SET_FLAG`, `FSCONFIG_CMD_RECONFIGURE`, `FSPICK_CLOEXEC`, `FSPICK_NO_AUTOMOUNT`, `FSPICK_EMPTY_PATH` (include/uapi/linux/mount.h).
 const SET_FLAG: libc::c_long = 0;
 const RECONFIGURE: libc::c_long = 7;
 const CLOEXEC: libc::c_long = 1;
 const NO_AUTOMOUNT: libc::c_long = 4;
+const EMPTY_PATH: libc::c_long = 8;
 
-fn set(at: &Path, option: &'static str) -> Result<(), RemountError> {
-    reconfigure(at, option).map_err(|source| RemountError::Set {
-        at: at.to_owned(),
+fn set(mounted: &Mounted, option: &'static str) -> Result<(), RemountError> {
+    let failed = |source| RemountError::Set {
+        at: mounted.at.clone(),
         option,
         source,
-    })
+    };
+    let all = mountinfo()?;
+    let mut places = mounts::everywhere(&all).filter(|one| one.number == mounted.number);
+    let covered = || io::Error::other("something else is mounted over each place where it is");
+    let (place, now) = places
+        .find_map(|place| Some((root_of(&place)?, place)))
+        .ok_or_else(|| failed(covered()))?;
+    if !now.writable {
+        return Err(failed(Errno::EROFS.into()));
+    }
+    reconfigure(&place, option, &now.to_keep).map_err(failed)
 }
 
-fn reconfigure(at: &Path, option: &str) -> io::Result<()> {
-    let (at, option) = (
-        CString::new(at.as_os_str().as_bytes())?,
-        CString::new(option)?,
-    );
-    // SAFETY: a text that ends with a NUL.
+/// Where a file system is mounted, unless another is mounted over it.
+fn root_of(mounted: &Mounted) -> Option<OwnedFd> {
+    let place = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(&mounted.at)
+        .ok()?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", place.as_raw_fd())).ok()?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+    (id.trim().parse() == Ok(mounted.id)).then(|| place.into())
+}
+
+fn reconfigure(place: &OwnedFd, option: &str, to_keep: &[&str]) -> io::Result<()> {
+    // SAFETY: an empty text, and a descriptor that is open.
     let picked = Errno::result(unsafe {
         libc::syscall(
             libc::SYS_fspick,
-            libc::AT_FDCWD,
-            at.as_ptr(),
-            CLOEXEC | NO_AUTOMOUNT,
+            place.as_raw_fd(),
+            c"".as_ptr(),
+            CLOEXEC | NO_AUTOMOUNT | EMPTY_PATH,
         )
     })?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
@@ -128,7 +154,10 @@ fn reconfigure(at: &Path, option: &str) -> io::Result<()> {
             )
         })
     };
-    configure(SET_FLAG, option.as_ptr())?;
+    for option in to_keep.iter().copied().chain([option]) {
+        let option = CString::new(option)?;
+        configure(SET_FLAG, option.as_ptr())?;
+    }
     configure(RECONFIGURE, ptr::null())?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `bulkhead thin`: pools of thin volumes, which a discard can turn against their host.
 
 mod activate;
+mod ask;
 mod discard;
 mod recover;
 mod status;
@@ -23,6 +24,7 @@ enum How {
     Discard(discard::Arguments),
     Recover(recover::Arguments),
     Activate(activate::Arguments),
+    Ask(ask::Arguments),
 }
 
 /// Runs the verb.
@@ -32,5 +34,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         How::Discard(arguments) => discard::run(arguments),
         How::Recover(arguments) => recover::run(arguments),
         How::Activate(arguments) => activate::run(arguments),
+        How::Ask(arguments) => ask::run(arguments),
     }
 }

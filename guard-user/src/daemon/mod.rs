@@ -272,7 +272,6 @@ impl Daemon {
                     self.drain();
                     ready?.clear_ready();
                 }
-                told = self.thin.told() => self.heard_of_devices(told),
                 _ = tick.tick() => {
                     self.tick();
                     manager.alive(self);
@@ -285,6 +284,8 @@ impl Daemon {
                         Err(error) => error.to_string(),
                     }));
                 }
+                // Last: a container that may write to sysfs has the kernel tell of devices without end.
+                told = self.thin.told() => self.heard_of_devices(told),
             }
         }
     }

@@ -303,7 +303,7 @@ impl Daemon {
             Change::Freeze { .. } => ("cgroup.freeze", "1".to_owned(), "0".to_owned()),
             Change::DmesgRestrict => (DMESG_RESTRICT, "1".to_owned(), "0".to_owned()),
             Change::MountDiscard => (MOUNT_DISCARD, "nodiscard".to_owned(), "discard".to_owned()),
-            Change::Discards { old } => (DISCARD_MAX_BYTES, "0".to_owned(), old.to_string()),
+            Change::Discards { old, .. } => (DISCARD_MAX_BYTES, "0".to_owned(), old.to_string()),
         };
         if matches!(one.outcome, Ok(Undone::Vanished)) {
             return;

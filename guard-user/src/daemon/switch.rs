@@ -272,7 +272,7 @@ pub fn words_of(one: &Restored, path: Option<&PathBuf>) -> String {
         Change::Freeze { .. } => format!("{place} thawed"),
         Change::DmesgRestrict => format!("kernel.dmesg_restrict of {place} set back to 0"),
         Change::MountDiscard => format!("the file system on {place} mounted with discard again"),
-        Change::Discards { old } => {
+        Change::Discards { old, .. } => {
             format!("discards of {place} switched on again, up to {old} bytes")
         }
     };

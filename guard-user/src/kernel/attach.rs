@@ -192,13 +192,13 @@ impl Kernel {
     }
 
     /// To the root of the v2 hierarchy, where every task of the host stands. `plain` is for a host where no kernel memory can be
-    /// read, which it does without on v2.
+    /// read, which some do without on v2.
     fn attach_to_devices(
         &self,
         btf: &Btf,
         hierarchy: &Hierarchy,
         program: &'static str,
-        plain: &'static str,
+        plain: Option<&'static str>,
     ) -> Result<Link, LoadError> {
         let root = unified_root(hierarchy)?;
         let how = How::Devices(root.as_fd());
@@ -207,9 +207,9 @@ impl Kernel {
         } else {
             Err(LoadError::Unread)
         };
-        match (reading, hierarchy.version) {
-            (Err(_), Version::V2) => self.attach(btf, plain, how),
-            (result, Version::V1 | Version::V2) => result,
+        match (reading, hierarchy.version, plain) {
+            (Err(_), Version::V2, Some(plain)) => self.attach(btf, plain, how),
+            (result, ..) => result,
         }
     }
 

@@ -28,8 +28,10 @@ const SUSPENDED: u32 = 1 << 1;
 const INACTIVE: u32 = 1 << 6;
 /// `DM_STATUS_TABLE_FLAG`: what each target was made with, and not how it is.
 const TABLE: u32 = 1 << 4;
-/// `DM_NOFLUSH_FLAG`: a pool that is asked how it is writes nothing to its metadata.
+/// `DM_NOFLUSH_FLAG`: a pool that is asked how it is writes nothing to its metadata; a device that is suspended waits for nothing.
 const NOFLUSH: u32 = 1 << 11;
+/// `DM_SKIP_LOCKFS_FLAG`: a file system on it is not frozen first.
+const SKIP_LOCKFS: u32 = 1 << 10;
 /// `DM_BUFFER_FULL_FLAG`: there was more than room for it.
 const BUFFER_FULL: u32 = 1 << 8;
 /// Bytes of a `struct dm_ioctl`, and of a `struct dm_target_spec`.
@@ -142,7 +144,9 @@ impl Mapper {
         data[DATA_SIZE..DATA_SIZE + 4].copy_from_slice(&size.to_ne_bytes());
         data[TARGETS..TARGETS + 4].copy_from_slice(&count.to_ne_bytes());
         self.tell(TABLE_LOAD, &mut data)?;
-        let taken = self.tell(DEV_SUSPEND, &mut header(number, kept, HEADER));
+        // Nothing of it changes: what is under way need not end first, which of a pool that is full it may never.
+        let at_once = kept | NOFLUSH | SKIP_LOCKFS;
+        let taken = self.tell(DEV_SUSPEND, &mut header(number, at_once, HEADER));
         if taken.is_err() {
             let _ = self.tell(TABLE_CLEAR, &mut header(number, 0, HEADER));
         }

@@ -23,6 +23,9 @@ const ROOM: usize = 4 << 20;
 /// No message is longer (`UEVENT_BUFFER_SIZE` and its header).
 const LONGEST: usize = 8 << 10;
 
+/// So many are taken at once.
+const MOST: usize = 4096;
+
 /// What became of a block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Uevent {
@@ -67,9 +70,9 @@ impl Uevents {
         loop {
             let mut ready = self.0.readable().await?;
             let mut all = Vec::new();
-            let more = self.take(&mut all);
-            ready.clear_ready();
-            more?;
+            if self.take(&mut all)? {
+                ready.clear_ready();
+            }
             if !all.is_empty() {
                 return Ok(all);
             }
@@ -86,9 +89,10 @@ impl Uevents {
         Ok(all)
     }
 
-    fn take(&self, all: &mut Vec<Uevent>) -> io::Result<()> {
+    /// Whether that was all of them. Where there are more than anybody would cause who means well, any may have changed.
+    fn take(&self, all: &mut Vec<Uevent>) -> io::Result<bool> {
         let mut room = [0_u8; LONGEST];
-        loop {
+        for _ in 0..MOST {
             match recvfrom::<NetlinkAddr>(self.0.get_ref().as_raw_fd(), &mut room) {
                 // Anybody may send to a socket of this family; the kernel has no pid.
                 Ok((length, Some(from))) if from.pid() == 0 => {
@@ -96,11 +100,13 @@ impl Uevents {
                 }
                 Ok(_) => {}
                 Err(Errno::ENOBUFS) => all.push(Uevent::Lost),
-                Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EAGAIN) => return Ok(true),
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
+        all.push(Uevent::Lost);
+        Ok(false)
     }
 }
 

@@ -1,39 +1,118 @@
 //! Thin discard: what block devices say of themselves, where sysfs does not.
 
-use std::path::Path;
+use std::{cell::RefCell, collections::BTreeMap, fs, path::Path, time::Duration};
 
-use super::stack::Ask;
-use crate::kernel::{
-    attach::release,
-    mapper::{Asked, Mapper, below_loop},
+use super::stack::{Ask, Below};
+use crate::{
+    act::discards::SYS,
+    kernel::{
+        attach::release,
+        mapper::{Asked, Mapper},
+    },
+    sense::asked::below_loops,
 };
 
+/// A loop device says within so long what it is on, or it is left alone.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// So many that say nothing are found out at once; the others after these count as such.
+const SILENT: usize = 2;
+
 /// The device mapper, if there is one, and the loop devices.
-pub struct Devices(Option<Mapper>);
+pub struct Devices {
+    mapper: Option<Mapper>,
+    /// What each loop device is on, as far as any was asked for since the last look.
+    loops: RefCell<Option<BTreeMap<String, Below>>>,
+    /// Loop devices that said nothing, each with its file: they are not asked again while they have that.
+    silent: RefCell<BTreeMap<String, String>>,
+}
 
 impl Devices {
     /// Those of this host.
     #[must_use]
     pub fn open() -> Self {
-        Self(Mapper::is_there().then(Mapper::open).and_then(Result::ok))
+        Self {
+            mapper: mapper(),
+            loops: RefCell::default(),
+            silent: RefCell::default(),
+        }
+    }
+
+    /// To be looked at anew.
+    pub fn renew(&mut self) {
+        self.mapper = mapper();
+        self.loops.take();
     }
 
     /// How the first target of a device is, in the kernel's words; `None`: it cannot be told.
     #[must_use]
     pub fn status(&self, number: u32) -> Option<String> {
-        let targets = self.0.as_ref()?.targets(number, Asked::Status).ok()?;
+        let targets = self.mapper.as_ref()?.targets(number, Asked::Status).ok()?;
         targets.into_iter().next().map(|target| target.says)
     }
+
+    /// What each loop device that has a file is on.
+    fn ask_loops(&self) -> BTreeMap<String, Below> {
+        let mut silent = self.silent.borrow_mut();
+        let files = files_of_loops(Path::new(SYS));
+        silent.retain(|name, file| files.get(name) == Some(file));
+        let mut asked: Vec<String> = (files.keys())
+            .filter(|name| !silent.contains_key(*name))
+            .cloned()
+            .collect();
+        let mut all = BTreeMap::new();
+        for _ in 0..=SILENT {
+            if asked.is_empty() {
+                break;
+            }
+            let Ok(said) = below_loops(&asked, PATIENCE) else {
+                break;
+            };
+            let rest = asked.split_off(said.len().min(asked.len()));
+            let below = said
+                .into_iter()
+                .map(|below| below.map_or(Below::Nothing, Below::On));
+            all.extend(asked.into_iter().zip(below));
+            // The first that says nothing keeps the others from being asked.
+            let mut rest = rest.into_iter();
+            if let Some(name) = rest.next() {
+                let file = files.get(&name).cloned().unwrap_or_default();
+                silent.insert(name, file);
+            }
+            asked = rest.collect();
+        }
+        let unheard = silent.keys().cloned().chain(asked);
+        all.extend(unheard.map(|name| (name, Below::Unknown)));
+        all
+    }
+}
+
+fn mapper() -> Option<Mapper> {
+    Mapper::is_there().then(Mapper::open).and_then(Result::ok)
+}
+
+/// The path of the file of each loop device that has one, as it says; none is followed.
+fn files_of_loops(sys: &Path) -> BTreeMap<String, String> {
+    let blocks = sys.join("block");
+    let names = fs::read_dir(&blocks).into_iter().flatten().flatten();
+    names
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let file = fs::read(blocks.join(&name).join("loop/backing_file")).ok()?;
+            Some((name, String::from_utf8_lossy(&file).into_owned()))
+        })
+        .collect()
 }
 
 impl Ask for Devices {
     fn targets(&self, number: u32) -> Option<Vec<String>> {
-        let targets = self.0.as_ref()?.targets(number, Asked::Table).ok()?;
+        let targets = self.mapper.as_ref()?.targets(number, Asked::Table).ok()?;
         Some(targets.into_iter().map(|target| target.kind).collect())
     }
 
-    fn below_loop(&self, name: &str) -> Option<u32> {
-        below_loop(&Path::new("/dev").join(name))
+    fn below_loop(&self, name: &str) -> Below {
+        let mut loops = self.loops.borrow_mut();
+        let loops = loops.get_or_insert_with(|| self.ask_loops());
+        loops.get(name).copied().unwrap_or(Below::Nothing)
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! The words of the status: Documentation/admin-guide/device-mapper/thin-provisioning.rst, `pool_status` of drivers/md/dm-thin.c.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// So much of so much.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Used {
     /// In blocks.
     pub used: u64,
@@ -25,7 +25,7 @@ impl Used {
 }
 
 /// What a pool can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Everything.
@@ -52,7 +52,7 @@ impl Mode {
 }
 
 /// A pool's status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     /// What it can do.
     pub mode: Mode,

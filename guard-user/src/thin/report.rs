@@ -1,6 +1,6 @@
 //! Thin discard: the host's thin pools and all that stands on them, as whoever is woken up needs to see it.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use guard_common::{
     device::Device as Number,
@@ -22,7 +22,11 @@ use crate::{
     control::status::PoolStatus,
     kernel::pinned::Pinned,
     record::Text,
+    sense::asked::pools_now,
 };
+
+/// A pool that takes longer to say how it is hangs.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// All of it.
 #[derive(Debug, Serialize)]
@@ -93,6 +97,7 @@ impl Report {
         let stack = Stack::of(sys, &devices);
         let counted = pinned.map(Pinned::devices).unwrap_or_default();
         let mounted = remount::mounted().unwrap_or_default();
+        let read = pools_now(PATIENCE).unwrap_or_default();
         let is_pool = |name: &str| {
             let mut pools = stack.blocks().filter(|(_, block)| block.is_pool);
             pools.any(|(_, block)| block.mapped.as_deref() == Some(name))
@@ -113,7 +118,9 @@ impl Report {
                         block.mapped.as_deref().map(Text::from).as_ref() == Some(&pool.name)
                     })
                     .and_then(|pool| pool.full_in),
-                status: devices.status(number).as_deref().and_then(Pool::read),
+                status: (read.iter())
+                    .find(|one| one.number == number)
+                    .and_then(|one| one.status),
             })
             .collect();
         let devices = (stack.blocks())

@@ -12,8 +12,19 @@ use guard_common::thin::{Class, number};
 pub trait Ask {
     /// The types of the targets of a device mapper's device; `None`: it cannot be told. None at all: it has no table yet.
     fn targets(&self, number: u32) -> Option<Vec<String>>;
-    /// The device that a loop device's file is, or is on.
-    fn below_loop(&self, name: &str) -> Option<u32>;
+    /// What a loop device's file is, or is on.
+    fn below_loop(&self, name: &str) -> Below;
+}
+
+/// What a loop device is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Below {
+    /// The device with this number.
+    On(u32),
+    /// None: it has no file, or one that is on no device.
+    Nothing,
+    /// It does not say.
+    Unknown,
 }
 
 /// A block device.
@@ -27,7 +38,7 @@ pub struct Block {
     pub is_thin: bool,
     /// Whether it is one of the pools that thin volumes are in.
     pub is_pool: bool,
-    /// It is the device mapper's and has no table yet, or none that can be read.
+    /// It is the device mapper's and has no table yet, or none that can be read; or a loop device that does not say what it is on.
     pub is_unknown: bool,
     /// Whether it is a part of another device, whose queue it shares.
     pub is_partition: bool,
@@ -101,14 +112,20 @@ impl Stack {
                     .and_then(|at| number_in(&at.parent()?.join("dev"))),
             );
         }
+        let mut is_silent = false;
         if at.join("loop").is_dir() {
-            below.extend(ask.below_loop(name));
+            match ask.below_loop(name) {
+                Below::On(number) => below.push(number),
+                Below::Nothing => {}
+                Below::Unknown => is_silent = true,
+            }
         }
         let block = Block {
             name: name.to_owned(),
             is_thin: has("thin"),
             is_pool: has("thin-pool"),
-            is_unknown: matches!(&targets, Some(None))
+            is_unknown: is_silent
+                || matches!(&targets, Some(None))
                 || matches!(&targets, Some(Some(all)) if all.is_empty()),
             mapped: mapped.map(|name| name.trim_end().to_owned()),
             is_partition,
@@ -131,7 +148,9 @@ impl Stack {
         if thin { Class::Thin } else { alone }
     }
 
-    fn alone(&self, number: u32) -> Class {
+    /// The same, by what it stands on itself.
+    #[must_use]
+    pub fn alone(&self, number: u32) -> Class {
         let (mut seen, mut next) = (BTreeSet::new(), vec![number]);
         let mut class = Class::Other;
         while let Some(number) = next.pop() {

@@ -14,7 +14,7 @@ fn main() {
     let trials = hazards::all()
         .into_iter()
         .map(|scenario| {
-            let missing = scenario.needs.missing(&machine);
+            let missing = scenario.missing(&machine);
             if let Some(reason) = missing {
                 println!("skipping: {}: {reason}", scenario.name);
             }

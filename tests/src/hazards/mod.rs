@@ -14,6 +14,7 @@ pub mod socket;
 pub mod thin_discard;
 pub mod thin_recover;
 pub mod traffic_control;
+pub mod unit;
 pub mod user_namespace;
 
 use std::{fs, path::Path};
@@ -77,6 +78,8 @@ pub enum Needs {
     Poor,
     /// A kernel as Debian boots it: what has nothing to do with rungs and cgroups need not be shown on its variants.
     Ordinary,
+    /// The same, and what it prints is compared over all of them.
+    Compared,
     /// The same, on the oldest and on the newest kernel: what user space decides, or one place of the kernel that has not changed.
     Ends,
     /// Minutes of real runtimes, on every kernel as Debian boots it; not with `--ci` (`bulkhead.tests=brief`).
@@ -95,17 +98,43 @@ pub struct Scenario {
     pub run: fn() -> Result<()>,
 }
 
+impl Scenario {
+    /// Why it is not for a machine.
+    #[must_use]
+    pub fn missing(&self, machine: &Machine) -> Option<&'static str> {
+        (self.needs.missing(machine)).or_else(|| self.left_to_others(machine))
+    }
+
+    /// What is asked to be brief shows on half of the kernels what is no refusal by itself: every kernel has its half, and every
+    /// scenario its kernels.
+    fn left_to_others(&self, machine: &Machine) -> Option<&'static str> {
+        let is_one = |releases: &[(u32, u32)]| releases.contains(&machine.release);
+        let first = match self.needs {
+            Needs::Ends => is_one(&[(5, 10)]),
+            Needs::Ordinary => is_one(&[(5, 10), (6, 12)]),
+            Needs::Nothing
+            | Needs::Refusing
+            | Needs::RefusingOnV2
+            | Needs::Compared
+            | Needs::Poor
+            | Needs::Runtimes
+            | Needs::Patience => return None,
+        };
+        let turn = self.name.bytes().fold(0, |sum, byte| sum ^ byte) & 1 == 0;
+        (machine.brief && turn != first).then_some("with --ci another kernel shows it")
+    }
+}
+
 impl Needs {
     /// Why a machine does not have it.
-    #[must_use]
-    pub fn missing(self, machine: &Machine) -> Option<&'static str> {
+    fn missing(self, machine: &Machine) -> Option<&'static str> {
         let poor = machine.poor.is_some();
         let between = machine.release > (5, 10) && machine.release < NEW;
         match self {
             Self::Refusing | Self::RefusingOnV2 if poor => Some("the rung refuses nothing"),
             Self::RefusingOnV2 if !machine.v2 => Some("cgroup v1"),
             Self::Poor if !poor => Some("the rung refuses"),
-            Self::Ordinary | Self::Runtimes if !machine.ordinary => {
+            Self::Ordinary | Self::Compared | Self::Runtimes if !machine.ordinary => {
                 Some("the kernel's plain boot shows it")
             }
             Self::Ends if !machine.ordinary => Some("a kernel's plain boot shows it"),
@@ -118,6 +147,7 @@ impl Needs {
             | Self::RefusingOnV2
             | Self::Poor
             | Self::Ordinary
+            | Self::Compared
             | Self::Ends
             | Self::Runtimes
             | Self::Patience => None,
@@ -143,6 +173,7 @@ pub fn all() -> Vec<&'static Scenario> {
         mount::SCENARIOS,
         thin_discard::SCENARIOS,
         thin_recover::SCENARIOS,
+        unit::SCENARIOS,
         // Last, since Docker leaves modules and settings behind.
         default_policy::SCENARIOS,
     ]
@@ -158,4 +189,41 @@ pub fn has(program: &str) -> bool {
     ["/usr/bin", "/usr/sbin", "/usr/local/bin"]
         .iter()
         .any(|folder| fs::metadata(Path::new(folder).join(program)).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_brief_leaves_out_no_scenario_and_halves_those_of_every_kernel() {
+        let on = |release, brief| Machine {
+            v2: true,
+            release,
+            poor: None,
+            patient: false,
+            ordinary: true,
+            brief,
+        };
+        let releases = [(5, 10), (6, 1), (6, 12), (7, 3)];
+        for scenario in all() {
+            let shown = |brief| {
+                let shows =
+                    |release: &&(u32, u32)| scenario.missing(&on(**release, brief)).is_none();
+                releases.iter().filter(shows).count()
+            };
+            let (brief, whole) = (shown(true), shown(false));
+            match scenario.needs {
+                Needs::Ends | Needs::Ordinary => assert_eq!(2 * brief, whole, "{}", scenario.name),
+                Needs::Runtimes => assert_eq!((brief, whole), (0, 4)),
+                _ => assert_eq!(brief, whole),
+            }
+        }
+        for release in releases {
+            let shown = all()
+                .into_iter()
+                .filter(|one| one.missing(&on(release, true)).is_none());
+            assert!(shown.count() > 40, "{release:?}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::{
     ffi::CString,
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    ptr,
 };
 
 use clap::{Args, ValueEnum};
@@ -19,9 +20,12 @@ pub struct Mount {
     /// By which calls.
     #[arg(long, value_enum, default_value = "new")]
     pub way: Way,
-    /// An option and its value.
+    /// Options, each with its value if it has one.
     #[arg(long)]
-    pub option: Option<String>,
+    pub option: Vec<String>,
+    /// Goes on where an option is not taken.
+    #[arg(long)]
+    pub heedless: bool,
     /// Where.
     #[arg(long, default_value = "/tmp")]
     pub at: String,
@@ -42,6 +46,7 @@ pub enum Way {
     Tree,
 }
 
+const SET_FLAG: i64 = 0;
 const SET_STRING: i64 = 1;
 const CREATE: i64 = 6;
 const FROM_EMPTY_PATH: i64 = 4;
@@ -57,7 +62,7 @@ impl Mount {
         let none = c"none".as_ptr();
         match self.way {
             Way::Old => {
-                let data = CString::new(self.option.unwrap_or_default())?;
+                let data = CString::new(self.option.join(","))?;
                 // SAFETY: texts that end with NULs.
                 came(i64::from(unsafe {
                     libc::mount(none, at.as_ptr(), fs.as_ptr(), 0, data.as_ptr().cast())
@@ -74,21 +79,25 @@ impl Mount {
                 // SAFETY: a text that ends with a NUL.
                 let context = file(unsafe { libc::syscall(libc::SYS_fsopen, fs.as_ptr(), 0) })?;
                 let own = context.as_raw_fd();
-                if let Some((key, value)) =
-                    self.option.as_deref().and_then(|text| text.split_once('='))
-                {
-                    let (key, value) = (CString::new(key)?, CString::new(value)?);
+                for option in &self.option {
+                    let (key, value) = match option.split_once('=') {
+                        Some((key, value)) => (key, Some(CString::new(value)?)),
+                        None => (option.as_str(), None),
+                    };
+                    let key = CString::new(key)?;
+                    let command = if value.is_some() {
+                        SET_STRING
+                    } else {
+                        SET_FLAG
+                    };
+                    let value = value.as_ref().map_or(ptr::null(), |value| value.as_ptr());
                     // SAFETY: texts that end with NULs.
-                    came(unsafe {
-                        libc::syscall(
-                            libc::SYS_fsconfig,
-                            own,
-                            SET_STRING,
-                            key.as_ptr(),
-                            value.as_ptr(),
-                            0,
-                        )
-                    })?;
+                    let taken = came(unsafe {
+                        libc::syscall(libc::SYS_fsconfig, own, command, key.as_ptr(), value, 0)
+                    });
+                    if !self.heedless {
+                        taken?;
+                    }
                 }
                 if self.way == Way::Given {
                     return Ok(());

@@ -32,6 +32,8 @@ const EOPNOTSUPP: i32 = 95;
 /// Of the bits that say what a file is: a block device (include/uapi/linux/stat.h).
 const S_IFMT: u16 = 0o170_000;
 const S_IFBLK: u16 = 0o060_000;
+/// See [`S_IFBLK`].
+const S_IFCHR: u16 = 0o020_000;
 
 /// `BLKDISCARD` and `BLKSECDISCARD` (include/uapi/linux/fs.h).
 const BLKDISCARD: u32 = 0x1277;
@@ -44,8 +46,13 @@ const SEC_TRIM_FILE: u32 = 0x4018_f514;
 /// `EXT4_IOC_CHECKPOINT` (fs/ext4/ext4.h, 5.14), which may be told to discard the journal. By a flag that its caller's other threads
 /// can change meanwhile: so with and without it.
 const CHECKPOINT: u32 = 0x4004_662b;
-/// `DM_DEV_CREATE` (include/uapi/linux/dm-ioctl.h).
+/// `DM_DEV_CREATE` and `DM_DEV_SUSPEND`, which has a device take the table that was loaded for it (include/uapi/linux/dm-ioctl.h).
 const DM_DEV_CREATE: u32 = 0xc138_fd03;
+/// See [`DM_DEV_CREATE`].
+const DM_DEV_SUSPEND: u32 = 0xc138_fd06;
+/// Where the device mapper is told: a character device of `MISC_MAJOR` and `MAPPER_CTRL_MINOR` (include/uapi/linux/major.h,
+/// include/linux/miscdevice.h).
+const MAPPER_CONTROL: u32 = 10 << 20 | 236;
 /// `BLOCK_URING_CMD_DISCARD` (include/uapi/linux/blkdev.h, 6.12).
 const URING_DISCARD: u32 = 0x1200;
 /// `SWAP_FLAG_DISCARD` (include/linux/swap.h).
@@ -93,7 +100,7 @@ fn asked(file: u64, command: u32) -> i32 {
         BLKDISCARD | BLKSECDISCARD | FITRIM | SEC_TRIM_FILE | CHECKPOINT => {
             refused(device_of(file))
         }
-        DM_DEV_CREATE => {
+        DM_DEV_CREATE | DM_DEV_SUSPEND if is_mapper_control(file) => {
             made();
             ALLOW
         }
@@ -101,7 +108,17 @@ fn asked(file: u64, command: u32) -> i32 {
     }
 }
 
-/// A device is about to be made, which may get the number of one that is gone. Counted whoever asks, and whether or not it is.
+/// Whether it is the device mapper that is told: to any other file that number is as good as none.
+#[inline(always)]
+fn is_mapper_control(file: u64) -> bool {
+    let Some(inode) = read::<u64>(file, Field::FileInode) else {
+        return false;
+    };
+    read::<u16>(inode, Field::InodeMode).is_some_and(|mode| mode & S_IFMT == S_IFCHR)
+        && read(inode, Field::InodeDevice) == Some(MAPPER_CONTROL)
+}
+
+/// A device is about to be made, which may get the number of one that is gone, or to take another table. Counted whether or not it does.
 #[inline(always)]
 fn made() {
     if let Some(host) = subject::host() {

@@ -1,34 +1,32 @@
 //! Thin discard: a file system on dm-thin that would discard by itself, from its own threads, is not mounted by a container.
 //!
-//! What is to be mounted is known where its options are read, and on which device where it is mounted: what asked for discards is
-//! remembered by its context, and the context's word by the task that mounts it. In between no other task has it.
+//! What is to be mounted is known where its options are read, and on which device where it opens that: what asked for discards is
+//! remembered by its context, and the context's word by the task that mounts it. In between no other task has it. It must not come
+//! to be mounted first: a journal that is replayed then discards what its last user left to be deleted.
 
 use aya_ebpf::{
-    bindings::BPF_ANY,
-    helpers::bpf_get_current_pid_tgid,
-    macros::{fentry, fexit, lsm},
-    programs::{FEntryContext, FExitContext, LsmContext},
+    bindings::{BPF_ANY, BPF_DEVCG_DEV_BLOCK, bpf_cgroup_dev_ctx},
+    macros::{cgroup_device, fentry, fexit, lsm},
+    programs::{DeviceContext, FEntryContext, FExitContext, LsmContext},
 };
 use guard_common::{
-    action::name,
+    action::{Action, name},
     config::Field,
-    thin::{BEGIN, ENDED, FOUND, NO_DEVICE, OPTIONS_MAX, OPTIONS_STEP, search},
+    device,
+    thin::{BEGIN, DM_THIN, ENDED, FOUND, NO_DEVICE, OPTIONS_MAX, OPTIONS_STEP, number, search},
 };
 
-use super::{ALLOW, EPERM, judge_container, number_of};
+use super::{ALLOW, EPERM, judge_container, number_of, thin};
 use crate::{
+    asking,
     gate::Verdict,
-    kernel::{apart, read, text_at, word_at},
+    kernel::{apart, current, read, text_at, word_at},
     maps::{ASKED_TO_DISCARD, MOUNTING},
 };
 
-/// The options' names.
+/// The option's name. `nodiscard` takes nothing back: whether a file system knows it is not known yet, and one that refuses it goes on
+/// with what it was told before.
 const DISCARD: [u64; 2] = match name("discard") {
-    Some(name) => name,
-    None => [0; 2],
-};
-/// See [`DISCARD`].
-const NODISCARD: [u64; 2] = match name("nodiscard") {
     Some(name) => name,
     None => [0; 2],
 };
@@ -39,9 +37,7 @@ const NODISCARD: [u64; 2] = match name("nodiscard") {
 pub fn thin_discard_parameter(ctx: LsmContext) -> i32 {
     let (context, parameter): (u64, u64) = (ctx.arg(0), ctx.arg(1));
     let key = read(parameter, Field::ParameterKey).map_or([0; 2], text_at);
-    if key == NODISCARD {
-        let _ = ASKED_TO_DISCARD.remove(context);
-    } else if key == DISCARD
+    if key == DISCARD
         && ASKED_TO_DISCARD
             .insert(context, 1, u64::from(BPF_ANY))
             .is_err()
@@ -50,6 +46,42 @@ pub fn thin_discard_parameter(ctx: LsmContext) -> i32 {
         return deny(judge_container(NO_DEVICE, true));
     }
     ALLOW
+}
+
+// int __cgroup_bpf_check_dev_permission(short dev_type, u32 major, u32 minor, short access, …)   see `kernel_log_device`
+// Whoever mounts something opens the devices that it is on, each of several, before it is looked at what is there.
+#[cgroup_device]
+pub fn thin_discard_device(ctx: DeviceContext) -> i32 {
+    match opened(&ctx) {
+        Some(Verdict::Deny) => 0,
+        Some(Verdict::Allow) | None => 1,
+    }
+}
+
+#[inline(always)]
+fn opened(ctx: &DeviceContext) -> Option<Verdict> {
+    let device: *const bpf_cgroup_dev_ctx = ctx.device;
+    // SAFETY: the program's context. Volatile, as the verifier wants each word of it read by itself.
+    let (access, major, minor) = unsafe {
+        (
+            (&raw const (*device).access_type).read_volatile(),
+            (&raw const (*device).major).read_volatile(),
+            (&raw const (*device).minor).read_volatile(),
+        )
+    };
+    if access & 0xffff != BPF_DEVCG_DEV_BLOCK {
+        return None;
+    }
+    // SAFETY: entries are stored whole, and a task's by itself alone.
+    let mounting = unsafe { MOUNTING.get(&current()) }.copied()?;
+    // Not what an earlier mount of the task left.
+    if mounting < DEEPER || mounting & ASKED == 0 {
+        return None;
+    }
+    let number = number(major, minor);
+    let by_argument = thin(number).map(|_| DM_THIN);
+    let told = device::Device::of(true, number).argument();
+    asking::about_by_reading(Action::Discard, by_argument, told)
 }
 
 // int vfs_get_tree(struct fs_context *fc)   5.10 to 7.3
@@ -102,7 +134,7 @@ const DEEPER: u32 = 2;
 
 #[inline(always)]
 fn enter(context: u64) -> i32 {
-    let task = bpf_get_current_pid_tgid();
+    let task = current();
     // SAFETY: entries are stored whole, and a task's by itself alone.
     let before = unsafe { MOUNTING.get(&task) }.copied().unwrap_or_default();
     // What an earlier mount of the task left that failed is none of this one's.
@@ -114,7 +146,7 @@ fn enter(context: u64) -> i32 {
 
 #[inline(always)]
 fn leave() -> i32 {
-    let task = bpf_get_current_pid_tgid();
+    let task = current();
     // SAFETY: as above.
     if let Some(within) = unsafe { MOUNTING.get(&task) }.copied()
         && within >= DEEPER
@@ -158,10 +190,10 @@ fn has_it(options: u64) -> bool {
 
 #[inline(always)]
 fn mounted(super_block: u64) -> i32 {
-    let task = bpf_get_current_pid_tgid();
     // SAFETY: entries are stored whole.
-    let mounting = unsafe { MOUNTING.get(&task) }.copied();
-    if mounting.unwrap_or_default() & ASKED == 0 {
+    let mounting = unsafe { MOUNTING.get(&current()) }.copied();
+    // One that mounts has an entry, unless others had so many meanwhile that there was no room.
+    if mounting.unwrap_or(ASKED) & ASKED == 0 {
         return ALLOW;
     }
     match number_of(super_block) {

@@ -64,3 +64,20 @@ fn what_cannot_be_understood_is_left_alone() {
     assert_eq!(journal.changes().len(), 0);
     fs::remove_dir_all(at).unwrap();
 }
+
+#[test]
+fn another_device_with_the_number_is_left_alone() {
+    let device = number(253, 3);
+    let (at, file, mut journal) = queue("4096");
+    let disk = at.join("dev/block/253:3/diskseq");
+    for (now, applied, value) in [("7\n", Applied::Done, "4096"), ("8\n", Applied::Absent, "0")] {
+        fs::write(&file, "4096").unwrap();
+        fs::write(&disk, "7\n").unwrap();
+        assert_eq!(switch_off(&at, device, &mut journal).unwrap(), Applied::Done);
+        fs::write(&disk, now).unwrap();
+        assert_eq!(restore(&at, device, &mut journal).unwrap(), applied);
+        assert_eq!(fs::read_to_string(&file).unwrap(), value);
+        assert_eq!(journal.changes().len(), 0);
+    }
+    fs::remove_dir_all(at).unwrap();
+}

@@ -80,7 +80,7 @@ fn print_pool(out: &mut impl Write, pool: &PoolReport) -> io::Result<()> {
     let Some(status) = pool.status else {
         return writeln!(
             out,
-            "pool            {mapped} ({name}): its status cannot be had"
+            "pool            {mapped} ({name}): it does not say how it is; its disk may hang"
         );
     };
     write!(

@@ -40,6 +40,7 @@ const TELLING: u64 = 10;
 #[derive(Default)]
 pub(super) struct Thin {
     uevents: Option<Uevents>,
+    devices: Option<Devices>,
     stack: Stack,
     /// What stands in the kernel side's table.
     table: BTreeMap<u32, Known>,
@@ -89,10 +90,11 @@ impl Daemon {
             true => self.find_devices(),
             false => BTreeMap::new(),
         };
-        // Those too that an earlier daemon knew.
+        // Those too that an earlier daemon knew; file systems that are on no device `keep_mounts` knows of.
+        let is_known = |number| is_of_no_device(number) && self.thin.table.contains_key(&number);
         let gone: Vec<u32> = (self.kernel.thin.keys())
             .filter_map(Result::ok)
-            .filter(|number| !all.contains_key(number) && !is_of_no_device(*number))
+            .filter(|number| !all.contains_key(number) && !is_known(*number))
             .collect();
         for (number, class) in all {
             self.classify(number, class);
@@ -137,7 +139,9 @@ impl Daemon {
         self.thin.stack = if all.is_empty() {
             Stack::default()
         } else {
-            Stack::of(Path::new(SYS), &Devices::open())
+            let devices = self.thin.devices.get_or_insert_with(Devices::open);
+            devices.renew();
+            Stack::of(Path::new(SYS), devices)
         };
         let numbers: Vec<u32> = self.thin.stack.blocks().map(|(number, _)| number).collect();
         all.extend(
@@ -196,12 +200,16 @@ impl Daemon {
     }
 
     fn renew_devices(&mut self, told: Vec<Uevent>) {
-        let devices = Devices::open();
+        let mut names = BTreeMap::new();
         for event in told {
-            let Uevent::Block { name, changed } = event else {
-                continue;
-            };
-            for number in self.thin.stack.renew(Path::new(SYS), &devices, &name) {
+            if let Uevent::Block { name, changed } = event {
+                *names.entry(name).or_insert(false) |= changed;
+            }
+        }
+        (self.thin.devices.get_or_insert_with(Devices::open)).renew();
+        for (name, changed) in names {
+            let devices = self.thin.devices.get_or_insert_with(Devices::open);
+            for number in self.thin.stack.renew(Path::new(SYS), devices, &name) {
                 match self.class_of(number) {
                     Some(class) => {
                         self.classify(number, class);

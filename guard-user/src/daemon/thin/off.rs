@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::Path};
 
-use guard_common::thin::{Class, OfTheHost, number};
+use guard_common::thin::{Class, OfTheHost, all_of, number};
 
 use super::{Daemon, is_of_no_device};
 use crate::{
@@ -93,6 +93,7 @@ impl Daemon {
             Ok(mounted) => mounted,
             Err(error) => return self.note("mounts", error.to_string()),
         };
+        let mounted_now: BTreeSet<u32> = mounted.iter().map(|one| one.number).collect();
         let mut alone = BTreeSet::new();
         for mounted in mounted {
             let Some(on) = device_of(&mounted) else {
@@ -108,6 +109,18 @@ impl Daemon {
             }
             if self.refuses() && !queues_are_heeded() && self.discards(&mounted) {
                 self.stop_discarding(&mounted);
+            }
+        }
+        let unmounted: Vec<u64> = (self.journal.changes())
+            .filter(|(id, change)| {
+                let is_there = || mounted_now.contains(&(*id as u32));
+                change.kind() == journal::Kind::MountDiscard && !is_there()
+            })
+            .map(|(id, _)| id)
+            .collect();
+        for id in unmounted {
+            if let Err(error) = self.journal.forget(id, journal::Kind::MountDiscard) {
+                self.note("journal", error.to_string());
             }
         }
         // Another file system may have such a number next.
@@ -153,7 +166,9 @@ impl Daemon {
     }
 
     fn is_to_be_off(&self, number: u32) -> bool {
-        let thin = (self.thin.table.get(&number)).is_some_and(|known| known.class == Class::Thin);
+        // Of a btrfs of several those that are elsewhere go on; and what reaches a loop device is no discard any more below it.
+        let thin = self.thin.stack.alone(number) == Class::Thin
+            && self.thin.table.contains_key(&all_of(number));
         // A part shares its device's queue.
         let own = (self.thin.stack.block(number)).is_some_and(|block| !block.is_partition);
         thin && own && self.refuses()

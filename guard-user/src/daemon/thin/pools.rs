@@ -8,7 +8,7 @@ use crate::{
     kernel::mapper::Mapper,
     policy::model::THIN,
     record::{Kind, Measure, Record},
-    sense::pools::{self, Read},
+    sense::asked::{self, Read},
     thin::{
         pool::Pool,
         watch::{Told, Watch},
@@ -25,7 +25,7 @@ const HANGS: &str = "pools";
 /// The host's pools.
 #[derive(Default)]
 pub(super) struct Pools {
-    reader: Option<pools::Pools>,
+    reader: Option<asked::Pools>,
     /// By number and name: either may be another pool's next.
     known: BTreeMap<(u32, String), Known>,
     /// The tick in which they were last heard of.
@@ -49,7 +49,7 @@ impl Daemon {
             if !self.ticks.is_multiple_of(ROUND) || !Mapper::is_there() {
                 return;
             }
-            match pools::Pools::start() {
+            match asked::Pools::start() {
                 Ok(reader) => self.thin.pools.reader = Some(reader),
                 Err(error) => {
                     return self.note(HANGS, format!("thin pools are not watched: {error}"));
@@ -57,12 +57,15 @@ impl Daemon {
             }
             self.thin.pools.heard = self.ticks;
         }
-        let heard = (self.thin.pools.reader.as_ref()).map(pools::Pools::next);
+        let heard = (self.thin.pools.reader.as_mut()).map(asked::Pools::said);
         let read = match heard.transpose() {
             Ok(read) => read.flatten(),
-            Err(_) => {
+            Err(error) => {
                 self.thin.pools.reader = None;
-                return;
+                return self.note(
+                    HANGS,
+                    format!("thin pools were not watched for a moment: {error}"),
+                );
             }
         };
         let Some(read) = read else {

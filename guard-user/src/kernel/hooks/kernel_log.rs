@@ -69,7 +69,7 @@ pub static KERNEL_LOG_DEVICES: Hook = Hook {
     name: "cgroup_device",
     program: "kernel_log_device",
     place: Place::Devices {
-        plain: "kernel_log_device_plain",
+        plain: Some("kernel_log_device_plain"),
     },
     what: "opening /dev/kmsg, by whatever name",
     open: &[

@@ -99,8 +99,8 @@ pub enum Place {
     },
     /// Where it asks the device programs of cgroups.
     Devices {
-        /// The program that reads no kernel memory.
-        plain: &'static str,
+        /// The program that reads no kernel memory, if it can be done without.
+        plain: Option<&'static str>,
     },
     /// Where it asks the programs of cgroups before a file below /proc/sys is read or written.
     Settings,

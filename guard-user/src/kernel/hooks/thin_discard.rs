@@ -19,7 +19,7 @@ use crate::kernel::self_test;
 const ACTIONS: &[Action] = &[Action::Discard];
 
 /// The hooks of discards.
-pub static THIN_DISCARD: [Hook; 7] = [
+pub static THIN_DISCARD: [Hook; 8] = [
     Hook {
         hazard: "thin_discard",
         name: "file_ioctl",
@@ -82,11 +82,22 @@ pub static THIN_DISCARD: [Hook; 7] = [
             lsm: "bpf_lsm_fs_context_parse_param",
             security: "security_fs_context_parse_param",
         },
-        what: "by an option, a file system that will discard by itself; the two that follow refuse it to containers",
+        what: "by an option, a file system that will discard by itself; the three that follow refuse it to containers",
         open: &["mounting with `discard`"],
         entries: &[("thin_discard_put_context", "put_fs_context")],
         actions: ACTIONS,
         trial: mount_with_discard,
+        ..BY_ITSELF
+    },
+    Hook {
+        hazard: "thin_discard",
+        name: "cgroup_device",
+        program: "thin_discard_device",
+        place: Place::Devices { plain: None },
+        what: "opening what is to be mounted with `discard`, before a journal on it is replayed, in a container",
+        open: &["what replaying a journal discards at a mount with `discard` that is refused then"],
+        actions: ACTIONS,
+        trial: || Err("it takes a file system on a device".to_owned()),
         ..BY_ITSELF
     },
     Hook {

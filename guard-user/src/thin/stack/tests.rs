@@ -8,15 +8,15 @@ use super::*;
 struct Sys {
     at: PathBuf,
     targets: HashMap<u32, Option<Vec<String>>>,
-    loops: HashMap<String, u32>,
+    loops: HashMap<String, Below>,
 }
 
 impl Ask for Sys {
     fn targets(&self, number: u32) -> Option<Vec<String>> {
         self.targets.get(&number).cloned().flatten()
     }
-    fn below_loop(&self, name: &str) -> Option<u32> {
-        self.loops.get(name).copied()
+    fn below_loop(&self, name: &str) -> Below {
+        self.loops.get(name).copied().unwrap_or(Below::Nothing)
     }
 }
 
@@ -70,7 +70,8 @@ impl Drop for Sys {
 fn what_stands_on_a_thin_volume_is_thin_and_what_the_pool_stands_on_is_not() {
     let mut sys = Sys::new("classes");
     sys.block("loop0", "7:0", &[]);
-    sys.loops.insert("loop0".to_owned(), number(8, 1));
+    sys.loops
+        .insert("loop0".to_owned(), Below::On(number(8, 1)));
     let pool = sys.mapped(0, Some(&["thin-pool"]), &["loop0"]);
     let thin = sys.mapped(1, Some(&["thin"]), &["dm-0"]);
     let crypt = sys.mapped(2, Some(&["crypt"]), &["dm-1"]);
@@ -108,8 +109,14 @@ fn a_partition_stands_on_its_device_and_a_loop_on_what_its_file_is_on() {
     symlink(whole.join("md0p1"), sys.at.join("class/block/md0p1")).unwrap();
     sys.block("loop1", "7:1", &[]);
     fs::create_dir_all(sys.at.join("class/block/loop1/loop")).unwrap();
-    sys.loops.insert("loop1".to_owned(), number(259, 0));
+    sys.loops
+        .insert("loop1".to_owned(), Below::On(number(259, 0)));
+    // One whose file nobody serves does not say what it is on.
+    sys.block("loop2", "7:2", &[]);
+    fs::create_dir_all(sys.at.join("class/block/loop2/loop")).unwrap();
+    sys.loops.insert("loop2".to_owned(), Below::Unknown);
     let stack = sys.stack();
+    assert_eq!(stack.class(number(7, 2)), Class::Unknown);
     assert_eq!(stack.class(number(259, 0)), Class::Thin);
     assert!(stack.block(number(259, 0)).unwrap().is_partition);
     assert_eq!(stack.class(number(7, 1)), Class::Thin);
@@ -147,6 +154,8 @@ fn of_a_file_system_on_several_devices_all_are_thin_if_one_is() {
     assert_eq!(stack.class(thin), Class::Thin);
     assert_eq!(stack.class(number(7, 0)), Class::Thin);
     assert_eq!(stack.class(number(7, 1)), Class::Other);
+    // Its own queue leads to no thin volume.
+    assert_eq!(stack.alone(number(7, 0)), Class::Other);
 }
 
 #[test]

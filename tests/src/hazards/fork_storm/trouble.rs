@@ -25,7 +25,7 @@ use crate::{
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "fork_storm::on_a_plain_kernel_nothing_is_degraded_whatever_is_denied",
-        needs: Needs::Ordinary,
+        needs: Needs::Compared,
         run: on_a_plain_kernel_nothing_is_degraded_whatever_is_denied,
     },
     Scenario {

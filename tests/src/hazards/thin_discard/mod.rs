@@ -2,7 +2,8 @@
 
 mod filling;
 mod kept_off;
-mod pool;
+pub mod pool;
+mod silent;
 
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     ],
     kept_off::SCENARIOS,
     filling::SCENARIOS,
+    silent::SCENARIOS,
 ];
 
 const DISCARD: &str = "discard";
@@ -135,10 +137,26 @@ fn every_way() -> Result<()> {
     let zeroes = format!("blkdiscard --zeroout --length 1M {thin}");
     ensure!(came(us, &zeroes)? == Came::Done, "writing zeros is refused");
     plain_goes_on(&pool, us, &plain)?;
+    // Nor does it for what only the device mapper is to be asked.
+    let linear = format!("{}-linear", pool.name());
+    must(&format!(
+        "dmsetup create {linear} --table '0 8192 linear {plain} 0'"
+    ))?;
+    let script = format!("bulkhead-probe call mapper-of-null && blkdiscard /dev/mapper/{linear}");
+    wait_for("it to be known for another", Duration::from_secs(5), || {
+        Ok(came(us, &script)? == Came::Done)
+    })?;
+    for _ in 0..20 {
+        ensure!(
+            came(us, &script)? == Came::Done,
+            "a container has made a plain device one on dm-thin"
+        );
+    }
+    must(&format!("dmsetup remove {linear}"))?;
     let seen = status()?;
     let refused = count(&seen, &container, DISCARD, "refused")?;
     ensure!(
-        refused == (all.len() * ways.len()) as u64,
+        refused >= (all.len() * ways.len()) as u64,
         "{refused} are counted"
     );
     for hook in [
@@ -304,7 +322,49 @@ fn file_systems() -> Result<()> {
         );
         must(&undo)?;
     }
+    early(&mut pool, us)?;
     drop(daemon);
+    Ok(())
+}
+
+/// What is refused to be mounted is not looked at: a journal that is replayed discards what its last user left to be deleted.
+fn early(pool: &mut Pool, us: Option<&Cgroup>) -> Result<()> {
+    let (name, at) = (pool.name().to_owned(), pool.place()?);
+    let (thin, at) = (format!("/dev/mapper/{name}-1"), at.display());
+    // A snapshot of what is mounted has a journal to be replayed.
+    must(&format!(
+        "wipefs -aq {thin}; mkfs.ext4 -qF {thin}; mount {thin} {at}; \
+         dd if=/dev/urandom of={at}/file bs=1M count=4 conv=fsync status=none; \
+         dmsetup suspend --noflush --nolockfs {name}-1; dmsetup message {name} 0 'create_snap 99 1'; \
+         dmsetup resume {name}-1; umount {at}"
+    ))?;
+    let left = pool.map(
+        &format!("{name}-99"),
+        &format!("0 {} thin /dev/mapper/{name} 99", pool::VOLUME),
+    )?;
+    let is_left = || -> Result<bool> {
+        Ok(must(&format!("dumpe2fs -h {left} 2>/dev/null"))?.contains("needs_recovery"))
+    };
+    ensure!(is_left()?, "there is nothing to be replayed");
+    // An option that is not taken takes nothing back.
+    let heedless = |options: &str| {
+        format!(
+            "bulkhead-probe mount --way made --fs xfs --heedless --option source={left} {options}"
+        )
+    };
+    for script in [
+        format!("mount -t ext4 -o discard {left} {at}"),
+        format!("mount -t ext4 -o discard,nodiscard {left} {at}"),
+        heedless("--option discard --option nodiscard=x"),
+    ] {
+        let seen = came(us, &script)?;
+        ensure!(seen == Came::Refused, "{script}: {seen:?}");
+        ensure!(is_left()?, "{script}: the journal is replayed");
+    }
+    must(&format!(
+        "mount -t ext4 -o nodiscard {left} {at}; umount {at}"
+    ))?;
+    ensure!(!is_left()?, "nothing is ever replayed");
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use crate::{
 pub const DATA: u64 = 1_966_080;
 /// Sectors of the device that it is on: it can be made larger.
 pub const ROOM: u64 = 2_097_152;
+/// See [`DATA`].
 pub const VOLUME: u64 = 786_432;
 
 /// What became of something that was asked for.
