@@ -40,7 +40,7 @@ const AT: &str = "/tmp/served";
 impl Served {
     fn new() -> Result<Self> {
         must(&format!(
-            "modprobe fuse; mkdir -p {AT} {AT}-from; truncate -s 8M {AT}-from/file"
+            "modprobe fuse || grep -qw fuse /proc/filesystems; mkdir -p {AT} {AT}-from; truncate -s 8M {AT}-from/file"
         ))?;
         let server = Command::new("bindfs")
             .args(["-f", "-o", "attr_timeout=0", &format!("{AT}-from"), AT])
