@@ -243,16 +243,36 @@ const LOOP_GET_STATUS64: libc::c_ulong = 0x4c05;
 /// Words of a `struct loop_info64`.
 const LOOP_WORDS: usize = 29;
 
-/// The number of the device that a loop device's file is, or is on; `None`: it has none.
+/// What is behind a loop device, whatever its name is by now, and in whichever mount namespace it had one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// The number of the device that the file is on.
+    pub on: u32,
+    /// Its inode.
+    pub inode: u64,
+    /// The number of the device that it is, if it is one.
+    pub is: Option<u32>,
+}
+
+/// What is behind a loop device; `None`: nothing, or it cannot be asked.
 #[must_use]
-pub fn below_loop(node: &Path) -> Option<u32> {
+pub fn behind_loop(node: &Path) -> Option<Behind> {
     let file = File::open(node).ok()?;
     let mut info = [0_u64; LOOP_WORDS];
     // SAFETY: the kernel fills in a structure of this length.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), LOOP_GET_STATUS64, info.as_mut_ptr()) };
-    let [on, _, is, ..] = info;
-    let number = if is != 0 { is } else { on };
-    (result == 0).then(|| decoded(number as u32))
+    let [on, inode, is, ..] = info;
+    (result == 0).then(|| Behind {
+        on: decoded(on as u32),
+        inode,
+        is: (is != 0).then(|| decoded(is as u32)),
+    })
+}
+
+/// The number of the device that a loop device's file is, or is on; `None`: it has none.
+#[must_use]
+pub fn below_loop(node: &Path) -> Option<u32> {
+    behind_loop(node).map(|behind| behind.is.unwrap_or(behind.on))
 }
 
 #[cfg(test)]

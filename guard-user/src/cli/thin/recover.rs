@@ -61,7 +61,7 @@ pub struct Arguments {
     /// Or a device that holds nothing, as a new logical volume.
     #[arg(long, value_name = "DEVICE", conflicts_with = "to")]
     to_volume: Option<PathBuf>,
-    /// That device may hold something, which is lost then.
+    /// That device may hold something, which is lost then. The pool's own stays refused, by whichever name.
     #[arg(long, requires = "to_volume")]
     overwrite: bool,
     /// The volume's size, as 10G, if docker's books do not tell it, or not the right one.

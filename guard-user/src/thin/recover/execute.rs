@@ -60,6 +60,7 @@ pub fn execute(
         Target::Image(path) => (path.clone(), None, image(plan, data, path, interrupts)?),
         Target::Device(path, _) => {
             let (file, _) = target::open(path, true)?;
+            target::apart(path, &file, pool)?;
             let written = copy::device(&plan.map, &data.file, &file, interrupts)
                 .map_err(|broken| broken.on(&data.path, path))?;
             (path.clone(), None, written)

@@ -7,12 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::{
-    libc::O_NONBLOCK,
-    sys::stat::{major, minor},
-};
+use nix::libc::O_NONBLOCK;
 
-use super::{Interrupts, RecoverError, call::Call};
+use super::{
+    Interrupts, RecoverError,
+    call::Call,
+    stands::{Host, Identity, Stands, identity},
+};
 use crate::record::Text;
 
 /// Devices that stand on devices that stand on a device … so far they are followed.
@@ -28,7 +29,9 @@ pub(super) struct Part {
     /// It is a device, not a file.
     pub is_device: bool,
     /// What else goes by another name is the same if these are.
-    pub identity: (u64, u64),
+    pub identity: Identity,
+    /// The number of the device that it is on, if it is a file.
+    on: u64,
 }
 
 /// A pool, of which nothing is activated.
@@ -89,11 +92,8 @@ impl Part {
             size: file.seek(SeekFrom::End(0)).map_err(at("find the end of"))?,
             file,
             is_device,
-            identity: if is_device {
-                (u64::MAX, found.rdev())
-            } else {
-                (found.dev(), found.ino())
-            },
+            identity: identity(&found),
+            on: found.dev(),
         })
     }
 
@@ -110,37 +110,15 @@ impl Part {
         }
     }
 
-    /// The folders of the block devices that it is, or is behind.
-    fn devices(&self) -> Vec<PathBuf> {
-        if self.is_device {
-            return vec![folder(self.identity.1)];
-        }
-        let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-        let mut devices = Vec::new();
-        for path in entries.map(|entry| entry.path()) {
-            let behind = fs::read_to_string(path.join("loop/backing_file")).unwrap_or_default();
-            let same = fs::metadata(behind.trim_end_matches('\n'))
-                .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
-            if same {
-                devices.push(path);
-            }
-        }
-        devices
+    /// What it stands on, now.
+    pub(super) fn stands(&self) -> Stands {
+        Host::here().stands(self.identity, self.on)
     }
-}
-
-/// Where sysfs has a block device.
-pub(super) fn folder(device: u64) -> PathBuf {
-    PathBuf::from(format!(
-        "/sys/dev/block/{}:{}",
-        major(device),
-        minor(device)
-    ))
 }
 
 /// The active pool that stands on a part, with the root of the snapshot that it holds, or `-`.
 fn active(part: &Part, interrupts: &Interrupts) -> Result<Option<(Text, String)>, RecoverError> {
-    let mut level = part.devices();
+    let mut level = Host::here().names(&part.stands());
     for _ in 0..DEPTH {
         let mut above = Vec::new();
         for device in &level {

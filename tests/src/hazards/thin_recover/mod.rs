@@ -127,6 +127,20 @@ fn images() -> Result<()> {
     let to = ["--volume", "3", "--to-volume", device.trim(), "--yes"];
     ended(&lab.recover(&to)?, 1, "holds something")?;
     lab.succeed(&[&to[..], &["--overwrite"]].concat())?;
+    // A loop device that somebody left over the pool's own data.
+    lab.shell("ln -s $(losetup -f --show $P/data) $T/own")?;
+    let own = lab.shell("readlink $T/own")?;
+    let to_own = [
+        "--volume",
+        "3",
+        "--to-volume",
+        own.trim(),
+        "--yes",
+        "--overwrite",
+    ];
+    let refused = lab.recover(&to_own);
+    lab.shell("losetup -d $(readlink $T/own)")?;
+    ended(&refused?, 1, "is the pool's own")?;
     lab.shell(&format!(
         "losetup -d $(readlink $T/loop); same $T/device {image}"
     ))?;
