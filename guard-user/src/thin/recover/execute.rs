@@ -35,7 +35,8 @@ pub struct Done {
 /// Does what a plan says.
 ///
 /// # Errors
-/// It cannot be read, written, mapped or mounted, or somebody stopped it. What was made so far is taken away.
+/// The pool or the target is not as it was planned for, it cannot be read, written, mapped or mounted, or somebody stopped it.
+/// What was made so far is taken away.
 pub fn execute(
     plan: &Plan,
     pool: &Pool,
@@ -48,6 +49,9 @@ pub fn execute(
             what: "no data device was given (--data)".to_owned(),
         });
     };
+    // Somebody read the plan meanwhile, for as long as that took.
+    pool.is_as_it_was(interrupts)?;
+    plan.target.check(pool, &plan.map)?;
     let (to, files, bytes) = match &plan.target {
         Target::Folder(path) => {
             let found = plan.file_system.ok_or(RecoverError::NoFileSystem {
@@ -154,4 +158,96 @@ fn count(folder: &Path, files: &mut u64, bytes: &mut u64) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Owner, dump::Extent, list::Line, map::Map, pool::Held},
+        *,
+    };
+
+    /// Two files of a pool, a plan for an image of its one volume, and where copies go.
+    struct Bed {
+        here: PathBuf,
+        pool: Pool,
+        plan: Plan,
+        work: Work,
+        interrupts: Interrupts,
+    }
+
+    impl Bed {
+        fn new(name: &str) -> Self {
+            let here = format!("bulkhead-execute-{name}-{}", std::process::id());
+            let here = std::env::temp_dir().join(here);
+            let _ = fs::remove_dir_all(&here);
+            fs::create_dir_all(&here).unwrap();
+            let [metadata, data] = ["metadata", "data"].map(|name| {
+                let path = here.join(name);
+                fs::write(&path, vec![7; 1 << 17]).unwrap();
+                path
+            });
+            let interrupts = Interrupts::hold().unwrap();
+            let extent = Extent {
+                origin: 0,
+                data: 1,
+                length: 1,
+            };
+            let to = here.join("volume.img");
+            let plan = Plan {
+                volume: Line {
+                    id: 3,
+                    size: None,
+                    mapped: 1 << 16,
+                    transaction: 1,
+                    owner: Some(Owner::Nobody),
+                    docker: None,
+                    deleted: false,
+                },
+                size: 1 << 16,
+                mapped: 1 << 16,
+                file_system: None,
+                to: Text::from(to.as_path()),
+                needed: 0,
+                free: 0,
+                steps: Vec::new(),
+                warnings: Vec::new(),
+                target: Target::to(to),
+                map: Map::new(vec![extent], 128, 128, 256).unwrap(),
+            };
+            Self {
+                pool: Pool::open(&metadata, Some(&data), &interrupts).unwrap(),
+                plan,
+                work: Work::new(&here.join("work"), &here.join("notes")).unwrap(),
+                interrupts,
+                here,
+            }
+        }
+
+        fn execute(&mut self) -> Result<Done, RecoverError> {
+            execute(&self.plan, &self.pool, &mut self.work, &self.interrupts)
+        }
+    }
+
+    impl Drop for Bed {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.here);
+        }
+    }
+
+    #[test]
+    fn a_plan_is_done_and_not_if_the_pool_is_another_than_it_was_made_for() {
+        let mut bed = Bed::new("pool");
+        bed.pool.held = Some(Held {
+            pool: Text::from("pool"),
+            root: "88".to_owned(),
+        });
+        let said = bed.execute().unwrap_err().to_string();
+        assert!(said.contains("since its metadata was read"), "{said}");
+        let image = bed.plan.target.path().to_owned();
+        assert!(!image.exists());
+        bed.pool.held = None;
+        assert_eq!(bed.execute().unwrap().bytes, 1 << 16);
+        assert_eq!(fs::read(image).unwrap(), vec![7; 1 << 16]);
+    }
 }

@@ -58,7 +58,8 @@ impl Metadata {
             snapshot: false,
             pool: Dump::default(),
         };
-        if let Some(name) = &pool.held {
+        if let Some(held) = &pool.held {
+            let name = &held.pool;
             metadata.snapshot = true;
             metadata.warnings.push(format!(
                 "the pool {name} is active: what was written to a volume since the snapshot of its metadata may be there or not, \

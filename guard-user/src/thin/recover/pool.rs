@@ -39,8 +39,17 @@ pub(super) struct Part {
 pub struct Pool {
     pub(super) metadata: Part,
     pub(super) data: Option<Part>,
-    /// It is active, and holds a snapshot of its metadata: its name.
-    pub(super) held: Option<Text>,
+    /// It is active, and holds a snapshot of its metadata.
+    pub(super) held: Option<Held>,
+}
+
+/// A snapshot of the metadata of an active pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// The pool's name.
+    pub pool: Text,
+    /// The block that it begins in.
+    pub root: String,
 }
 
 impl Pool {
@@ -55,21 +64,27 @@ impl Pool {
     ) -> Result<Self, RecoverError> {
         let metadata = Part::open(metadata)?;
         let data = data.map(Part::open).transpose()?;
-        let mut held = None;
-        for part in [Some(&metadata), data.as_ref()].into_iter().flatten() {
-            if let Some((pool, root)) = active(part, interrupts)? {
-                if root == "-" || !root.bytes().all(|byte| byte.is_ascii_digit()) {
-                    let path = Text::from(part.path.as_path());
-                    return Err(RecoverError::Active { pool, path });
-                }
-                held = Some(pool);
-            }
-        }
+        let parts = [Some(&metadata), data.as_ref()];
+        let held = held(parts.into_iter().flatten(), interrupts)?;
         Ok(Self {
             metadata,
             data,
             held,
         })
+    }
+
+    /// Nothing, if the pool is as it was when it was opened: somebody may have activated it since.
+    pub(super) fn is_as_it_was(&self, interrupts: &Interrupts) -> Result<(), RecoverError> {
+        let parts = [Some(&self.metadata), self.data.as_ref()];
+        self.compared(held(parts.into_iter().flatten(), interrupts)?)
+    }
+
+    fn compared(&self, now: Option<Held>) -> Result<(), RecoverError> {
+        if now == self.held {
+            return Ok(());
+        }
+        let path = Text::from(self.metadata.path.as_path());
+        Err(RecoverError::Changed { path })
     }
 }
 
@@ -114,6 +129,24 @@ impl Part {
     pub(super) fn stands(&self) -> Stands {
         Host::here().stands(self.identity, self.on)
     }
+}
+
+/// The snapshot that the active pool on these parts holds; none: it is not active.
+fn held<'a>(
+    parts: impl Iterator<Item = &'a Part>,
+    interrupts: &Interrupts,
+) -> Result<Option<Held>, RecoverError> {
+    let mut held = None;
+    for part in parts {
+        if let Some((pool, root)) = active(part, interrupts)? {
+            if root == "-" || !root.bytes().all(|byte| byte.is_ascii_digit()) {
+                let path = Text::from(part.path.as_path());
+                return Err(RecoverError::Active { pool, path });
+            }
+            held = Some(Held { pool, root });
+        }
+    }
+    Ok(held)
 }
 
 /// The active pool that stands on a part, with the root of the snapshot that it holds, or `-`.
@@ -174,6 +207,26 @@ mod tests {
         assert_eq!(root("0 614400 thin-pool Fail").as_deref(), Some("-"));
         assert_eq!(root("0 1048576 thin 39808 1048575"), None);
         assert_eq!(root(""), None);
+    }
+
+    #[test]
+    fn a_pool_that_somebody_activated_meanwhile_is_not_the_one_that_was_planned_for() {
+        let snapshot = |root: &str| Held {
+            pool: Text::from("pool"),
+            root: root.to_owned(),
+        };
+        let file = Path::new("/proc/self/exe");
+        let interrupts = Interrupts::hold().unwrap();
+        let mut pool = Pool::open(file, None, &interrupts).unwrap();
+        assert!(pool.is_as_it_was(&interrupts).is_ok());
+        assert!(pool.compared(Some(snapshot("88"))).is_err());
+        pool.held = Some(snapshot("88"));
+        assert!(pool.compared(Some(snapshot("88"))).is_ok());
+        for other in [Some(snapshot("89")), None] {
+            let said = pool.compared(other).unwrap_err().to_string();
+            assert!(said.contains("call this again"), "{said}");
+        }
+        assert!(pool.is_as_it_was(&interrupts).is_err());
     }
 
     #[test]

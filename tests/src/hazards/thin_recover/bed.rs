@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{Read, Write},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -203,15 +203,33 @@ impl Lab {
 
     /// Runs it at a terminal, on which somebody answers; what is asked there, and what is printed.
     pub fn ask(&self, arguments: &[&str], answer: &str) -> Result<(String, Output)> {
+        self.ask_late(arguments, ":", answer)
+    }
+
+    /// The same, where something happens between the question and the answer.
+    pub fn ask_late(
+        &self,
+        arguments: &[&str],
+        meanwhile: &str,
+        answer: &str,
+    ) -> Result<(String, Output)> {
         let terminal = openpty(None, None)?;
         let mut command = self.command(&self.part("metadata"), &self.part("data"), arguments);
         command.stdin(Stdio::from(terminal.slave));
-        let child = command
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
+        let mut errors = child.stderr.take().context("it has no standard error")?;
+        let (mut told, mut byte) = (Vec::new(), [0]);
+        while !told.ends_with(b"[y/N] ") && errors.read(&mut byte)? == 1 {
+            told.extend(byte);
+        }
+        self.shell(meanwhile)?;
         File::from(terminal.master.try_clone()?).write_all(answer.as_bytes())?;
-        let output = child.wait_with_output()?;
+        errors.read_to_end(&mut told)?;
+        let mut output = child.wait_with_output()?;
+        output.stderr = told;
         Ok((said(&output), output))
     }
 

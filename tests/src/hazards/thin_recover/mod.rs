@@ -234,6 +234,25 @@ fn agreed() -> Result<()> {
         1,
         "is there already",
     )?;
+    // Somebody activates the pool, or makes what is to be made, while the plan is read.
+    let activate = "M=$(losetup -f --show $P/metadata); L=$(losetup -f --show $P/data); \
+                    dmsetup create docker-pool --table \"0 614400 thin-pool $M $L 128 0\"";
+    let late = lab.to("late.img");
+    let (_, output) = lab.ask_late(&["--volume", "web", "--to", &late], activate, "y\n")?;
+    lab.shell(
+        "dmsetup remove docker-pool; losetup -j $P/data | cut -d: -f1 | xargs losetup -d; \
+         losetup -j $P/metadata | cut -d: -f1 | xargs losetup -d",
+    )?;
+    ended(
+        &output,
+        1,
+        "is active, and what stands in its metadata changes",
+    )?;
+    ensure!(!lab.place.join("late.img").exists());
+    let arguments = ["--volume", "web", "--to", &late];
+    let (_, output) = lab.ask_late(&arguments, "echo mine > $T/late.img", "y\n")?;
+    ended(&output, 1, "is there already")?;
+    ensure!(fs::read_to_string(&late)? == "mine\n");
     let json = lab.recover(&["--volume", "1", "--to", &lab.to("1"), "--yes", "--json"])?;
     let lines: Vec<Value> = (json.stdout.split(|byte| *byte == b'\n'))
         .filter(|line| !line.is_empty())
