@@ -1,12 +1,16 @@
 //! Lost volumes: a recovery either ends with the whole volume where it was to go, or leaves nothing.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, File},
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
+use nix::{
+    errno::Errno,
+    fcntl::{AT_FDCWD, RenameFlags, renameat2},
+};
 use serde::Serialize;
 
 use super::{
@@ -90,13 +94,31 @@ fn image(
     let result = copy::image(&plan.map, &data.file, &file, interrupts)
         .map_err(|broken| broken.on(&data.path, &partial))
         .and_then(|written| {
-            fs::rename(&partial, path).map_err(RecoverError::io("name the image", path))?;
+            name(&partial, path).map_err(RecoverError::io("name the image", path))?;
             Ok(written)
         });
     if result.is_err() {
         let _ = fs::remove_file(&partial);
     }
     result
+}
+
+/// Gives a file its name, unless something has that already.
+fn name(partial: &Path, path: &Path) -> io::Result<()> {
+    match renameat2(
+        AT_FDCWD,
+        partial,
+        AT_FDCWD,
+        path,
+        RenameFlags::RENAME_NOREPLACE,
+    ) {
+        // NFS and some of FUSE's do not know the flag. What is renamed over then is what was made here.
+        Err(Errno::EINVAL | Errno::ENOSYS) => {
+            File::create_new(path)?;
+            fs::rename(partial, path).inspect_err(|_| drop(fs::remove_file(path)))
+        }
+        done => done.map_err(io::Error::from),
+    }
 }
 
 /// The folder is root's alone: what containers made set-user-id is not to be run by whoever is on this host.
@@ -249,5 +271,20 @@ mod tests {
         bed.pool.held = None;
         assert_eq!(bed.execute().unwrap().bytes, 1 << 16);
         assert_eq!(fs::read(image).unwrap(), vec![7; 1 << 16]);
+    }
+
+    /// Between the look at the target and the end of a long copy.
+    #[test]
+    fn an_image_takes_no_name_that_something_got_meanwhile() {
+        let bed = Bed::new("name");
+        let path = bed.plan.target.path();
+        let data = bed.pool.data.as_ref().unwrap();
+        fs::write(path, "mine").unwrap();
+        assert!(image(&bed.plan, data, path, &bed.interrupts).is_err());
+        assert_eq!(fs::read(path).unwrap(), b"mine");
+        assert!(!partial(path).exists());
+        fs::remove_file(path).unwrap();
+        assert!(image(&bed.plan, data, path, &bed.interrupts).is_ok());
+        assert!(path.exists() && !partial(path).exists());
     }
 }
