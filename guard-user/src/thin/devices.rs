@@ -5,7 +5,8 @@ use std::path::Path;
 use super::stack::Ask;
 use crate::kernel::{
     attach::release,
-    mapper::{Asked, Mapper, below_loop},
+    loops::below_loop,
+    mapper::{Asked, Mapper},
 };
 
 /// The device mapper, if there is one, and the loop devices.

@@ -112,7 +112,7 @@ fn recover(arguments: &Arguments) -> Result<ExitCode> {
         eprintln!("bulkhead: left by a call that was killed: {told}");
     }
     let pool = Pool::open(&arguments.metadata, arguments.data.as_deref(), &interrupts)?;
-    let mut work = Work::new(&arguments.work, &notes)?;
+    let work = Work::new(&arguments.work, &notes)?;
     let hints = Hints {
         transaction: arguments.transaction_id,
         data_block: arguments.data_block_size,
@@ -152,7 +152,7 @@ fn recover(arguments: &Arguments) -> Result<ExitCode> {
             return Ok(ExitCode::from(1));
         }
     }
-    let done = recover::execute(&plan, &pool, &mut work, &interrupts)?;
+    let done = recover::execute(&plan, &pool, &work, &interrupts)?;
     if arguments.json {
         print(&format!("{}\n", json!({ "done": done })))?;
     } else {

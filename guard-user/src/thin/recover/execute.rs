@@ -44,7 +44,7 @@ pub struct Done {
 pub fn execute(
     plan: &Plan,
     pool: &Pool,
-    work: &mut Work,
+    work: &Work,
     interrupts: &Interrupts,
 ) -> Result<Done, RecoverError> {
     let Some(data) = &pool.data else {
@@ -127,7 +127,7 @@ fn folder(
     data: &Part,
     found: &FileSystem,
     path: &Path,
-    work: &mut Work,
+    work: &Work,
     interrupts: &Interrupts,
 ) -> Result<(u64, u64), RecoverError> {
     (DirBuilder::new().mode(0o700).create(path))
@@ -144,7 +144,7 @@ fn mounted(
     data: &Part,
     found: &FileSystem,
     path: &Path,
-    work: &mut Work,
+    work: &Work,
     interrupts: &Interrupts,
 ) -> Result<(u64, u64), RecoverError> {
     let (whole, part) = (path.join("files"), partial(&path.join("files")));
@@ -246,8 +246,8 @@ mod tests {
             }
         }
 
-        fn execute(&mut self) -> Result<Done, RecoverError> {
-            execute(&self.plan, &self.pool, &mut self.work, &self.interrupts)
+        fn execute(&self) -> Result<Done, RecoverError> {
+            execute(&self.plan, &self.pool, &self.work, &self.interrupts)
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use nix::sys::stat::{major, makedev, minor};
 
-use crate::kernel::mapper::behind_loop;
+use crate::kernel::loops::behind_loop;
 
 /// A file, by its device and inode; a block device, by `u64::MAX` and its number. Two names of one thing have the same.
 pub(super) type Identity = (u64, u64);
