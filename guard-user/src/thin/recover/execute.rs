@@ -225,6 +225,7 @@ mod tests {
                     owner: Some(Owner::Nobody),
                     docker: None,
                     deleted: false,
+                    doubt: None,
                 },
                 size: 1 << 16,
                 mapped: 1 << 16,

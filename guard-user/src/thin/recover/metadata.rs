@@ -81,6 +81,11 @@ impl Metadata {
         &self.pool.devices
     }
 
+    /// The pool's transaction.
+    pub(super) fn transaction(&self) -> u64 {
+        self.pool.transaction
+    }
+
     /// Sectors of a data block.
     pub(super) fn data_block(&self) -> u64 {
         self.pool.data_block

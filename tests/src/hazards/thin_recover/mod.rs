@@ -7,7 +7,7 @@ mod trouble;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::bed::{Lab, Left, ended, nothing_left, size};
 use super::{Needs, Scenario};
@@ -34,6 +34,11 @@ pub const SCENARIOS: &[&[Scenario]] = &[
             name: "thin_recover::of_an_active_pool_only_a_snapshot_of_its_metadata_is_read",
             needs: Needs::Ends,
             run: active,
+        },
+        Scenario {
+            name: "thin_recover::a_volume_that_may_be_another_than_dockers_is_told",
+            needs: Needs::Ends,
+            run: another,
         },
         Scenario {
             name: "thin_recover::nothing_is_done_that_was_not_agreed_to",
@@ -63,6 +68,7 @@ fn comes_back() -> Result<()> {
         let ids: Vec<_> = volumes.iter().map(|volume| volume["id"].as_u64()).collect();
         ensure!(ids == [Some(1), Some(2), Some(3), Some(7)], "{ids:?}");
         ensure!(list["missing"][0]["id"] == 9 && volumes[2]["size"] == size(file_system));
+        ensure!(list["warnings"] == json!([]), "{}", list["warnings"]);
         nothing_left()?;
         let to = lab.to("web");
         let said = lab.succeed(&["--volume", "web", "--to", &to, "--yes"])?;
@@ -212,6 +218,31 @@ fn active() -> Result<()> {
     lab.compare(&format!("{to}/files"))?;
     ensure!(before == lab.pool()?, "the pool was written to");
     lab.shell("dmsetup message docker-pool 0 release_metadata_snap")?;
+    Ok(())
+}
+
+/// The metadata is of an earlier time than docker's books, as after a rollback.
+fn another() -> Result<()> {
+    let lab = Lab::new("ext4")?;
+    lab.shell(
+        r#"sed -i 's/"transaction_id":3,/"transaction_id":30,/' $D/devicemapper/metadata/*"#,
+    )?;
+    let listed = lab.recover(&["--list"])?;
+    ended(
+        &listed,
+        0,
+        "docker's books go on to transaction 30 at least, and the metadata ends with 3",
+    )?;
+    ended(&listed, 0, "volume 3 may be another than the one")?;
+    ended(&listed, 0, "container web (111111111111), or another")?;
+    let to = lab.to("web");
+    let said = lab.succeed(&["--volume", "web", "--to", &to, "--yes"])?;
+    ensure!(
+        said.contains("the metadata ends with transaction 3"),
+        "{said}"
+    );
+    let said = lab.succeed(&["--volume", "1", "--to", &lab.to("1"), "--yes"])?;
+    ensure!(!said.contains("may be another"), "{said}");
     Ok(())
 }
 
