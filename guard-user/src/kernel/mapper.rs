@@ -1,7 +1,6 @@
-//! What the device mapper says of its devices, and the loop driver of its, by ioctl(2). Nothing is told to it but to take a table that
-//! it has anew.
+//! What the device mapper says of its devices, by ioctl(2). Nothing is told to it but to take a table that it has anew.
 //!
-//! Structures and numbers: include/uapi/linux/dm-ioctl.h and loop.h.
+//! Structures and numbers: include/uapi/linux/dm-ioctl.h.
 
 use std::{
     fs::File,
@@ -199,7 +198,7 @@ const fn encoded(number: u32) -> u32 {
 }
 
 /// The same the other way round (`new_decode_dev`).
-const fn decoded(number: u32) -> u32 {
+pub(super) const fn decoded(number: u32) -> u32 {
     let (major, minor) = (
         (number & 0xf_ff00) >> 8,
         number & 0xff | number >> 12 & 0xf_ff00,
@@ -240,23 +239,6 @@ fn word_at(data: &[u8], at: usize) -> Option<u32> {
 fn text(bytes: &[u8]) -> String {
     let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(bytes).trim_end().to_owned()
-}
-
-/// `LOOP_GET_STATUS64`.
-const LOOP_GET_STATUS64: libc::c_ulong = 0x4c05;
-/// Words of a `struct loop_info64`.
-const LOOP_WORDS: usize = 29;
-
-/// The number of the device that a loop device's file is, or is on; `None`: it has none.
-#[must_use]
-pub fn below_loop(node: &Path) -> Option<u32> {
-    let file = File::open(node).ok()?;
-    let mut info = [0_u64; LOOP_WORDS];
-    // SAFETY: the kernel fills in a structure of this length.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), LOOP_GET_STATUS64, info.as_mut_ptr()) };
-    let [on, _, is, ..] = info;
-    let number = if is != 0 { is } else { on };
-    (result == 0).then(|| decoded(number as u32))
 }
 
 #[cfg(test)]

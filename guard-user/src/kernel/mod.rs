@@ -7,6 +7,7 @@ mod functions;
 pub mod hooks;
 pub mod install;
 pub mod load;
+pub mod loops;
 pub mod mapper;
 mod object;
 pub mod open;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     act::discards::SYS,
-    kernel::mapper::below_loop,
+    kernel::loops::below_loop,
     thin::{devices::Devices, pool::Pool, stack::pools},
 };
 

@@ -44,7 +44,7 @@ pub struct Arguments {
     /// The pool's data: the same. A list can do without.
     #[arg(long, value_name = "DEVICE|FILE", required_unless_present = "list")]
     data: Option<PathBuf>,
-    /// Docker's folder, whose books tell whose a volume is. Of containerd's, which are a database of its own, nothing is read:
+    /// Docker's folder, whose books tell whose a volume is, and are doubted where they do not fit the pool's transactions. Of containerd's, which are a database of its own, nothing is read:
     /// go by the number there.
     #[arg(long, value_name = "FOLDER", default_value = "/var/lib/docker")]
     docker: PathBuf,
@@ -61,7 +61,7 @@ pub struct Arguments {
     /// Or a device that holds nothing, as a new logical volume.
     #[arg(long, value_name = "DEVICE", conflicts_with = "to")]
     to_volume: Option<PathBuf>,
-    /// That device may hold something, which is lost then.
+    /// That device may hold something, which is lost then. The pool's own stays refused, by whichever name.
     #[arg(long, requires = "to_volume")]
     overwrite: bool,
     /// The volume's size, as 10G, if docker's books do not tell it, or not the right one.
@@ -112,7 +112,7 @@ fn recover(arguments: &Arguments) -> Result<ExitCode> {
         eprintln!("bulkhead: left by a call that was killed: {told}");
     }
     let pool = Pool::open(&arguments.metadata, arguments.data.as_deref(), &interrupts)?;
-    let mut work = Work::new(&arguments.work, &notes)?;
+    let work = Work::new(&arguments.work, &notes)?;
     let hints = Hints {
         transaction: arguments.transaction_id,
         data_block: arguments.data_block_size,
@@ -131,7 +131,7 @@ fn recover(arguments: &Arguments) -> Result<ExitCode> {
     };
     let volume = found
         .volume(arguments.volume.as_deref().unwrap_or_default())
-        .inspect_err(|_| warn(&metadata))?;
+        .inspect_err(|_| warn(&metadata, &found))?;
     let size = arguments.size;
     let plan = recover::plan(&pool, &metadata, volume, target, size, &work, &interrupts)?;
     if arguments.json {
@@ -152,7 +152,7 @@ fn recover(arguments: &Arguments) -> Result<ExitCode> {
             return Ok(ExitCode::from(1));
         }
     }
-    let done = recover::execute(&plan, &pool, &mut work, &interrupts)?;
+    let done = recover::execute(&plan, &pool, &work, &interrupts)?;
     if arguments.json {
         print(&format!("{}\n", json!({ "done": done })))?;
     } else {
@@ -167,12 +167,12 @@ fn list(found: &Found, metadata: &Metadata, json: bool) -> Result<ExitCode> {
             "volumes": found.volumes,
             "missing": found.missing,
             "steps": metadata.steps,
-            "warnings": metadata.warnings,
+            "warnings": metadata.warnings.iter().chain(found.warnings()).collect::<Vec<_>>(),
         });
         print(&format!("{}\n", serde_json::to_string_pretty(&all)?))?;
         return Ok(ExitCode::SUCCESS);
     }
-    warn(metadata);
+    warn(metadata, found);
     let mut text = format!(
         "{:>8}  {:>10}  {:>10}  {:>11}  whose\n",
         "volume", "size", "mapped", "transaction"
@@ -190,9 +190,9 @@ fn list(found: &Found, metadata: &Metadata, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the metadata may lack, where no plan says it.
-fn warn(metadata: &Metadata) {
-    for warning in &metadata.warnings {
+/// What the metadata may lack, and docker's books, where no plan says it.
+fn warn(metadata: &Metadata, found: &Found) {
+    for warning in metadata.warnings.iter().chain(found.warnings()) {
         eprintln!("bulkhead: {warning}");
     }
 }

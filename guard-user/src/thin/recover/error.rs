@@ -69,6 +69,14 @@ pub enum RecoverError {
         /// The metadata or data.
         path: Text,
     },
+    /// The pool is in use now and was not, or the other way round.
+    #[error(
+        "the pool on {path} was activated or deactivated since its metadata was read, or holds another snapshot of it: call this again"
+    )]
+    Changed {
+        /// The metadata.
+        path: Text,
+    },
     /// The XML of a dump is not what it was expected to be.
     #[error("cannot read what thin_dump says of {path}: {what}")]
     Dump {

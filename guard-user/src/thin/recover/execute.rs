@@ -1,12 +1,16 @@
 //! Lost volumes: a recovery either ends with the whole volume where it was to go, or leaves nothing.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, File},
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
+use nix::{
+    errno::Errno,
+    fcntl::{AT_FDCWD, RenameFlags, renameat2},
+};
 use serde::Serialize;
 
 use super::{
@@ -35,11 +39,12 @@ pub struct Done {
 /// Does what a plan says.
 ///
 /// # Errors
-/// It cannot be read, written, mapped or mounted, or somebody stopped it. What was made so far is taken away.
+/// The pool or the target is not as it was planned for, it cannot be read, written, mapped or mounted, or somebody stopped it.
+/// What was made so far is taken away.
 pub fn execute(
     plan: &Plan,
     pool: &Pool,
-    work: &mut Work,
+    work: &Work,
     interrupts: &Interrupts,
 ) -> Result<Done, RecoverError> {
     let Some(data) = &pool.data else {
@@ -48,6 +53,9 @@ pub fn execute(
             what: "no data device was given (--data)".to_owned(),
         });
     };
+    // Somebody read the plan meanwhile, for as long as that took.
+    pool.is_as_it_was(interrupts)?;
+    plan.target.check(pool, &plan.map)?;
     let (to, files, bytes) = match &plan.target {
         Target::Folder(path) => {
             let found = plan.file_system.ok_or(RecoverError::NoFileSystem {
@@ -60,6 +68,7 @@ pub fn execute(
         Target::Image(path) => (path.clone(), None, image(plan, data, path, interrupts)?),
         Target::Device(path, _) => {
             let (file, _) = target::open(path, true)?;
+            target::apart(path, &file, pool)?;
             let written = copy::device(&plan.map, &data.file, &file, interrupts)
                 .map_err(|broken| broken.on(&data.path, path))?;
             (path.clone(), None, written)
@@ -85,7 +94,7 @@ fn image(
     let result = copy::image(&plan.map, &data.file, &file, interrupts)
         .map_err(|broken| broken.on(&data.path, &partial))
         .and_then(|written| {
-            fs::rename(&partial, path).map_err(RecoverError::io("name the image", path))?;
+            name(&partial, path).map_err(RecoverError::io("name the image", path))?;
             Ok(written)
         });
     if result.is_err() {
@@ -94,13 +103,31 @@ fn image(
     result
 }
 
+/// Gives a file its name, unless something has that already.
+fn name(partial: &Path, path: &Path) -> io::Result<()> {
+    match renameat2(
+        AT_FDCWD,
+        partial,
+        AT_FDCWD,
+        path,
+        RenameFlags::RENAME_NOREPLACE,
+    ) {
+        // NFS and some of FUSE's do not know the flag. What is renamed over then is what was made here.
+        Err(Errno::EINVAL | Errno::ENOSYS) => {
+            File::create_new(path)?;
+            fs::rename(partial, path).inspect_err(|_| drop(fs::remove_file(path)))
+        }
+        done => done.map_err(io::Error::from),
+    }
+}
+
 /// The folder is root's alone: what containers made set-user-id is not to be run by whoever is on this host.
 fn folder(
     plan: &Plan,
     data: &Part,
     found: &FileSystem,
     path: &Path,
-    work: &mut Work,
+    work: &Work,
     interrupts: &Interrupts,
 ) -> Result<(u64, u64), RecoverError> {
     (DirBuilder::new().mode(0o700).create(path))
@@ -117,7 +144,7 @@ fn mounted(
     data: &Part,
     found: &FileSystem,
     path: &Path,
-    work: &mut Work,
+    work: &Work,
     interrupts: &Interrupts,
 ) -> Result<(u64, u64), RecoverError> {
     let (whole, part) = (path.join("files"), partial(&path.join("files")));
@@ -153,4 +180,112 @@ fn count(folder: &Path, files: &mut u64, bytes: &mut u64) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Owner, dump::Extent, list::Line, map::Map, pool::Held},
+        *,
+    };
+
+    /// Two files of a pool, a plan for an image of its one volume, and where copies go.
+    struct Bed {
+        here: PathBuf,
+        pool: Pool,
+        plan: Plan,
+        work: Work,
+        interrupts: Interrupts,
+    }
+
+    impl Bed {
+        fn new(name: &str) -> Self {
+            let here = format!("bulkhead-execute-{name}-{}", std::process::id());
+            let here = std::env::temp_dir().join(here);
+            let _ = fs::remove_dir_all(&here);
+            fs::create_dir_all(&here).unwrap();
+            let [metadata, data] = ["metadata", "data"].map(|name| {
+                let path = here.join(name);
+                fs::write(&path, vec![7; 1 << 17]).unwrap();
+                path
+            });
+            let interrupts = Interrupts::hold().unwrap();
+            let extent = Extent {
+                origin: 0,
+                data: 1,
+                length: 1,
+            };
+            let to = here.join("volume.img");
+            let plan = Plan {
+                volume: Line {
+                    id: 3,
+                    size: None,
+                    mapped: 1 << 16,
+                    transaction: 1,
+                    owner: Some(Owner::Nobody),
+                    docker: None,
+                    deleted: false,
+                    doubt: None,
+                },
+                size: 1 << 16,
+                mapped: 1 << 16,
+                file_system: None,
+                to: Text::from(to.as_path()),
+                needed: 0,
+                free: 0,
+                steps: Vec::new(),
+                warnings: Vec::new(),
+                target: Target::to(to),
+                map: Map::new(vec![extent], 128, 128, 256).unwrap(),
+            };
+            Self {
+                pool: Pool::open(&metadata, Some(&data), &interrupts).unwrap(),
+                plan,
+                work: Work::new(&here.join("work"), &here.join("notes")).unwrap(),
+                interrupts,
+                here,
+            }
+        }
+
+        fn execute(&self) -> Result<Done, RecoverError> {
+            execute(&self.plan, &self.pool, &self.work, &self.interrupts)
+        }
+    }
+
+    impl Drop for Bed {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.here);
+        }
+    }
+
+    #[test]
+    fn a_plan_is_done_and_not_if_the_pool_is_another_than_it_was_made_for() {
+        let mut bed = Bed::new("pool");
+        bed.pool.held = Some(Held {
+            pool: Text::from("pool"),
+            root: "88".to_owned(),
+        });
+        let said = bed.execute().unwrap_err().to_string();
+        assert!(said.contains("since its metadata was read"), "{said}");
+        let image = bed.plan.target.path().to_owned();
+        assert!(!image.exists());
+        bed.pool.held = None;
+        assert_eq!(bed.execute().unwrap().bytes, 1 << 16);
+        assert_eq!(fs::read(image).unwrap(), vec![7; 1 << 16]);
+    }
+
+    /// Between the look at the target and the end of a long copy.
+    #[test]
+    fn an_image_takes_no_name_that_something_got_meanwhile() {
+        let bed = Bed::new("name");
+        let path = bed.plan.target.path();
+        let data = bed.pool.data.as_ref().unwrap();
+        fs::write(path, "mine").unwrap();
+        assert!(image(&bed.plan, data, path, &bed.interrupts).is_err());
+        assert_eq!(fs::read(path).unwrap(), b"mine");
+        assert!(!partial(path).exists());
+        fs::remove_file(path).unwrap();
+        assert!(image(&bed.plan, data, path, &bed.interrupts).is_ok());
+        assert!(path.exists() && !partial(path).exists());
+    }
 }

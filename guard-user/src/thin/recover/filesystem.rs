@@ -10,7 +10,8 @@ pub(super) const HEAD: usize = 0x1_0000 + 4096;
 pub(super) struct FileSystem {
     /// Its type, as mount(2) has it.
     pub kind: &'static str,
-    /// Options that keep it from writing, and from looking at what is not finished.
+    /// Options that keep it from writing, from looking at what is not finished, and from what its own superblock asks the kernel to do
+    /// about errors.
     #[serde(skip)]
     pub options: &'static str,
     /// Its size in bytes, if it says one that can be.
@@ -49,7 +50,10 @@ fn ext(head: &[u8]) -> Option<FileSystem> {
     Some(FileSystem {
         // It mounts ext2 and ext3 as well.
         kind: "ext4",
-        options: "noload",
+        // The superblock is a container's. It may ask for a panic at the first error (`tune2fs -e panic`; of a file system that is
+        // mounted read-only too, from 5.11 on), or for a warning (`-E mount_opts=warn_on_error`), which is one where
+        // kernel.panic_on_warn is set. What is said here goes before that. From 4.19 on.
+        options: "noload,errors=continue,nowarn_on_error",
         size: size.and_then(|size| size.checked_mul(blocks)),
         unfinished: Some(journal && incompatible & 4 != 0),
     })
@@ -63,7 +67,8 @@ fn xfs(head: &[u8]) -> Option<FileSystem> {
     let size = u64::from(u32::from_be_bytes(number(head, 4)?));
     Some(FileSystem {
         kind: "xfs",
-        // Snapshots of a volume all have its number, and one of them may be mounted.
+        // Snapshots of a volume all have its number, and one of them may be mounted. What happens at an error is the host's to say
+        // (fs.xfs.panic_mask), not the superblock's.
         options: "norecovery,nouuid",
         size: size.checked_mul(u64::from_be_bytes(number(head, 8)?)),
         unfinished: None,
@@ -76,6 +81,7 @@ fn btrfs(head: &[u8]) -> Option<FileSystem> {
     (number(block, 0x40)? == *b"_BHRfS_M").then_some(())?;
     Some(FileSystem {
         kind: "btrfs",
+        // `fatal_errors=panic` stands in no superblock.
         options: "rescue=nologreplay",
         size: Some(u64::from_le_bytes(number(block, 0x70)?)),
         // `log_root`.
@@ -120,6 +126,14 @@ mod tests {
             (btrfs.kind, btrfs.size, btrfs.unfinished),
             ("btrfs", Some(4096), Some(false))
         );
+    }
+
+    #[test]
+    fn a_superblock_that_asks_for_a_panic_is_not_heeded() {
+        // `s_errors` is 3: panic.
+        let places: &[(usize, &[u8])] = &[(1024 + 0x38, &[0x53, 0xef]), (1024 + 0x3c, &[3, 0])];
+        let options: Vec<&str> = probe(&with(places)).unwrap().options.split(',').collect();
+        assert_eq!(options, ["noload", "errors=continue", "nowarn_on_error"]);
     }
 
     #[test]

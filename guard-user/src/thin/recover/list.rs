@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Books, Metadata, Owner, RecoverError, books::Entry};
+use super::{Books, Device, Metadata, Owner, RecoverError, books::Entry};
 use crate::record::Text;
 
 /// A volume, in words and numbers.
@@ -22,6 +22,8 @@ pub struct Line {
     pub docker: Option<Text>,
     /// Docker meant to delete it.
     pub deleted: bool,
+    /// Why it may be another than docker says, in words.
+    pub doubt: Option<String>,
 }
 
 /// The volumes of a pool.
@@ -31,24 +33,72 @@ pub struct Found {
     pub volumes: Vec<Line>,
     /// Those that docker has in its books and the pool does not have.
     pub missing: Vec<Line>,
+    /// The books are of a later time than the metadata, in words.
+    pub late: Option<String>,
 }
 
 /// Puts together what the pool and docker say.
 #[must_use]
 pub fn find(metadata: &Metadata, books: Option<&Books>) -> Found {
     let block = metadata.data_block() * 512;
+    compare(metadata.volumes(), block, metadata.transaction(), books)
+}
+
+/// The same of numbers alone: bytes of a block, and the pool's transaction.
+fn compare(devices: &[Device], block: u64, pool: u64, books: Option<&Books>) -> Found {
     let entry = |id| books.and_then(|books| books.volumes.get(&id));
-    let volumes = metadata.volumes().iter().map(|device| {
+    let volumes = devices.iter().map(|device| {
         let mapped = device.mapped.saturating_mul(block);
-        line(device.id, mapped, device.transaction, entry(device.id))
+        let entry = entry(device.id);
+        let mut line = line(device.id, mapped, device.transaction, entry);
+        line.doubt = entry.and_then(|entry| doubt(device, entry, pool));
+        line
     });
     let volumes: Vec<Line> = volumes.collect();
     let there = |id: &u64| volumes.iter().any(|line| line.id == *id);
-    let missing = (books.into_iter().flat_map(|books| &books.volumes))
+    let missing: Vec<Line> = (books.into_iter().flat_map(|books| &books.volumes))
         .filter(|(id, _)| !there(id))
         .map(|(id, entry)| line(*id, 0, entry.transaction, Some(entry)))
         .collect();
-    Found { volumes, missing }
+    // One that docker had not closed yet is the next.
+    let last = missing.iter().map(|line| line.transaction).max();
+    let late = last
+        .filter(|last| *last > pool.saturating_add(1))
+        .map(|last| {
+            format!(
+                "docker's books go on to transaction {last} at least, and the metadata ends with {pool}: it is older than they are, and \
+                 volumes that were made later are missing"
+            )
+        });
+    Found {
+        volumes,
+        missing,
+        late,
+    }
+}
+
+/// Whether what the pool has by that number is what docker wrote down. Docker makes a volume in a transaction that it has begun, writes the
+/// transaction's number down, and tells the pool afterwards: in the pool, the volume is of the one before. (moby's
+/// daemon/graphdriver/devmapper/deviceset.go, `createRegisterDevice` and `createRegisterSnapDevice`; drivers/md/dm-thin-metadata.c,
+/// `__open_device`. Docker before 1.4 left a gap where it could not write its file.)
+fn doubt(device: &Device, entry: &Entry, pool: u64) -> Option<String> {
+    let made = device.transaction.saturating_add(1);
+    let why = match entry.transaction {
+        booked if booked == made => return None,
+        booked if booked > pool => format!(
+            "the metadata ends with transaction {pool}, and is older than the books: something brought it back"
+        ),
+        booked if booked < made => {
+            "the number was given to another since, and the books are older than the metadata"
+                .to_owned()
+        }
+        _ => "the metadata lacks what came between, as it may after a repair".to_owned(),
+    };
+    Some(format!(
+        "volume {} may be another than the one in docker's books, which was made in transaction {}: what the pool has by that number was \
+         made in {made}; {why}. Look at what comes out",
+        device.id, entry.transaction
+    ))
 }
 
 fn line(id: u64, mapped: u64, transaction: u64, entry: Option<&Entry>) -> Line {
@@ -60,6 +110,7 @@ fn line(id: u64, mapped: u64, transaction: u64, entry: Option<&Entry>) -> Line {
         owner: entry.map(|entry| entry.owner.clone()),
         docker: entry.map(|entry| entry.name.clone()),
         deleted: entry.is_some_and(|entry| entry.deleted),
+        doubt: None,
     }
 }
 
@@ -84,6 +135,9 @@ impl Line {
         if self.deleted {
             words.push_str(", to be deleted");
         }
+        if self.doubt.is_some() {
+            words.push_str(", or another");
+        }
         words
     }
 
@@ -103,6 +157,12 @@ impl Line {
 }
 
 impl Found {
+    /// What is doubtful about what docker says, in words.
+    pub fn warnings(&self) -> impl Iterator<Item = &String> {
+        let doubts = self.volumes.iter().flat_map(|line| &line.doubt);
+        self.late.iter().chain(doubts)
+    }
+
     /// The volume of that number or name. `/12` is the container of the name `12`, as docker itself writes names.
     ///
     /// # Errors
@@ -172,7 +232,7 @@ mod tests {
         ];
         let found = Found {
             volumes,
-            missing: Vec::new(),
+            ..Found::default()
         };
         let id = |asked| found.volume(asked).map(|line| line.id).ok();
         assert_eq!(id("web"), Some(2));
@@ -193,5 +253,50 @@ mod tests {
         let words = found.volume("0123456789ab").unwrap_err().to_string();
         assert!(words.contains("2, 4"), "{words}");
         assert_eq!(found.volumes[0].whose(), "container web (0123456789ab)");
+    }
+
+    /// The pool's transaction, that in which the pool has the volume, that in docker's books.
+    fn compared(pool: u64, device: u64, booked: u64) -> Found {
+        let device = Device {
+            id: 3,
+            mapped: 1,
+            transaction: device,
+            created: 0,
+            snapped: 0,
+        };
+        let entry = |name: &str| Entry {
+            size: Some(512),
+            transaction: booked,
+            deleted: false,
+            owner: Owner::Nobody,
+            name: Text::from(name),
+        };
+        let volumes = [(3, entry("a")), (9, entry("b"))].into();
+        let troubles = Vec::new();
+        compare(&[device], 65_536, pool, Some(&Books { volumes, troubles }))
+    }
+
+    #[test]
+    fn a_volume_of_another_transaction_than_dockers_is_doubtful_and_one_as_docker_makes_it_is_not()
+    {
+        // The last of three; an earlier one; one that docker had not told the pool of when the host went down.
+        for (pool, device, booked) in [(3, 2, 3), (300, 2, 3), (2, 2, 3)] {
+            let found = compared(pool, device, booked);
+            assert_eq!(found.warnings().count(), 0, "{found:?}");
+            assert!(!found.volumes[0].whose().contains("another"));
+        }
+        for (pool, device, booked, why) in [
+            (5, 2, 9, "is older than the books"),
+            (9, 7, 3, "given to another since"),
+            (9, 3, 3, "given to another since"),
+            (9, 2, 5, "after a repair"),
+        ] {
+            let found = compared(pool, device, booked);
+            let doubt = found.volumes[0].doubt.as_ref().unwrap();
+            assert!(doubt.contains(why), "{doubt}");
+            assert!(found.volumes[0].whose().ends_with(", or another"));
+            // What is missing is of a later time than the metadata in the first case alone.
+            assert_eq!(found.warnings().count(), if booked == 9 { 2 } else { 1 });
+        }
     }
 }

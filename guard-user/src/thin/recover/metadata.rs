@@ -58,7 +58,8 @@ impl Metadata {
             snapshot: false,
             pool: Dump::default(),
         };
-        if let Some(name) = &pool.held {
+        if let Some(held) = &pool.held {
+            let name = &held.pool;
             metadata.snapshot = true;
             metadata.warnings.push(format!(
                 "the pool {name} is active: what was written to a volume since the snapshot of its metadata may be there or not, \
@@ -78,6 +79,11 @@ impl Metadata {
     #[must_use]
     pub fn volumes(&self) -> &[Device] {
         &self.pool.devices
+    }
+
+    /// The pool's transaction.
+    pub(super) fn transaction(&self) -> u64 {
+        self.pool.transaction
     }
 
     /// Sectors of a data block.

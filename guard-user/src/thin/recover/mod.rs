@@ -18,6 +18,7 @@ mod mounted;
 mod plan;
 mod pool;
 mod space;
+mod stands;
 mod superblock;
 mod target;
 mod work;

@@ -20,6 +20,7 @@ use super::{
     Interrupts, RecoverError, Work, call::Call, filesystem::FileSystem, map::Map, pool::Part,
     work::is_mapped,
 };
+use crate::kernel::loops::Loop;
 
 /// How long a device may take to go after its last user.
 const GOING: Duration = Duration::from_secs(10);
@@ -31,7 +32,7 @@ pub(super) struct Mounted<'a> {
     is_mounted: bool,
     /// It goes with its last user.
     is_going: bool,
-    looped: Option<String>,
+    looped: Option<Loop>,
     interrupts: &'a Interrupts,
 }
 
@@ -46,7 +47,7 @@ impl<'a> Mounted<'a> {
         let mut calls = Vec::new();
         if !data.is_device {
             calls.push((
-                "make a read-only loop device of the data",
+                "make a read-only loop device of the data, which goes with its last user",
                 attach(&data.path),
             ));
         }
@@ -79,7 +80,7 @@ impl<'a> Mounted<'a> {
         map: &Map,
         data: &Part,
         found: &FileSystem,
-        work: &mut Work,
+        work: &Work,
         interrupts: &'a Interrupts,
     ) -> Result<Self, RecoverError> {
         let mut mounted = Self {
@@ -90,7 +91,7 @@ impl<'a> Mounted<'a> {
             looped: None,
             interrupts,
         };
-        let result = mounted.make(map, data, found, work);
+        let result = mounted.make(map, data, found);
         match result {
             Ok(()) => Ok(mounted),
             Err(error) => match mounted.release() {
@@ -107,13 +108,7 @@ impl<'a> Mounted<'a> {
         &self.at
     }
 
-    fn make(
-        &mut self,
-        map: &Map,
-        data: &Part,
-        found: &FileSystem,
-        work: &mut Work,
-    ) -> Result<(), RecoverError> {
+    fn make(&mut self, map: &Map, data: &Part, found: &FileSystem) -> Result<(), RecoverError> {
         (DirBuilder::new().mode(0o700).create(&self.at))
             .map_err(RecoverError::io("make the folder", &self.at))?;
         let device = if data.is_device {
@@ -123,18 +118,16 @@ impl<'a> Mounted<'a> {
                 // systemd makes the node, whose opening brings the module. Where it is missing, nothing else brings it.
                 let _ = Call::new("modprobe", ["loop"]).run(self.interrupts);
             }
-            let made = attach(&data.path).run(self.interrupts)?;
-            let made = String::from_utf8_lossy(&made).trim().to_owned();
-            self.looped = Some(made.clone());
-            work.looped(&made, &data.path)?;
-            made
+            let made = Loop::over(&data.file)
+                .map_err(RecoverError::io("make a loop device of", &data.path))?;
+            let node = made.node().display().to_string();
+            self.looped = Some(made);
+            node
         };
         let create = create(&self.name).reading(map.table(&device).into_bytes());
         create.run(self.interrupts)?;
         // From now on it goes with the mapped device.
-        if let Some(looped) = self.looped.take() {
-            Call::new("losetup", ["--detach", &looped]).run(self.interrupts)?;
-        }
+        self.looped = None;
         self.mount(found)?;
         remove(&self.name).run(self.interrupts)?;
         self.is_going = true;
@@ -192,11 +185,7 @@ impl<'a> Mounted<'a> {
         {
             troubles.push(error.to_string());
         }
-        if let Some(looped) = self.looped.take()
-            && let Err(error) = call(Call::new("losetup", ["--detach", &looped]))
-        {
-            troubles.push(error.to_string());
-        }
+        self.looped = None;
         // The kernel takes it away in a worker of its own.
         let until = Instant::now() + GOING;
         while is_mapped(&self.name) && Instant::now() < until {

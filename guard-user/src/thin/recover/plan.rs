@@ -110,6 +110,7 @@ pub fn plan(
         map = map_of(has)?;
     }
     let mut warnings = metadata.warnings.clone();
+    warnings.extend(volume.doubt.clone());
     warnings.extend(lacking(volume, &map, file_system, has, block));
     let mut steps = metadata.steps.clone();
     steps.push(read);

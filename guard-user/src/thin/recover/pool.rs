@@ -7,12 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::{
-    libc::O_NONBLOCK,
-    sys::stat::{major, minor},
-};
+use nix::libc::O_NONBLOCK;
 
-use super::{Interrupts, RecoverError, call::Call};
+use super::{
+    Interrupts, RecoverError,
+    call::Call,
+    stands::{Host, Identity, Stands, identity},
+};
 use crate::record::Text;
 
 /// Devices that stand on devices that stand on a device … so far they are followed.
@@ -28,7 +29,9 @@ pub(super) struct Part {
     /// It is a device, not a file.
     pub is_device: bool,
     /// What else goes by another name is the same if these are.
-    pub identity: (u64, u64),
+    pub identity: Identity,
+    /// The number of the device that it is on, if it is a file.
+    on: u64,
 }
 
 /// A pool, of which nothing is activated.
@@ -36,8 +39,17 @@ pub(super) struct Part {
 pub struct Pool {
     pub(super) metadata: Part,
     pub(super) data: Option<Part>,
-    /// It is active, and holds a snapshot of its metadata: its name.
-    pub(super) held: Option<Text>,
+    /// It is active, and holds a snapshot of its metadata.
+    pub(super) held: Option<Held>,
+}
+
+/// A snapshot of the metadata of an active pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// The pool's name.
+    pub pool: Text,
+    /// The block that it begins in.
+    pub root: String,
 }
 
 impl Pool {
@@ -52,21 +64,27 @@ impl Pool {
     ) -> Result<Self, RecoverError> {
         let metadata = Part::open(metadata)?;
         let data = data.map(Part::open).transpose()?;
-        let mut held = None;
-        for part in [Some(&metadata), data.as_ref()].into_iter().flatten() {
-            if let Some((pool, root)) = active(part, interrupts)? {
-                if root == "-" || !root.bytes().all(|byte| byte.is_ascii_digit()) {
-                    let path = Text::from(part.path.as_path());
-                    return Err(RecoverError::Active { pool, path });
-                }
-                held = Some(pool);
-            }
-        }
+        let parts = [Some(&metadata), data.as_ref()];
+        let held = held(parts.into_iter().flatten(), interrupts)?;
         Ok(Self {
             metadata,
             data,
             held,
         })
+    }
+
+    /// Nothing, if the pool is as it was when it was opened: somebody may have activated it since.
+    pub(super) fn is_as_it_was(&self, interrupts: &Interrupts) -> Result<(), RecoverError> {
+        let parts = [Some(&self.metadata), self.data.as_ref()];
+        self.compared(held(parts.into_iter().flatten(), interrupts)?)
+    }
+
+    fn compared(&self, now: Option<Held>) -> Result<(), RecoverError> {
+        if now == self.held {
+            return Ok(());
+        }
+        let path = Text::from(self.metadata.path.as_path());
+        Err(RecoverError::Changed { path })
     }
 }
 
@@ -89,11 +107,8 @@ impl Part {
             size: file.seek(SeekFrom::End(0)).map_err(at("find the end of"))?,
             file,
             is_device,
-            identity: if is_device {
-                (u64::MAX, found.rdev())
-            } else {
-                (found.dev(), found.ino())
-            },
+            identity: identity(&found),
+            on: found.dev(),
         })
     }
 
@@ -110,37 +125,33 @@ impl Part {
         }
     }
 
-    /// The folders of the block devices that it is, or is behind.
-    fn devices(&self) -> Vec<PathBuf> {
-        if self.is_device {
-            return vec![folder(self.identity.1)];
-        }
-        let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-        let mut devices = Vec::new();
-        for path in entries.map(|entry| entry.path()) {
-            let behind = fs::read_to_string(path.join("loop/backing_file")).unwrap_or_default();
-            let same = fs::metadata(behind.trim_end_matches('\n'))
-                .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
-            if same {
-                devices.push(path);
-            }
-        }
-        devices
+    /// What it stands on, now.
+    pub(super) fn stands(&self) -> Stands {
+        Host::here().stands(self.identity, self.on)
     }
 }
 
-/// Where sysfs has a block device.
-pub(super) fn folder(device: u64) -> PathBuf {
-    PathBuf::from(format!(
-        "/sys/dev/block/{}:{}",
-        major(device),
-        minor(device)
-    ))
+/// The snapshot that the active pool on these parts holds; none: it is not active.
+fn held<'a>(
+    parts: impl Iterator<Item = &'a Part>,
+    interrupts: &Interrupts,
+) -> Result<Option<Held>, RecoverError> {
+    let mut held = None;
+    for part in parts {
+        if let Some((pool, root)) = active(part, interrupts)? {
+            if root == "-" || !root.bytes().all(|byte| byte.is_ascii_digit()) {
+                let path = Text::from(part.path.as_path());
+                return Err(RecoverError::Active { pool, path });
+            }
+            held = Some(Held { pool, root });
+        }
+    }
+    Ok(held)
 }
 
 /// The active pool that stands on a part, with the root of the snapshot that it holds, or `-`.
 fn active(part: &Part, interrupts: &Interrupts) -> Result<Option<(Text, String)>, RecoverError> {
-    let mut level = part.devices();
+    let mut level = Host::here().names(&part.stands());
     for _ in 0..DEPTH {
         let mut above = Vec::new();
         for device in &level {
@@ -196,6 +207,26 @@ mod tests {
         assert_eq!(root("0 614400 thin-pool Fail").as_deref(), Some("-"));
         assert_eq!(root("0 1048576 thin 39808 1048575"), None);
         assert_eq!(root(""), None);
+    }
+
+    #[test]
+    fn a_pool_that_somebody_activated_meanwhile_is_not_the_one_that_was_planned_for() {
+        let snapshot = |root: &str| Held {
+            pool: Text::from("pool"),
+            root: root.to_owned(),
+        };
+        let file = Path::new("/proc/self/exe");
+        let interrupts = Interrupts::hold().unwrap();
+        let mut pool = Pool::open(file, None, &interrupts).unwrap();
+        assert!(pool.is_as_it_was(&interrupts).is_ok());
+        assert!(pool.compared(Some(snapshot("88"))).is_err());
+        pool.held = Some(snapshot("88"));
+        assert!(pool.compared(Some(snapshot("88"))).is_ok());
+        for other in [Some(snapshot("89")), None] {
+            let said = pool.compared(other).unwrap_err().to_string();
+            assert!(said.contains("call this again"), "{said}");
+        }
+        assert!(pool.is_as_it_was(&interrupts).is_err());
     }
 
     #[test]

@@ -9,7 +9,12 @@ use std::{
 
 use nix::libc::{O_EXCL, O_NONBLOCK};
 
-use super::{Pool, RecoverError, map::Map, space};
+use super::{
+    Pool, RecoverError,
+    map::Map,
+    space,
+    stands::{Host, identity},
+};
 use crate::record::Text;
 
 /// So much of a device must be empty, else it holds something.
@@ -66,16 +71,7 @@ impl Target {
             }
             Self::Device(_, overwrite) => {
                 let (file, _) = open(path, false)?;
-                let found = file.metadata().map_err(RecoverError::io("look at", path))?;
-                let own = [Some(&pool.metadata), pool.data.as_ref()]
-                    .into_iter()
-                    .flatten();
-                if own
-                    .into_iter()
-                    .any(|part| part.identity == (u64::MAX, found.rdev()))
-                {
-                    return Err(refused(path, "is the pool's own"));
-                }
+                apart(path, &file, pool)?;
                 if needed > free {
                     return Err(refused(
                         path,
@@ -93,6 +89,27 @@ impl Target {
             }
         }
     }
+}
+
+/// Nothing, if what is written to a device comes out nowhere in the pool, by whichever name.
+pub(super) fn apart(path: &Path, file: &File, pool: &Pool) -> Result<(), RecoverError> {
+    let found = file.metadata().map_err(RecoverError::io("look at", path))?;
+    let stands = Host::here().stands(identity(&found), found.dev());
+    for part in [Some(&pool.metadata), pool.data.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        if stands.touches(&part.stands()) {
+            let part = part.path.display();
+            return Err(refused(
+                path,
+                &format!(
+                    "is the pool's own: {part} is the same, or one of the two stands on the other"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn refused(path: &Path, what: &str) -> RecoverError {
@@ -127,4 +144,74 @@ pub(super) fn open(path: &Path, write: bool) -> Result<(File, u64), RecoverError
     let size = size.map_err(at("find the end of"))?;
     std::io::Seek::rewind(&mut file).map_err(at("read"))?;
     Ok((file, size))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, process::Command};
+
+    use super::{
+        super::{Interrupts, dump::Extent},
+        *,
+    };
+
+    /// A loop device over a file, while this is there.
+    struct Looped(PathBuf);
+
+    impl Looped {
+        fn over(file: &Path) -> Option<Self> {
+            let mut make = Command::new("losetup");
+            let made = make.args(["--find", "--show"]).arg(file).output().ok()?;
+            let node = String::from_utf8(made.stdout).ok()?;
+            made.status.success().then(|| Self(node.trim().into()))
+        }
+    }
+
+    impl Drop for Looped {
+        fn drop(&mut self) {
+            let _ = Command::new("losetup")
+                .arg("--detach")
+                .arg(&self.0)
+                .status();
+        }
+    }
+
+    #[test]
+    fn what_comes_back_is_not_written_to_the_pool_by_another_name_and_is_to_another_device() {
+        let here = std::env::temp_dir().join(format!("bulkhead-target-{}", std::process::id()));
+        fs::create_dir_all(&here).unwrap();
+        let [metadata, data, other] = ["metadata", "data", "other"].map(|name| {
+            let path = here.join(name);
+            fs::write(&path, vec![1; 1 << 20]).unwrap();
+            path
+        });
+        let interrupts = Interrupts::hold().unwrap();
+        let open = |data: &Path| Pool::open(&metadata, Some(data), &interrupts).unwrap();
+        let extent = Extent {
+            origin: 0,
+            data: 0,
+            length: 1,
+        };
+        let map = Map::new(vec![extent], 128, 128, 2048).unwrap();
+        let check = |pool: &Pool, to: &Looped| {
+            let checked = Target::Device(to.0.clone(), true).check(pool, &map);
+            checked.map_err(|error| error.to_string())
+        };
+        if let Some(leftover) = Looped::over(&data)
+            && let Some(again) = Looped::over(&data)
+            && let Some(of_metadata) = Looped::over(&metadata)
+            && let Some(another) = Looped::over(&other)
+        {
+            for pool in [open(&data), open(&again.0)] {
+                for to in [&leftover, &of_metadata] {
+                    let said = check(&pool, to).unwrap_err();
+                    assert!(said.contains("is the pool's own"), "{said}");
+                }
+                assert_eq!(check(&pool, &another), Ok(()));
+            }
+        } else {
+            println!("skipping: a target by another name: no loop device can be made here");
+        }
+        fs::remove_dir_all(here).unwrap();
+    }
 }

@@ -35,8 +35,6 @@ struct Note {
     /// Of the mapped device, and of the folder.
     name: String,
     folder: PathBuf,
-    /// A loop device, and the file behind it.
-    looped: Option<(String, PathBuf)>,
 }
 
 impl Work {
@@ -69,7 +67,6 @@ impl Work {
             note: Note {
                 name,
                 folder: folder.clone(),
-                looped: None,
             },
             path,
             file,
@@ -88,12 +85,6 @@ impl Work {
     /// A file or folder of the folder's.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.note.folder.join(name)
-    }
-
-    /// Writes down that a loop device was made.
-    pub(super) fn looped(&mut self, device: &str, behind: &Path) -> Result<(), RecoverError> {
-        self.note.looped = Some((device.to_owned(), behind.to_owned()));
-        self.write()
     }
 
     fn write(&self) -> Result<(), RecoverError> {
@@ -115,7 +106,7 @@ impl Drop for Work {
     }
 }
 
-/// Takes away what calls left that were killed: mapped devices, loop devices, folders, notes; and folders in `parent` whose
+/// Takes away what calls left that were killed: mapped devices, whose loop devices go with them, folders, notes; and folders in `parent` whose
 /// notes went with a reboot. What was taken away, in words.
 ///
 /// # Errors
@@ -145,12 +136,6 @@ pub fn clean(
         if is_mapped(&note.name) {
             Call::new("dmsetup", ["remove", "--retry", &note.name]).run(interrupts)?;
             told.push(format!("unmapped {}", note.name));
-        }
-        if let Some((device, behind)) = &note.looped
-            && is_behind(device, behind)
-        {
-            Call::new("losetup", ["--detach", device]).run(interrupts)?;
-            told.push(format!("detached {device}"));
         }
         if note.folder.exists() {
             told.push(remove(&note.folder)?);
@@ -198,19 +183,6 @@ pub(super) fn is_mapped(name: &str) -> bool {
         .any(|found| found.trim_end() == name)
 }
 
-/// Whether a loop device still is the one that was made: read-only, with that file behind it.
-fn is_behind(device: &str, file: &Path) -> bool {
-    let Some(name) = device.strip_prefix("/dev/") else {
-        return false;
-    };
-    let folder = Path::new("/sys/block").join(name);
-    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
-    let number = name.strip_prefix("loop").unwrap_or("x");
-    number.bytes().all(|byte| byte.is_ascii_digit())
-        && read("ro").trim() == "1"
-        && Path::new(read("loop/backing_file").trim_end_matches('\n')) == file
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,7 +207,6 @@ mod tests {
         let note = Note {
             name: killed.clone(),
             folder: parent.join(&killed),
-            looped: Some(("/dev/loop/../sda".to_owned(), "/x".into())),
         };
         fs::write(notes.join(&killed), serde_json::to_vec(&note).unwrap()).unwrap();
         // A note that names what no call makes.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{Read, Write},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -23,14 +23,16 @@ truncate -s 8M $P/metadata; truncate -s 300M $P/data
 M=$(losetup -f --show $P/metadata); L=$(losetup -f --show $P/data)
 dmsetup create docker-pool --table "0 614400 thin-pool $M $L 128 0"
 volume() { dmsetup create "$1" --table "0 $SIZE thin /dev/mapper/docker-pool $2"; }
-dmsetup message docker-pool 0 "create_thin 1"; volume base 1
+# As docker does: the pool is told of a transaction when what it made is written down.
+transaction() { dmsetup message docker-pool 0 "set_transaction_id $1 $2"; }
+dmsetup message docker-pool 0 "create_thin 1"; transaction 0 1; volume base 1
 case $FS in
 ext4) mkfs.ext4 -q -E nodiscard /dev/mapper/base ;;
 xfs) mkfs.xfs -q -K /dev/mapper/base ;;
 esac
 mount /dev/mapper/base $D/m; mkdir $D/m/rootfs; head -c 300000 /dev/urandom > $D/m/rootfs/image; umount $D/m
-dmsetup message docker-pool 0 "create_snap 2 1"
-dmsetup message docker-pool 0 "create_snap 3 2"; volume container 3
+dmsetup message docker-pool 0 "create_snap 2 1"; transaction 1 2
+dmsetup message docker-pool 0 "create_snap 3 2"; transaction 2 3; volume container 3
 OPTIONS=; [ $FS = xfs ] && OPTIONS="-o nouuid"
 mount $OPTIONS /dev/mapper/container $D/m
 cd $D/m/rootfs; mkdir -p a/b/c "a name"; echo hello > "a name/with
@@ -48,10 +50,10 @@ head -c 200000 /dev/urandom > $D/other; dd if=$D/other of=/dev/mapper/other bs=4
 dmsetup remove other; dmsetup remove container; dmsetup remove base
 [ -n "$ACTIVE" ] || { dmsetup remove docker-pool; losetup -d $M; losetup -d $L; }
 id() { head -c 64 < /dev/zero | tr '\0' $1; }
-info() { echo "{\"device_id\":$2,\"size\":$((SIZE * 512)),\"transaction_id\":$2,\"initialized\":true,\"deleted\":false}" > $D/devicemapper/metadata/$1; }
+info() { echo "{\"device_id\":$2,\"size\":$((SIZE * 512)),\"transaction_id\":$3,\"initialized\":true,\"deleted\":false}" > $D/devicemapper/metadata/$1; }
 mkdir -p $D/devicemapper/metadata $D/containers/$(id 1)
 echo "{\"next_device_id\":4,\"BaseDeviceUUID\":\"\",\"BaseDeviceFilesystem\":\"$FS\"}" > $D/devicemapper/metadata/deviceset-metadata
-info base 1; info $(id b)-init 2; info $(id b) 3; info $(id c) 9
+info base 1 1; info $(id b)-init 2 2; info $(id b) 3 3; info $(id c) 9 3
 R=$D/image/devicemapper/layerdb/mounts/$(id 1); mkdir -p $R
 printf %s $(id b) > $R/mount-id; printf %s $(id b)-init > $R/init-id
 echo '{"ID":"1","Name":"/web"}' > $D/containers/$(id 1)/config.v2.json
@@ -203,15 +205,33 @@ impl Lab {
 
     /// Runs it at a terminal, on which somebody answers; what is asked there, and what is printed.
     pub fn ask(&self, arguments: &[&str], answer: &str) -> Result<(String, Output)> {
+        self.ask_late(arguments, ":", answer)
+    }
+
+    /// The same, where something happens between the question and the answer.
+    pub fn ask_late(
+        &self,
+        arguments: &[&str],
+        meanwhile: &str,
+        answer: &str,
+    ) -> Result<(String, Output)> {
         let terminal = openpty(None, None)?;
         let mut command = self.command(&self.part("metadata"), &self.part("data"), arguments);
         command.stdin(Stdio::from(terminal.slave));
-        let child = command
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
+        let mut errors = child.stderr.take().context("it has no standard error")?;
+        let (mut told, mut byte) = (Vec::new(), [0]);
+        while !told.ends_with(b"[y/N] ") && errors.read(&mut byte)? == 1 {
+            told.extend(byte);
+        }
+        self.shell(meanwhile)?;
         File::from(terminal.master.try_clone()?).write_all(answer.as_bytes())?;
-        let output = child.wait_with_output()?;
+        errors.read_to_end(&mut told)?;
+        let mut output = child.wait_with_output()?;
+        output.stderr = told;
         Ok((said(&output), output))
     }
 

@@ -7,7 +7,7 @@ mod trouble;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::bed::{Lab, Left, ended, nothing_left, size};
 use super::{Needs, Scenario};
@@ -34,6 +34,11 @@ pub const SCENARIOS: &[&[Scenario]] = &[
             name: "thin_recover::of_an_active_pool_only_a_snapshot_of_its_metadata_is_read",
             needs: Needs::Ends,
             run: active,
+        },
+        Scenario {
+            name: "thin_recover::a_volume_that_may_be_another_than_dockers_is_told",
+            needs: Needs::Ends,
+            run: another,
         },
         Scenario {
             name: "thin_recover::nothing_is_done_that_was_not_agreed_to",
@@ -63,6 +68,7 @@ fn comes_back() -> Result<()> {
         let ids: Vec<_> = volumes.iter().map(|volume| volume["id"].as_u64()).collect();
         ensure!(ids == [Some(1), Some(2), Some(3), Some(7)], "{ids:?}");
         ensure!(list["missing"][0]["id"] == 9 && volumes[2]["size"] == size(file_system));
+        ensure!(list["warnings"] == json!([]), "{}", list["warnings"]);
         nothing_left()?;
         let to = lab.to("web");
         let said = lab.succeed(&["--volume", "web", "--to", &to, "--yes"])?;
@@ -127,6 +133,20 @@ fn images() -> Result<()> {
     let to = ["--volume", "3", "--to-volume", device.trim(), "--yes"];
     ended(&lab.recover(&to)?, 1, "holds something")?;
     lab.succeed(&[&to[..], &["--overwrite"]].concat())?;
+    // A loop device that somebody left over the pool's own data.
+    lab.shell("ln -s $(losetup -f --show $P/data) $T/own")?;
+    let own = lab.shell("readlink $T/own")?;
+    let to_own = [
+        "--volume",
+        "3",
+        "--to-volume",
+        own.trim(),
+        "--yes",
+        "--overwrite",
+    ];
+    let refused = lab.recover(&to_own);
+    lab.shell("losetup -d $(readlink $T/own)")?;
+    ended(&refused?, 1, "is the pool's own")?;
     lab.shell(&format!(
         "losetup -d $(readlink $T/loop); same $T/device {image}"
     ))?;
@@ -201,6 +221,31 @@ fn active() -> Result<()> {
     Ok(())
 }
 
+/// The metadata is of an earlier time than docker's books, as after a rollback.
+fn another() -> Result<()> {
+    let lab = Lab::new("ext4")?;
+    lab.shell(
+        r#"sed -i 's/"transaction_id":3,/"transaction_id":30,/' $D/devicemapper/metadata/*"#,
+    )?;
+    let listed = lab.recover(&["--list"])?;
+    ended(
+        &listed,
+        0,
+        "docker's books go on to transaction 30 at least, and the metadata ends with 3",
+    )?;
+    ended(&listed, 0, "volume 3 may be another than the one")?;
+    ended(&listed, 0, "container web (111111111111), or another")?;
+    let to = lab.to("web");
+    let said = lab.succeed(&["--volume", "web", "--to", &to, "--yes"])?;
+    ensure!(
+        said.contains("the metadata ends with transaction 3"),
+        "{said}"
+    );
+    let said = lab.succeed(&["--volume", "1", "--to", &lab.to("1"), "--yes"])?;
+    ensure!(!said.contains("may be another"), "{said}");
+    Ok(())
+}
+
 fn agreed() -> Result<()> {
     let lab = Lab::new("ext4")?;
     let to = lab.to("web");
@@ -220,6 +265,25 @@ fn agreed() -> Result<()> {
         1,
         "is there already",
     )?;
+    // Somebody activates the pool, or makes what is to be made, while the plan is read.
+    let activate = "M=$(losetup -f --show $P/metadata); L=$(losetup -f --show $P/data); \
+                    dmsetup create docker-pool --table \"0 614400 thin-pool $M $L 128 0\"";
+    let late = lab.to("late.img");
+    let (_, output) = lab.ask_late(&["--volume", "web", "--to", &late], activate, "y\n")?;
+    lab.shell(
+        "dmsetup remove docker-pool; losetup -j $P/data | cut -d: -f1 | xargs losetup -d; \
+         losetup -j $P/metadata | cut -d: -f1 | xargs losetup -d",
+    )?;
+    ended(
+        &output,
+        1,
+        "is active, and what stands in its metadata changes",
+    )?;
+    ensure!(!lab.place.join("late.img").exists());
+    let arguments = ["--volume", "web", "--to", &late];
+    let (_, output) = lab.ask_late(&arguments, "echo mine > $T/late.img", "y\n")?;
+    ended(&output, 1, "is there already")?;
+    ensure!(fs::read_to_string(&late)? == "mine\n");
     let json = lab.recover(&["--volume", "1", "--to", &lab.to("1"), "--yes", "--json"])?;
     let lines: Vec<Value> = (json.stdout.split(|byte| *byte == b'\n'))
         .filter(|line| !line.is_empty())

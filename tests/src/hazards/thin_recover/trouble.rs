@@ -35,6 +35,11 @@ pub const SCENARIOS: &[Scenario] = &[
         needs: Needs::Ends,
         run: not_unmounted,
     },
+    Scenario {
+        name: "thin_recover::a_volume_whose_superblock_asks_for_a_panic_at_an_error_is_no_panic",
+        needs: Needs::Ends,
+        run: asks_for_a_panic,
+    },
 ];
 
 fn bad_input() -> Result<()> {
@@ -193,6 +198,28 @@ fn not_unmounted() -> Result<()> {
     let same = lab.compare(&lab.to("m"));
     lab.shell("umount $T/m")?;
     same
+}
+
+/// A container's root can write its superblock: whoever reads a damaged directory then would panic.
+fn asks_for_a_panic() -> Result<()> {
+    let left = Left {
+        before_unmount: "dmsetup suspend container; dmsetup message docker-pool 0 \"create_snap 8 3\"; dmsetup resume container; \
+                         volume asks 8; E=/dev/mapper/asks; tune2fs -e panic -E mount_opts=warn_on_error $E > /dev/null; \
+                         B=$(debugfs -R \"bmap /rootfs/a 0\" $E 2> /dev/null); \
+                         S=$(dumpe2fs -h $E 2> /dev/null | sed -n \"s/^Block size: *//p\"); \
+                         head -c $S /dev/urandom | dd of=$E bs=$S seek=$B conv=notrunc,fsync status=none; dmsetup remove asks",
+        ..Left::default()
+    };
+    let lab = Lab::left("ext4", left)?;
+    let to = lab.to("8");
+    let arguments = ["--volume", "8", "--to", &to, "--size", "128M", "--yes"];
+    lab.shell("echo 1 > /proc/sys/kernel/panic_on_warn")?;
+    let output = lab.recover(&arguments);
+    lab.shell("echo 0 > /proc/sys/kernel/panic_on_warn")?;
+    // cp tells of the directory.
+    ended(&output?, 1, "/rootfs/a")?;
+    ensure!(!lab.place.join("8").exists());
+    nothing_left()
 }
 
 fn pid(child: &Child) -> Result<Pid> {
