@@ -80,10 +80,12 @@ actions! {
     TrafficControl = 27, "traffic_control";
     /// Asks for a discard of blocks of a device, or of what a file system on it does not use.
     Discard = 28, "discard";
+    /// Moves a task out of the container, or has one born outside.
+    CgroupMoveOut = 29, "cgroup.move_out";
 }
 
 /// How many there are.
-pub const ACTIONS: usize = 29;
+pub const ACTIONS: usize = 30;
 
 impl Action {
     /// Its bit in a profile's sets.
@@ -134,6 +136,7 @@ impl Action {
             | Self::Swap
             | Self::Reboot
             | Self::DeviceMapperControl
+            | Self::CgroupMoveOut
             | Self::Sysrq
             | Self::GuardDisable => Takes::Nothing,
         }

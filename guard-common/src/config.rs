@@ -157,6 +157,16 @@ fields! {
     RootHierarchy = "cgroup_root.hierarchy_id",
     /// A kernfs node's id: the cgroup id.
     NodeId = "kernfs_node.id",
+    /// A kernfs node's name, under which it stands in its directory: `cgroup.procs`,
+    NodeName = "kernfs_node.name",
+    /// the directory, up to 6.13,
+    NodeParent = "kernfs_node.parent",
+    /// and from then on,
+    NodeParentNow = "kernfs_node.__parent",
+    /// and what a directory is of: a cgroup.
+    NodePrivate = "kernfs_node.priv",
+    /// What an inode is of to its file system: in cgroupfs, of a kernfs node.
+    InodePrivate = "inode.i_private",
     /// How deep the pid namespace is in which a pid was made; 0: it is the host's.
     PidLevel = "pid.level",
     /// A pid's numbers, one for each namespace, the host's first.

@@ -191,6 +191,13 @@ impl Case {
         })
     }
 
+    /// Whether a cgroup of our hierarchy is the container's own or stands below it; `None`: that cannot be told.
+    #[inline(always)]
+    pub fn has(&self, cgroup: u64) -> Option<bool> {
+        subject::own_cgroup(self.container)?;
+        subject::contains(self.container, cgroup)
+    }
+
     /// Whether it is the daemon's own self-test.
     #[inline(always)]
     pub fn is_self_test(&self) -> bool {

@@ -1,5 +1,6 @@
 pub mod anonymous;
 pub mod bpf;
+pub mod cgroup_move;
 pub mod device;
 pub mod fork_storm;
 pub mod kernel_log;

@@ -129,6 +129,8 @@ pub fn missing(words: &[u32; FIELDS]) -> Vec<&'static str> {
                     | Field::UringFile
                     | Field::UringCommand
                     | Field::LegacyOptions
+                    | Field::NodeParent
+                    | Field::NodeParentNow
                     | Field::OperationDiscard
                     | Field::OperationDiscardOld
                     | Field::BioDevice

@@ -121,6 +121,7 @@ pub fn run(
         &Container {
             id,
             profile: PROFILE_SELF_TEST,
+            level: 1,
             ..Container::default()
         },
     );

@@ -59,6 +59,9 @@ pub const fn what(action: Action) -> &'static str {
             "restarting or halting the host, or having it run another kernel; ending the container's own pid namespace is none of it"
         }
         Action::DeviceOpen => "opening a device that `devices` names, whatever its node is called",
+        Action::CgroupMoveOut => {
+            "moving a task, itself included, into a cgroup outside the container, or having one born there (CLONE_INTO_CGROUP)"
+        }
         Action::DeviceMapperControl => {
             "telling the device mapper to do something, a question included"
         }
@@ -151,6 +154,10 @@ pub const fn ways_round(action: Action) -> &'static [&'static str] {
             "a device that was opened before, or that another opened and sent",
             "mounting a block device, or naming one to what is mounted, to the device mapper or to md: deny `mount` as well",
             "another device with the same contents, such as a partition of a disk",
+        ],
+        Action::CgroupMoveOut => &[
+            "having a program of the host do it, as systemd does to who may ask it for a scope",
+            "a host on cgroup v1, where the kernel asks no program",
         ],
         Action::DeviceMapperControl => &["having a program of the host do it"],
         Action::Sysrq => &[

@@ -25,6 +25,10 @@ fn main() {
                 let began = std::time::Instant::now();
                 let result = run();
                 println!("    {:.1} s", began.elapsed().as_secs_f64());
+                // At once: what comes at the end is lost where the machine is cut off.
+                if let Err(error) = &result {
+                    println!("    {error:#}");
+                }
                 let logs = daemon::take_logs();
                 result.map_err(|error| format!("{error:#}\n{logs}").into())
             })

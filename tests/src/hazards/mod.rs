@@ -1,6 +1,7 @@
 //! Scenarios by hazard. Each shows that the harm happens without Bulkhead, and not with it, and that the host still works.
 
 pub mod bpf;
+pub mod cgroup_move;
 pub mod default_policy;
 pub mod fork_storm;
 pub mod kernel_log;
@@ -171,6 +172,7 @@ pub fn all() -> Vec<&'static Scenario> {
         setting::SCENARIOS,
         plain::SCENARIOS,
         mount::SCENARIOS,
+        cgroup_move::SCENARIOS,
         thin_discard::SCENARIOS,
         thin_recover::SCENARIOS,
         unit::SCENARIOS,

@@ -2,6 +2,7 @@
 
 mod anonymous;
 mod bpf;
+mod cgroup_move;
 mod device;
 mod kernel_log;
 mod key;
@@ -37,6 +38,7 @@ use crate::identity::tree::{Hierarchy, id_of};
 
 pub use anonymous::{IO_URING, USERFAULTFD};
 pub use bpf::BPF;
+pub use cgroup_move::CGROUP_MOVE;
 pub use device::DEVICE;
 pub use kernel_log::{KERNEL_LOG, KERNEL_LOG_DEVICES};
 pub use key::KEY;
@@ -159,6 +161,7 @@ pub fn all() -> impl Iterator<Item = &'static Hook> {
         .chain(&REBOOT)
         .chain(&DEVICE)
         .chain(&THIN_DISCARD)
+        .chain(&CGROUP_MOVE)
 }
 
 /// Functions of the kernel that these, and what takes their place, attach to or go by.

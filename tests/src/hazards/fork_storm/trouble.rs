@@ -76,6 +76,7 @@ deny:
   - sysrq
   - device.open: {devices: ['char 1:5']}
   - device_mapper.control
+  - cgroup.move_out
   - discard
   - traffic_control: {kinds: [hfsc]}
   - kernel_setting.write: {paths: ['**/release_agent']}";
