@@ -232,10 +232,13 @@ impl Watch {
         }
     }
 
-    /// What it rises by in a second, if that is steady.
+    /// How long until a room is used up, if it rises steadily and was watched for long enough to tell.
     #[must_use]
-    pub fn per_second(&self) -> Option<f64> {
-        self.short.rise().or_else(|| self.long.rise())
+    pub fn foresees(&self, room: u64) -> Option<Duration> {
+        [&self.long, &self.short].into_iter().find_map(|window| {
+            let left = Duration::try_from_secs_f64(room as f64 / window.rise()?).ok()?;
+            (left <= window.span() * FORESIGHT).then_some(left)
+        })
     }
 
     /// A slow leak looks level in the short window: the long one has its say as soon as it can.

@@ -3,10 +3,12 @@
 //! Structures and numbers: include/uapi/linux/dm-ioctl.h.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::fd::{AsRawFd, OwnedFd},
     path::Path,
+    thread,
+    time::Duration,
 };
 
 use nix::libc;
@@ -42,6 +44,9 @@ const DATA_START: usize = 16;
 const TARGETS: usize = 20;
 const FLAGS: usize = 28;
 const DEVICE: usize = 40;
+/// A device that is used, and not stuck, is idle at one of so many looks.
+const IDLE_TRIES: u32 = 20;
+const IDLE_SPACING: Duration = Duration::from_millis(5);
 /// Room for an answer, at first and at most.
 const ROOM: usize = 16 << 10;
 const ROOM_MAX: usize = 4 << 20;
@@ -143,7 +148,10 @@ impl Mapper {
         data[DATA_SIZE..DATA_SIZE + 4].copy_from_slice(&size.to_ne_bytes());
         data[TARGETS..TARGETS + 4].copy_from_slice(&count.to_ne_bytes());
         self.tell(TABLE_LOAD, &mut data)?;
-        // Nothing of it changes: what is under way need not end first, which of a pool that is full it may never.
+        // A volume of a pool hands back what waits there for room. What else is under way is waited for, which may be for ever.
+        if targets.iter().any(|one| one.kind != "thin") && !is_idle(number) {
+            return Err(io::Error::other("what was asked of it does not end"));
+        }
         let at_once = kept | NOFLUSH | SKIP_LOCKFS;
         let taken = self.tell(DEV_SUSPEND, &mut header(number, at_once, HEADER));
         if taken.is_err() {
@@ -160,6 +168,20 @@ impl Mapper {
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Whether nothing is under way to a device, if only for a moment.
+fn is_idle(number: u32) -> bool {
+    let file = format!(
+        "/sys/dev/block/{}:{}/inflight",
+        number >> 20,
+        number & 0xf_ffff
+    );
+    (0..IDLE_TRIES).any(|_| {
+        thread::sleep(IDLE_SPACING);
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        !text.trim().is_empty() && text.split_whitespace().all(|count| count == "0")
+    })
 }
 
 /// A `struct dm_ioctl` about a device, and room behind it up to so many bytes.

@@ -2,15 +2,18 @@
 //! nobody serves, hangs as well, and cannot even be killed. Not a thread: with one of those the daemon could not end either.
 
 use std::{
+    collections::BTreeMap,
     io::{self, BufRead, BufReader, Read as _, Write},
     os::fd::{AsFd, BorrowedFd},
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
-    thread,
+    sync::{Mutex, PoisonError},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{prctl, signal::Signal},
@@ -25,14 +28,14 @@ use crate::{
 
 /// How often pools are asked.
 const SPACING: Duration = Duration::from_secs(1);
-/// New pools are looked for once in so many times.
-const ROUND: u32 = 10;
+/// How often new ones are looked for.
+const ROUND: Duration = Duration::from_secs(10);
 /// Answers that nobody has taken, in bytes; more are none of ours.
 const LONGEST: usize = 16 << 20;
 /// The program itself, whatever has become of its file.
 const OURSELVES: &str = "/proc/self/exe";
 
-/// A thin pool, and how it is.
+/// A thin pool, and how it is now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Read {
     /// Its device's number.
@@ -56,6 +59,11 @@ enum Asked<'n> {
 
 impl Asked<'_> {
     fn put(self) -> io::Result<(Child, ChildStdout)> {
+        if reap() >= ENDING_MOST {
+            return Err(io::Error::other(
+                "too many processes hang that asked before",
+            ));
+        }
         let mut command = Command::new(OURSELVES);
         command.args(["thin", "ask"]);
         match self {
@@ -73,67 +81,109 @@ impl Asked<'_> {
     }
 }
 
-/// Ends a process, unless it hangs: it ends by itself then as soon as it can.
+/// Processes that were told to end, and have not yet.
+static ENDING: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+/// With so many of them nobody is asked any more.
+const ENDING_MOST: usize = 8;
+
+/// Takes note of those that have ended; gives how many have not.
+fn reap() -> usize {
+    let mut ending = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    ending.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    ending.len()
+}
+
+/// Tells a process to end, which one that hangs does as soon as it can.
 fn end(mut child: Child) {
     let _ = child.kill();
-    // One that was killed a moment ago is no zombie for longer than this.
-    for _ in 0..20 {
-        if !matches!(child.try_wait(), Ok(None)) {
-            return;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
+    let mut ending = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    ending.push(child);
 }
 
-/// The lines that a process says until it ends, or until none has come for as long as `patience`.
-fn lines(out: ChildStdout, patience: Duration) -> Vec<String> {
-    let mut all = Vec::new();
+/// Whether a process that was told to end has not yet.
+#[must_use]
+pub fn hangs(process: u32) -> bool {
+    reap();
+    let ending = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    ending.iter().any(|child| child.id() == process)
+}
+
+/// The lines that a process says until it ends or the time is up, and whether it ended.
+fn lines(out: ChildStdout, until: Instant) -> (Vec<String>, bool) {
     let mut said = Vec::new();
     let mut out = BufReader::new(out);
-    let mut until = Instant::now() + patience;
-    while is_readable(
-        out.get_ref().as_fd(),
-        until.saturating_duration_since(Instant::now()),
-    ) {
-        // A line is written at once, and shorter than what a pipe takes in one piece.
-        match out.read_until(b'\n', &mut said) {
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
-        }
-        while out.buffer().contains(&b'\n') && out.read_until(b'\n', &mut said).is_ok() {}
-        until = Instant::now() + patience;
-        if said.len() > LONGEST {
-            break;
+    let mut ended = false;
+    while is_readable(out.get_ref().as_fd(), until) && said.len() < LONGEST {
+        match out.fill_buf() {
+            Ok([]) => {
+                ended = true;
+                break;
+            }
+            Ok(some) => {
+                let length = some.len();
+                said.extend(some);
+                out.consume(length);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
         }
     }
-    let text = String::from_utf8_lossy(&said);
-    all.extend(text.lines().map(str::to_owned));
-    all
+    // What has no end yet may be half of it.
+    let whole = said
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1);
+    let text = String::from_utf8_lossy(&said[..whole]);
+    (text.lines().map(str::to_owned).collect(), ended)
 }
 
-fn is_readable(fd: BorrowedFd<'_>, within: Duration) -> bool {
-    let within = PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX);
-    poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], within).is_ok_and(|ready| ready > 0)
+fn is_readable(fd: BorrowedFd<'_>, until: Instant) -> bool {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let within = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], within) {
+            Ok(ready) => return ready > 0,
+            Err(Errno::EINTR) => {}
+            Err(_) => return false,
+        }
+    }
 }
 
-/// How each pool is; `None`: they do not say within so long.
+/// How each pool is that says so within so long.
 #[must_use]
-pub fn pools_now(patience: Duration) -> Option<Vec<Read>> {
-    let (child, out) = Asked::PoolsOnce.put().ok()?;
-    let said = lines(out, patience);
+pub fn pools_now(patience: Duration) -> Vec<Read> {
+    let Ok((child, out)) = Asked::PoolsOnce.put() else {
+        return Vec::new();
+    };
+    let (said, _) = lines(out, Instant::now() + patience);
     end(child);
-    serde_json::from_str(said.first()?).ok()
+    said.iter()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
 }
 
-/// What loop devices are on: of those that answer, in the order in which they were asked.
+/// What loop devices said.
+#[derive(Debug)]
+pub struct Loops {
+    /// What each is on, in the order in which they were asked, as far as they came.
+    pub below: Vec<Option<u32>>,
+    /// The process that the next one has kept; `None`: it is not that one's fault that it was not heard.
+    pub hung: Option<u32>,
+}
+
+/// What loop devices are on.
 ///
 /// # Errors
 /// There can be no process.
-pub fn below_loops(names: &[String], patience: Duration) -> io::Result<Vec<Option<u32>>> {
+pub fn below_loops(names: &[String], until: Instant) -> io::Result<Loops> {
     let (child, out) = Asked::Loops(names).put()?;
-    let said = lines(out, patience);
+    let process = child.id();
+    let (said, ended) = lines(out, until);
     end(child);
-    Ok(said.iter().map(|line| line.parse().ok()).collect())
+    Ok(Loops {
+        below: said.iter().map(|line| line.parse().ok()).collect(),
+        hung: (!ended && said.len() < names.len()).then_some(process),
+    })
 }
 
 /// A process that says once a second how each pool is.
@@ -158,11 +208,11 @@ impl Pools {
         })
     }
 
-    /// What was said last since this was last asked; `None`: nothing new.
+    /// What pools said since this was last asked, each by itself.
     ///
     /// # Errors
-    /// It says nothing any more.
-    pub fn said(&mut self) -> io::Result<Option<Vec<Read>>> {
+    /// The process is gone.
+    pub fn said(&mut self) -> io::Result<Vec<Read>> {
         let mut some = [0_u8; 4096];
         while self.heard.len() < LONGEST {
             match self.out.read(&mut some) {
@@ -173,13 +223,16 @@ impl Pools {
                 Err(error) => return Err(error),
             }
         }
-        let Some(end) = self.heard.iter().rposition(|byte| *byte == b'\n') else {
-            return Ok(None);
-        };
-        let rest = self.heard.split_off(end + 1);
+        let whole = (self.heard.iter())
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
+        let rest = self.heard.split_off(whole);
         let said = std::mem::replace(&mut self.heard, rest);
-        let last = said[..end].rsplit(|byte| *byte == b'\n').next();
-        Ok(Some(serde_json::from_slice(last.unwrap_or_default())?))
+        (said
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty()))
+        .map(|line| Ok(serde_json::from_slice(line)?))
+        .collect()
     }
 }
 
@@ -191,33 +244,49 @@ impl Drop for Pools {
     }
 }
 
-/// The process itself: how each pool is, a line for all of them.
+/// The process itself: how each pool is, a line for each at a time. A pool that hangs keeps a thread, and no other pool.
 ///
 /// # Errors
-/// Nobody listens any more.
-pub fn say_pools(out: &mut impl Write, once: bool) -> io::Result<()> {
+/// There can be no thread.
+pub fn say_pools(once: bool) -> io::Result<()> {
     ends_with_its_parent()?;
-    let mut known = Vec::new();
-    for turn in 0_u32.. {
-        let devices = Devices::open();
-        if turn.is_multiple_of(ROUND) {
-            known = pools(Path::new(SYS), &devices);
+    let mut known: BTreeMap<(u32, String), JoinHandle<()>> = BTreeMap::new();
+    loop {
+        for (number, mapped) in pools(Path::new(SYS), &Devices::open()) {
+            let key = (number, mapped.clone());
+            if known.get(&key).is_none_or(JoinHandle::is_finished) {
+                let thread = thread::Builder::new().name("pool".to_owned());
+                known.insert(key, thread.spawn(move || say_pool(number, &mapped, once))?);
+            }
         }
-        let all: Vec<Read> = (known.iter())
-            .map(|(number, mapped)| Read {
-                number: *number,
-                mapped: mapped.clone(),
-                status: devices.status(*number).as_deref().and_then(Pool::read),
-            })
-            .collect();
-        writeln!(out, "{}", serde_json::to_string(&all)?)?;
-        out.flush()?;
         if once {
-            break;
+            for (_, thread) in known {
+                let _ = thread.join();
+            }
+            return Ok(());
+        }
+        thread::sleep(ROUND);
+        known.retain(|_, thread| !thread.is_finished());
+    }
+}
+
+/// Until it says nothing any more, or nobody listens.
+fn say_pool(number: u32, mapped: &str, once: bool) {
+    let devices = Devices::open();
+    loop {
+        let status = devices.status(number);
+        let is_gone = status.is_none();
+        let read = Read {
+            number,
+            mapped: mapped.to_owned(),
+            status: status.as_deref().and_then(Pool::read),
+        };
+        let line = serde_json::to_string(&read).unwrap_or_default();
+        if is_gone || writeln!(io::stdout().lock(), "{line}").is_err() || once {
+            return;
         }
         thread::sleep(SPACING);
     }
-    Ok(())
 }
 
 /// The process itself: what each loop device is on, a line for each, empty where that is no block device.
@@ -258,57 +327,64 @@ mod tests {
 
     #[test]
     fn what_was_said_before_a_process_hangs_is_heard() {
-        let patience = Duration::from_millis(300);
-        for (script, said) in [
-            ("echo 1; echo; echo 3", &["1", "", "3"][..]),
-            ("echo 1; exec sleep 100", &["1"]),
-            ("exec sleep 100", &[]),
-            ("printf 1; exec true", &["1"]),
+        for (script, said, is_ended) in [
+            ("echo 1; echo; echo 3", &["1", "", "3"][..], true),
+            ("echo 1; exec sleep 100", &["1"], false),
+            ("exec sleep 100", &[], false),
+            // Half of a line is none.
+            ("echo 1; printf 2; exec true", &["1"], true),
         ] {
             let (child, out) = process(script);
-            let began = Instant::now();
-            assert_eq!(lines(out, patience), said, "{script}");
+            let patience = Duration::from_secs(if is_ended { 60 } else { 1 });
+            let (heard, ended) = lines(out, Instant::now() + patience);
+            assert_eq!(
+                (heard, ended),
+                (said.iter().map(|one| (*one).to_owned()).collect(), is_ended),
+                "{script}"
+            );
+            let process = child.id();
             end(child);
-            assert!(began.elapsed() < Duration::from_secs(20), "{script}");
+            let until = Instant::now() + Duration::from_secs(60);
+            while hangs(process) {
+                assert!(Instant::now() < until, "{script}: it is never reaped");
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    fn pools_that_say(script: &str) -> Pools {
+        let (child, out) = process(script);
+        fcntl(&out, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        Pools {
+            child: Some(child),
+            out,
+            heard: Vec::new(),
         }
     }
 
     #[test]
-    fn of_what_was_said_meanwhile_the_last_counts() {
-        let pool =
-            |mapped: &str| format!("[{{\"number\":1,\"mapped\":\"{mapped}\",\"status\":null}}]");
-        let (child, out) = process(&format!(
-            "echo '{}'; echo '{}'; printf '['; exec sleep 100",
+    fn pools_are_heard_each_by_itself() {
+        let pool = |mapped: &str| {
+            format!("echo '{{\"number\":1,\"mapped\":\"{mapped}\",\"status\":null}}'")
+        };
+        let mut pools = pools_that_say(&format!(
+            "{}; {}; printf '{{'; exec sleep 100",
             pool("a"),
             pool("b")
         ));
-        fcntl(&out, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        let mut pools = Pools {
-            child: Some(child),
-            out,
-            heard: Vec::new(),
-        };
-        let mut heard = None;
-        while heard
-            .as_ref()
-            .is_none_or(|one: &Vec<Read>| one[0].mapped != "b")
-        {
-            heard = pools.said().unwrap().or(heard);
+        let mut heard: Vec<String> = Vec::new();
+        while heard.len() < 2 {
+            heard.extend(pools.said().unwrap().into_iter().map(|read| read.mapped));
             thread::sleep(Duration::from_millis(5));
         }
+        assert_eq!(heard, ["a", "b"]);
         // A line that is not whole waits.
-        assert!(pools.said().unwrap().is_none());
+        assert!(pools.said().unwrap().is_empty());
     }
 
     #[test]
     fn a_process_that_is_gone_says_so() {
-        let (child, out) = process("exit 0");
-        fcntl(&out, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        let mut pools = Pools {
-            child: Some(child),
-            out,
-            heard: Vec::new(),
-        };
+        let mut pools = pools_that_say("exit 0");
         let gone = loop {
             match pools.said() {
                 Ok(_) => thread::sleep(Duration::from_millis(5)),

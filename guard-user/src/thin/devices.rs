@@ -1,6 +1,12 @@
 //! Thin discard: what block devices say of themselves, where sysfs does not.
 
-use std::{cell::RefCell, collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use super::stack::{Ask, Below};
 use crate::{
@@ -9,21 +15,19 @@ use crate::{
         attach::release,
         mapper::{Asked, Mapper},
     },
-    sense::asked::below_loops,
+    sense::asked::{below_loops, hangs},
 };
 
-/// A loop device says within so long what it is on, or it is left alone.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// So many that say nothing are found out at once; the others after these count as such.
-const SILENT: usize = 2;
+/// Loop devices say within so long, all together, what they are on; those that were not heard are asked with the next look.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The device mapper, if there is one, and the loop devices.
 pub struct Devices {
     mapper: Option<Mapper>,
     /// What each loop device is on, as far as any was asked for since the last look.
     loops: RefCell<Option<BTreeMap<String, Below>>>,
-    /// Loop devices that said nothing, each with its file: they are not asked again while they have that.
-    silent: RefCell<BTreeMap<String, String>>,
+    /// Loop devices that keep the process that asked them, each with its file and that process: they are not asked again meanwhile.
+    silent: RefCell<BTreeMap<String, (String, u32)>>,
 }
 
 impl Devices {
@@ -54,29 +58,28 @@ impl Devices {
     fn ask_loops(&self) -> BTreeMap<String, Below> {
         let mut silent = self.silent.borrow_mut();
         let files = files_of_loops(Path::new(SYS));
-        silent.retain(|name, file| files.get(name) == Some(file));
+        silent.retain(|name, (file, process)| files.get(name) == Some(file) && hangs(*process));
         let mut asked: Vec<String> = (files.keys())
             .filter(|name| !silent.contains_key(*name))
             .cloned()
             .collect();
         let mut all = BTreeMap::new();
-        for _ in 0..=SILENT {
-            if asked.is_empty() {
-                break;
-            }
-            let Ok(said) = below_loops(&asked, PATIENCE) else {
+        let until = Instant::now() + PATIENCE;
+        while !asked.is_empty() && Instant::now() < until {
+            let Ok(said) = below_loops(&asked, until) else {
                 break;
             };
-            let rest = asked.split_off(said.len().min(asked.len()));
-            let below = said
-                .into_iter()
-                .map(|below| below.map_or(Below::Nothing, Below::On));
+            let rest = asked.split_off(said.below.len().min(asked.len()));
+            let below =
+                (said.below.into_iter()).map(|below| below.map_or(Below::Nothing, Below::On));
             all.extend(asked.into_iter().zip(below));
             // The first that says nothing keeps the others from being asked.
             let mut rest = rest.into_iter();
-            if let Some(name) = rest.next() {
+            if let Some(process) = said.hung
+                && let Some(name) = rest.next()
+            {
                 let file = files.get(&name).cloned().unwrap_or_default();
-                silent.insert(name, file);
+                silent.insert(name, (file, process));
             }
             asked = rest.collect();
         }

@@ -97,7 +97,7 @@ impl Report {
         let stack = Stack::of(sys, &devices);
         let counted = pinned.map(Pinned::devices).unwrap_or_default();
         let mounted = remount::mounted().unwrap_or_default();
-        let read = pools_now(PATIENCE).unwrap_or_default();
+        let read = pools_now(PATIENCE);
         let is_pool = |name: &str| {
             let mut pools = stack.blocks().filter(|(_, block)| block.is_pool);
             pools.any(|(_, block)| block.mapped.as_deref() == Some(name))

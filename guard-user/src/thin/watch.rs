@@ -45,8 +45,10 @@ pub struct Watch {
 struct Filling {
     /// The same watch that pids have: blocks that rise steadily.
     rise: leak::Watch,
-    /// Blocks that are left.
+    /// Blocks that are left,
     free: u64,
+    /// and how many there are.
+    total: u64,
     /// Thousandths that were left when that was last told.
     told: Option<u64>,
 }
@@ -167,6 +169,11 @@ impl Filling {
             return;
         }
         let name = space.name;
+        // It was given more: what was told is no measure any more.
+        if used.total > self.total {
+            (self.told, self.rise) = (None, leak::Watch::default());
+        }
+        self.total = used.total;
         self.free = used.total.saturating_sub(used.used);
         let left = self.free.saturating_mul(1000).div_ceil(used.total);
         let limit = 1000 - u64::from(space.threshold);
@@ -219,8 +226,7 @@ impl Filling {
     }
 
     fn left(&self) -> Option<Duration> {
-        let seconds = self.free as f64 / self.rise.per_second()?;
-        Duration::try_from_secs_f64(seconds).ok()
+        self.rise.foresees(self.free)
     }
 }
 
@@ -282,6 +288,38 @@ mod tests {
         assert_eq!(see(781), []);
         assert_eq!(severities(&see(779)), [Severity::Info]);
         assert_eq!(severities(&see(800)), [Severity::High]);
+    }
+
+    #[test]
+    fn a_pool_that_was_given_more_is_told_of_anew() {
+        let of = |used: u64, total: u64| {
+            let status =
+                format!("1 1/1000 {used}/{total} - rw no_discard_passdown queue_if_no_space - 256");
+            Pool::read(&status).unwrap()
+        };
+        let mut watch = Watch::default();
+        let mut see = |used, total| {
+            let told = watch.see(Duration::from_secs(used), &of(used, total), &ALARM);
+            severities(&told)
+        };
+        assert_eq!(see(1000, 1000), [Severity::Critical]);
+        // Not yet well, and it fills up again.
+        assert_eq!(see(1000, 1260), []);
+        assert_eq!(see(1007, 1260), []);
+        assert_eq!(see(1008, 1260), [Severity::High]);
+        // More, and over the threshold still.
+        assert_eq!(see(1050, 1300), [Severity::High]);
+    }
+
+    #[test]
+    fn a_burst_foretells_nothing() {
+        let mut watch = Watch::default();
+        for second in 0..600_u64 {
+            // Twenty seconds of it, which would go on for an hour to fill the pool.
+            let used = 100 + second.clamp(550, 570) - 550;
+            watch.see(Duration::from_secs(second), &pool(used, 10), &ALARM);
+            assert_eq!(watch.left(), None, "{second}");
+        }
     }
 
     #[test]

@@ -22,10 +22,9 @@ pub struct Arguments {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let mut out = io::stdout().lock();
     match arguments.pools {
-        true => asked::say_pools(&mut out, arguments.once)?,
-        false => asked::say_loops(&mut out, &arguments.loops)?,
+        true => asked::say_pools(arguments.once)?,
+        false => asked::say_loops(&mut io::stdout().lock(), &arguments.loops)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use guard_common::action::Action;
 use nix::libc;
 
 use super::{BY_ITSELF, Hook, Place, Tool, came_of};
-use crate::identity::tree::{Hierarchy, Version};
+use crate::identity::tree::Hierarchy;
 
 /// The hook of moving out.
 pub static CGROUP_MOVE: [Hook; 1] = [Hook {
@@ -19,6 +19,7 @@ pub static CGROUP_MOVE: [Hook; 1] = [Hook {
     },
     what: "moving a task into a cgroup outside the container, also by a file that was opened before, and having one born there",
     open: &["moving tasks out of the container, to who can write to cgroups outside it"],
+    on_v2: true,
     actions: &[Action::CgroupMoveOut],
     trial: open_the_roots,
     ..BY_ITSELF
@@ -26,9 +27,6 @@ pub static CGROUP_MOVE: [Hook; 1] = [Hook {
 
 fn open_the_roots() -> Result<Tool, String> {
     let hierarchy = Hierarchy::of_this_host().map_err(|error| error.to_string())?;
-    if hierarchy.version != Version::V2 {
-        return Err("on cgroup v1 the kernel asks no program".to_owned());
-    }
     let root = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECTORY)

@@ -34,7 +34,7 @@ use super::{
     self_test::{self, Outcome, SelfTestError, Trial},
     setup::Setup,
 };
-use crate::identity::tree::{Hierarchy, id_of};
+use crate::identity::tree::{Hierarchy, Version, id_of};
 
 pub use anonymous::{IO_URING, USERFAULTFD};
 pub use bpf::BPF;
@@ -77,6 +77,8 @@ pub struct Hook {
     pub without: Option<&'static str>,
     /// It stands only where the kernel has this function: elsewhere there is nothing to stand before.
     pub with: Option<&'static str>,
+    /// It stands before nothing where containers are told apart on cgroup v1.
+    pub on_v2: bool,
     /// Programs at the entries of functions, by which it knows what it is asked about.
     pub entries: &'static [(&'static str, &'static str)],
     /// The same at their ends.
@@ -119,6 +121,7 @@ const BY_ITSELF: Hook = Hook {
     lower: None,
     without: None,
     with: None,
+    on_v2: false,
     entries: &[],
     exits: &[],
     partial: false,
@@ -288,6 +291,10 @@ fn attach_one(
         && btf.function(function).is_some()
     {
         proved.reason = format!("this kernel asks at {function}, and not here");
+        return proved;
+    }
+    if hook.on_v2 && hierarchy.version == Version::V1 {
+        "on cgroup v1 the kernel asks no program".clone_into(&mut proved.reason);
         return proved;
     }
     // Without that no container would start.
