@@ -108,12 +108,44 @@ pub fn hangs(process: u32) -> bool {
     ending.iter().any(|child| child.id() == process)
 }
 
+/// How long to wait for a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Until it says something: it must start first.
+    pub first: Duration,
+    /// From then on, each time.
+    pub each: Duration,
+    /// Not beyond this.
+    pub over: Instant,
+}
+
+impl Patience {
+    /// So long for all of it.
+    #[must_use]
+    pub fn of(all: Duration) -> Self {
+        Self {
+            first: all,
+            each: all,
+            over: Instant::now() + all,
+        }
+    }
+
+    fn until(&self, said: &[u8]) -> Instant {
+        let patience = if said.is_empty() {
+            self.first
+        } else {
+            self.each
+        };
+        self.over.min(Instant::now() + patience)
+    }
+}
+
 /// The lines that a process says until it ends or the time is up, and whether it ended.
-fn lines(out: ChildStdout, until: Instant) -> (Vec<String>, bool) {
+fn lines(out: ChildStdout, patience: Patience) -> (Vec<String>, bool) {
     let mut said = Vec::new();
     let mut out = BufReader::new(out);
     let mut ended = false;
-    while is_readable(out.get_ref().as_fd(), until) && said.len() < LONGEST {
+    while is_readable(out.get_ref().as_fd(), patience.until(&said)) && said.len() < LONGEST {
         match out.fill_buf() {
             Ok([]) => {
                 ended = true;
@@ -155,7 +187,7 @@ pub fn pools_now(patience: Duration) -> Vec<Read> {
     let Ok((child, out)) = Asked::PoolsOnce.put() else {
         return Vec::new();
     };
-    let (said, _) = lines(out, Instant::now() + patience);
+    let (said, _) = lines(out, Patience::of(patience));
     end(child);
     said.iter()
         .filter_map(|line| serde_json::from_str(line).ok())
@@ -175,10 +207,10 @@ pub struct Loops {
 ///
 /// # Errors
 /// There can be no process.
-pub fn below_loops(names: &[String], until: Instant) -> io::Result<Loops> {
+pub fn below_loops(names: &[String], patience: Patience) -> io::Result<Loops> {
     let (child, out) = Asked::Loops(names).put()?;
     let process = child.id();
-    let (said, ended) = lines(out, until);
+    let (said, ended) = lines(out, patience);
     end(child);
     Ok(Loops {
         below: said.iter().map(|line| line.parse().ok()).collect(),
@@ -336,7 +368,7 @@ mod tests {
         ] {
             let (child, out) = process(script);
             let patience = Duration::from_secs(if is_ended { 60 } else { 1 });
-            let (heard, ended) = lines(out, Instant::now() + patience);
+            let (heard, ended) = lines(out, Patience::of(patience));
             assert_eq!(
                 (heard, ended),
                 (said.iter().map(|one| (*one).to_owned()).collect(), is_ended),

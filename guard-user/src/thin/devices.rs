@@ -15,18 +15,22 @@ use crate::{
         attach::release,
         mapper::{Asked, Mapper},
     },
-    sense::asked::{below_loops, hangs},
+    sense::asked::{Patience, below_loops, hangs},
 };
 
-/// Loop devices say within so long, all together, what they are on; those that were not heard are asked with the next look.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// A loop device says within so long what it is on, or those behind it are asked without it,
+const EACH: Duration = Duration::from_millis(300);
+/// the first within so long, since whoever asks must start,
+const FIRST: Duration = Duration::from_secs(1);
+/// and all of them together within so long. Those that were not heard are asked with the next look.
+const ALL: Duration = Duration::from_secs(2);
 
 /// The device mapper, if there is one, and the loop devices.
 pub struct Devices {
     mapper: Option<Mapper>,
     /// What each loop device is on, as far as any was asked for since the last look.
     loops: RefCell<Option<BTreeMap<String, Below>>>,
-    /// Loop devices that keep the process that asked them, each with its file and that process: they are not asked again meanwhile.
+    /// Loop devices that said nothing, each with its file and the process that asked: they are asked last, and not while they keep that.
     silent: RefCell<BTreeMap<String, (String, u32)>>,
 }
 
@@ -58,20 +62,24 @@ impl Devices {
     fn ask_loops(&self) -> BTreeMap<String, Below> {
         let mut silent = self.silent.borrow_mut();
         let files = files_of_loops(Path::new(SYS));
-        silent.retain(|name, (file, process)| files.get(name) == Some(file) && hangs(*process));
-        let mut asked: Vec<String> = (files.keys())
-            .filter(|name| !silent.contains_key(*name))
-            .cloned()
-            .collect();
+        silent.retain(|name, (file, _)| files.get(name) == Some(file));
+        let keeps = |name: &String| silent.get(name).is_some_and(|(_, process)| hangs(*process));
+        let mut asked: Vec<String> = files.keys().filter(|name| !keeps(name)).cloned().collect();
+        asked.sort_by_key(|name| silent.contains_key(name));
         let mut all = BTreeMap::new();
-        let until = Instant::now() + PATIENCE;
-        while !asked.is_empty() && Instant::now() < until {
-            let Ok(said) = below_loops(&asked, until) else {
+        let patience = Patience {
+            first: FIRST,
+            each: EACH,
+            over: Instant::now() + ALL,
+        };
+        while !asked.is_empty() && Instant::now() < patience.over {
+            let Ok(said) = below_loops(&asked, patience) else {
                 break;
             };
             let rest = asked.split_off(said.below.len().min(asked.len()));
             let below =
                 (said.below.into_iter()).map(|below| below.map_or(Below::Nothing, Below::On));
+            silent.retain(|name, _| !asked.contains(name));
             all.extend(asked.into_iter().zip(below));
             // The first that says nothing keeps the others from being asked.
             let mut rest = rest.into_iter();
@@ -83,8 +91,9 @@ impl Devices {
             }
             asked = rest.collect();
         }
-        let unheard = silent.keys().cloned().chain(asked);
-        all.extend(unheard.map(|name| (name, Below::Unknown)));
+        for name in files.into_keys() {
+            all.entry(name).or_insert(Below::Unknown);
+        }
         all
     }
 }
