@@ -74,6 +74,8 @@ fields! {
     SignalHandler = "k_sigaction.sa.sa_handler",
     /// The first thread of a task's process.
     TaskLeader = "task_struct.group_leader",
+    /// The memory that a task runs in.
+    TaskMemory = "task_struct.mm",
     /// A task's namespaces but that of users.
     TaskNamespaces = "task_struct.nsproxy",
     /// Of these, that of mounts.

@@ -18,10 +18,14 @@ pub struct Setup {
     /// executes itself once more from a copy that has no path (runc does, against CVE-2019-5736) does so there, before it makes
     /// another or enters the container's.
     pub mounts: u64,
+    /// Kernel address of the memory that it had when it was put there itself, until its next exec; else 0. An exec takes new memory,
+    /// lets its parent go on (`exec_mm_release`, for vfork) and comes to an end much later: if that memory is this, who put the process
+    /// there did so in the midst of the exec, and put what is executed there.
+    pub memory: u64,
     /// When it was put there, or the one that it was forked from, `CLOCK_MONOTONIC`, nanoseconds.
     pub since_ns: u64,
 }
-const _: () = assert!(size_of::<Setup>() == 32);
+const _: () = assert!(size_of::<Setup>() == 40);
 
 /// No longer is any process set up: some are put into a container and never execute anything (restored by CRIU, or moved while
 /// they ran).

@@ -69,6 +69,7 @@ fn joined(destination: u64, task: u64) -> Option<()> {
         ..Setup::default()
     };
     begin(&mut setup, task, to.container);
+    setup.memory = read(task, Field::TaskMemory)?;
     SETTING_UP.insert(process, setup, u64::from(BPF_ANY)).ok()
 }
 
@@ -127,8 +128,14 @@ fn begin(setup: &mut Setup, task: u64, container: u64) {
 #[inline(always)]
 fn executed(program: u64) -> Option<()> {
     // Also one that is over is taken out.
+    let setup = SETTING_UP.get_ptr_mut(process())?;
+    // SAFETY: as below; nobody else stores this word of a process.
+    let memory = unsafe { (&raw mut (*setup).memory).replace(0) };
+    if memory != 0 && read(kernel::current(), Field::TaskMemory) == Some(memory) {
+        return None;
+    }
     // SAFETY: as below.
-    let setup = unsafe { SETTING_UP.get(&process()) }?;
+    let setup = unsafe { &*setup };
     if kernel::mounts_of(kernel::current()) == Some(setup.mounts)
         && has_no_path(program, setup.mounts) == Some(true)
     {

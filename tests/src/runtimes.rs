@@ -88,13 +88,19 @@ pub fn oci(runtime: &str, bundle: &Path, payload: &Payload<'_>) -> Result<(Strin
     fs::write(bundle.join("config.json"), config.to_string())?;
     let mut command = oci_command(runtime);
     command.args(["run", "--bundle"]).arg(bundle);
-    if payload.detached {
-        command
-            .arg("--detach")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+    command.stdin(Stdio::null());
+    if !payload.detached {
+        let output = command.arg(&id).output()?;
+        return Ok((id, output));
     }
-    let output = command.arg(&id).stdin(Stdio::null()).output()?;
+    // What runs on holds what it was given: with a pipe, its output would never end.
+    let words = bundle.join("stderr");
+    command
+        .args(["--detach", &id])
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&words)?);
+    let mut output = command.output()?;
+    output.stderr = fs::read(&words)?;
     Ok((id, output))
 }
 

@@ -46,10 +46,11 @@ pub fn functions() -> Vec<&'static str> {
 }
 
 /// What setting up cannot be told without.
-const SETUP_NEEDS: [Field; 11] = [
+const SETUP_NEEDS: [Field; 12] = [
     Field::TaskProcess,
     Field::TaskLeader,
     Field::TaskStart,
+    Field::TaskMemory,
     Field::TaskNamespaces,
     Field::NamespacesMounts,
     Field::ExecutedFile,

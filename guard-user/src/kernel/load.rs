@@ -32,7 +32,7 @@ use super::{
 };
 
 /// Where everything that outlives the daemon stands; the last name is the version of the tables' layout.
-pub const PINS: &str = "/sys/fs/bpf/bulkhead/v9";
+pub const PINS: &str = "/sys/fs/bpf/bulkhead/v10";
 
 /// Why the kernel side is not loaded.
 #[derive(Debug, Error)]

@@ -88,7 +88,7 @@ impl Pool {
     /// # Errors
     /// It cannot be made.
     pub fn make() -> Result<Self> {
-        let mut pool = Self::nothing()?;
+        let mut pool = Self::none()?;
         let metadata = pool.attach("metadata", 8 << 20)?;
         let data = pool.attach("data", ROOM * 512)?;
         pool.map(
@@ -103,7 +103,7 @@ impl Pool {
     /// # Errors
     /// It cannot be made.
     pub fn small() -> Result<Self> {
-        let mut pool = Self::nothing()?;
+        let mut pool = Self::none()?;
         let name = pool.name.clone();
         let metadata = pool.attach("metadata", 8 << 20)?;
         let metadata = pool.map(
@@ -120,7 +120,11 @@ impl Pool {
         Ok(pool)
     }
 
-    fn nothing() -> Result<Self> {
+    /// No pool: what only needs devices that go when it ends.
+    ///
+    /// # Errors
+    /// The kernel has no device mapper.
+    pub fn none() -> Result<Self> {
         must("modprobe -a loop dm_mod dm_thin_pool")?;
         let name = format!("pool{}", number());
         let folder = PathBuf::from(format!("/tmp/{name}"));

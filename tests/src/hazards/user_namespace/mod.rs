@@ -1,5 +1,6 @@
 //! User namespaces: a container that would make one although a policy denies it is refused; what a runtime makes to start one is not.
 
+mod coming;
 mod runtimes;
 mod setup;
 
@@ -30,6 +31,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
         },
     ],
     setup::SCENARIOS,
+    coming::SCENARIOS,
     runtimes::SCENARIOS,
 ];
 

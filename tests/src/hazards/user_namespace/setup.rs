@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Read,
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -144,40 +145,57 @@ fn number_again() -> Result<()> {
 }
 
 /// A probe that has stopped itself.
-struct Stopped(Child);
+pub struct Stopped(Child);
 
 impl Stopped {
     fn start(cgroup: Option<&Cgroup>, steps: &[&str]) -> Result<Self> {
-        let mut command = Command::new(PROBE);
-        command.arg("user-namespace").stdout(Stdio::piped());
-        for step in steps {
-            command.args(["--then", step]);
-        }
+        let mut command = Self::command(Path::new(PROBE), steps);
         if let Some(cgroup) = cgroup {
             cgroup.enter(&mut command)?;
         }
         let stopped = Self(command.spawn()?);
-        let path = format!("/proc/{}/stat", stopped.0.id());
+        stopped.stops()?;
+        Ok(stopped)
+    }
+
+    /// One that will stop itself, as soon as its exec is through.
+    pub fn coming(probe: &Path, steps: &[&str]) -> Result<Self> {
+        Ok(Self(Self::command(probe, steps).spawn()?))
+    }
+
+    fn command(probe: &Path, steps: &[&str]) -> Command {
+        let mut command = Command::new(probe);
+        command.arg("user-namespace").stdout(Stdio::piped());
+        for step in steps {
+            command.args(["--then", step]);
+        }
+        command
+    }
+
+    /// Waits until it does.
+    pub fn stops(&self) -> Result<()> {
+        let path = format!("/proc/{}/stat", self.0.id());
         wait_for("it to stop", Duration::from_secs(20), || {
             let stat = fs::read_to_string(&path)?;
             Ok(stat
                 .rsplit(") ")
                 .next()
                 .is_some_and(|rest| rest.starts_with('T')))
-        })?;
-        Ok(stopped)
+        })
     }
 
-    fn number(&self) -> i32 {
+    /// Of its process.
+    pub fn number(&self) -> i32 {
         self.0.id() as i32
     }
 
-    fn move_to(&self, cgroup: &Cgroup) -> Result<()> {
+    /// Moves it into a cgroup.
+    pub fn move_to(&self, cgroup: &Cgroup) -> Result<()> {
         cgroup.write("cgroup.procs", &self.number().to_string())
     }
 
     /// Whether it makes one.
-    fn goes_on(self) -> Result<bool> {
+    pub fn goes_on(self) -> Result<bool> {
         Ok(self.ends()?.0)
     }
 
