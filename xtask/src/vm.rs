@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Programs that scripts find in the virtual machine, with all that they need.
-const USERLAND: [&str; 46] = [
+const USERLAND: [&str; 47] = [
     "base-files",
     "dash",
     "bash",
@@ -64,6 +64,7 @@ const USERLAND: [&str; 46] = [
     "f2fs-tools",
     "udev",
     "mdadm",
+    "fdisk",
     "apparmor",
     "bindfs",
     "ca-certificates",

@@ -284,7 +284,9 @@ impl Daemon {
                         Err(error) => error.to_string(),
                     }));
                 }
-                // Last: a container that may write to sysfs has the kernel tell of devices without end.
+                // Last: a container whose mounts propagate has the kernel tell of them without end,
+                changed = self.thin.mounted() => self.heard_of_mounts(changed),
+                // and one that may write to sysfs, of devices.
                 told = self.thin.told() => self.heard_of_devices(told),
             }
         }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::{self, BufRead, BufReader, Read as _, Write},
     os::fd::{AsFd, BorrowedFd},
     path::Path,
@@ -22,8 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     act::discards::SYS,
-    kernel::loops::below_loop,
-    thin::{devices::Devices, pool::Pool, stack::pools},
+    kernel::{attach::release, loops::below_loop},
+    thin::{defaults::Unasked, devices::Devices, head::HEAD, pool::Pool, stack::pools},
 };
 
 /// How often pools are asked.
@@ -55,6 +56,8 @@ enum Asked<'n> {
     PoolsOnce,
     /// What these loop devices are on, in this order.
     Loops(&'n [String]),
+    /// Which of these devices have a file system that discards unasked, in any order.
+    Unasked(&'n [String]),
 }
 
 impl Asked<'_> {
@@ -70,6 +73,7 @@ impl Asked<'_> {
             Asked::Pools => command.arg("--pools"),
             Asked::PoolsOnce => command.args(["--pools", "--once"]),
             Asked::Loops(names) => command.arg("--").args(names),
+            Asked::Unasked(names) => command.args(["--unasked", "--"]).args(names),
         };
         let mut child = command
             .stdin(Stdio::null())
@@ -191,6 +195,21 @@ pub fn pools_now(patience: Duration) -> Vec<Read> {
     end(child);
     said.iter()
         .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
+}
+
+/// Which of these devices have a file system that discards though nobody asks, as far as they say so within so long.
+#[must_use]
+pub fn unasked_now(names: &[String], patience: Duration) -> BTreeMap<String, Unasked> {
+    let Ok((child, out)) = Asked::Unasked(names).put() else {
+        return BTreeMap::new();
+    };
+    let (said, _) = lines(out, Patience::of(patience));
+    end(child);
+    said.iter()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect::<Vec<(String, Unasked)>>()
+        .into_iter()
         .collect()
 }
 
@@ -337,6 +356,46 @@ pub fn say_loops(out: &mut impl Write, names: &[String]) -> io::Result<()> {
         out.flush()?;
     }
     Ok(())
+}
+
+/// So many devices are read at once: one that hangs keeps one of them.
+const READERS: usize = 8;
+
+/// The process itself: which devices have a file system that discards unasked, a line for each.
+///
+/// # Errors
+/// There can be no thread, or nobody listens any more.
+pub fn say_unasked(names: &[String]) -> io::Result<()> {
+    ends_with_its_parent()?;
+    let rest = Mutex::new(names.iter());
+    let next = || rest.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let read = || -> io::Result<()> {
+        while let Some(name) = next() {
+            let found = head_of(&Path::new("/dev").join(name))
+                .ok()
+                .and_then(|head| Unasked::of(&head, release()));
+            if let Some(found) = found {
+                let line = serde_json::to_string(&(name, found))?;
+                writeln!(io::stdout().lock(), "{line}")?;
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..READERS.min(names.len()))
+            .map(|_| thread::Builder::new().spawn_scoped(scope, read))
+            .collect::<io::Result<_>>()?;
+        (readers.into_iter()).try_for_each(|reader| reader.join().unwrap_or(Ok(())))
+    })
+}
+
+/// What a device begins with, as far as it has that much.
+fn head_of(device: &Path) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(HEAD);
+    File::open(device)?
+        .take(HEAD as u64)
+        .read_to_end(&mut head)?;
+    Ok(head)
 }
 
 fn ends_with_its_parent() -> io::Result<()> {

@@ -3,8 +3,10 @@
 //! What stands on what is read from sysfs, where the kernel keeps it, and never guessed from names; names tell only who uses what.
 
 pub mod activate;
+pub mod defaults;
 pub mod devices;
 pub mod discard;
+pub mod head;
 pub mod mounts;
 pub mod pool;
 pub mod recover;

@@ -2,9 +2,15 @@
 //!
 //! Format: Documentation/filesystems/proc.rst, 3.5.
 
-use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf};
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::{ffi::OsStringExt, fs::MetadataExt},
+    path::PathBuf,
+};
 
 use guard_common::thin::number;
+use nix::sys::stat::{major, minor};
 
 /// A file system that is mounted somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +64,19 @@ impl Mounted {
             discards: has("discard"),
             to_keep: FLAGS.into_iter().filter(|flag| has(flag)).collect(),
         })
+    }
+
+    /// The device that it is on; of a btrfs, which may be on several, the one that it was mounted from.
+    #[must_use]
+    pub fn device(&self) -> Option<u32> {
+        if self.number >> 20 != 0 {
+            return Some(self.number);
+        }
+        if self.kind != "btrfs" {
+            return None;
+        }
+        let device = fs::metadata(&self.source).ok()?.rdev();
+        Some(number(major(device) as u32, minor(device) as u32))
     }
 }
 

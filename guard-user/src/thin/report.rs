@@ -9,23 +9,25 @@ use guard_common::{
 use serde::Serialize;
 
 use super::{
+    defaults::{Unasked, is_discarding},
     devices::{Devices, open_here, queues_are_heeded},
+    mounts::Mounted,
     pool::Pool,
     stack::{Block, Stack},
     user::User,
 };
 use crate::{
     act::{
-        discards::{self, SYS},
+        discards::{SYS, most},
         remount,
     },
     control::status::PoolStatus,
     kernel::pinned::Pinned,
     record::Text,
-    sense::asked::pools_now,
+    sense::asked::{pools_now, unasked_now},
 };
 
-/// A pool that takes longer to say how it is hangs.
+/// What takes longer to say how it is hangs.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// All of it.
@@ -79,6 +81,9 @@ pub struct DeviceReport {
     pub mounted: Vec<Text>,
     /// What is mounted there discards by itself.
     pub mounted_with_discard: bool,
+    /// Why what stands there discards as soon as it is mounted without a word about that; absent where it does not, is mounted, or does
+    /// not say so within three seconds.
+    pub unasked: Option<Unasked>,
     /// Discards that were refused to who is in no container that a rule refuses them.
     pub refused: u64,
     /// The same that were let through and counted.
@@ -96,7 +101,9 @@ impl Report {
         let (sys, devices) = (Path::new(SYS), Devices::open());
         let stack = Stack::of(sys, &devices);
         let counted = pinned.map(Pinned::devices).unwrap_or_default();
-        let mounted = remount::mounted().unwrap_or_default();
+        let mounted: Vec<(u32, Mounted)> = (remount::mounted().unwrap_or_default().into_iter())
+            .filter_map(|mounted| Some((mounted.device()?, mounted)))
+            .collect();
         let read = pools_now(PATIENCE);
         let is_pool = |name: &str| {
             let mut pools = stack.blocks().filter(|(_, block)| block.is_pool);
@@ -107,6 +114,12 @@ impl Report {
             let uuid = fs::read_to_string(uuid).unwrap_or_default();
             User::of(block.mapped.as_deref()?, &uuid, is_pool)
         };
+        let not_mounted: Vec<String> = (stack.blocks())
+            .filter(|(number, _)| stack.class(*number) == Class::Thin)
+            .filter(|(number, _)| !mounted.iter().any(|(on, _)| on == number))
+            .map(|(_, block)| block.name.clone())
+            .collect();
+        let unasked = unasked_now(&not_mounted, PATIENCE);
         let pools = (stack.blocks())
             .filter(|(_, block)| block.is_pool)
             .map(|(number, block)| PoolReport {
@@ -127,7 +140,7 @@ impl Report {
             .filter(|(number, _)| stack.class(*number) != Class::Other)
             .map(|(number, block)| {
                 let counts = counted.get(&number).copied().unwrap_or_default();
-                let here = || mounted.iter().filter(|one| one.number == number);
+                let here = || mounted.iter().filter(|(on, _)| *on == number);
                 DeviceReport {
                     name: block.name.clone(),
                     mapped: block.mapped.as_deref().map(Text::from),
@@ -141,9 +154,13 @@ impl Report {
                     below: (block.below.iter())
                         .filter_map(|below| Some(stack.block(*below)?.name.clone()))
                         .collect(),
-                    discard_max_bytes: discards::most(sys, number).ok().flatten(),
-                    mounted: here().map(|one| Text::from(one.at.as_path())).collect(),
-                    mounted_with_discard: here().any(|one| one.writable && one.discards),
+                    discard_max_bytes: most(sys, number).ok().flatten(),
+                    mounted: here()
+                        .map(|(_, one)| Text::from(one.at.as_path()))
+                        .collect(),
+                    mounted_with_discard: here()
+                        .any(|(_, one)| is_discarding(one, Some(&block.name))),
+                    unasked: unasked.get(&block.name).copied(),
                     refused: counts.refused,
                     audited: counts.audited,
                     arrived: counts.arrived,

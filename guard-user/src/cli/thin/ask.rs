@@ -16,15 +16,19 @@ pub struct Arguments {
     /// Once, not once a second.
     #[arg(long, requires = "pools")]
     once: bool,
-    /// What these loop devices are on.
-    loops: Vec<String>,
+    /// Which of these devices have a file system that discards though nobody asks.
+    #[arg(long, conflicts_with = "pools")]
+    unasked: bool,
+    /// Else: what these loop devices are on.
+    names: Vec<String>,
 }
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    match arguments.pools {
-        true => asked::say_pools(arguments.once)?,
-        false => asked::say_loops(&mut io::stdout().lock(), &arguments.loops)?,
+    match (arguments.pools, arguments.unasked) {
+        (true, _) => asked::say_pools(arguments.once)?,
+        (false, true) => asked::say_unasked(&arguments.names)?,
+        (false, false) => asked::say_loops(&mut io::stdout().lock(), &arguments.names)?,
     }
     Ok(ExitCode::SUCCESS)
 }

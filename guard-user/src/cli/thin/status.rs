@@ -125,6 +125,9 @@ fn print_device(out: &mut impl Write, device: &DeviceReport) -> io::Result<()> {
         };
         write!(out, "; mounted at {at}{discards}")?;
     }
+    if let Some(unasked) = device.unasked {
+        write!(out, "; {}", unasked.words())?;
+    }
     for (count, words) in [
         (device.refused, "refused"),
         (device.audited, "let through"),

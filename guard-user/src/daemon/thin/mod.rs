@@ -24,7 +24,10 @@ use crate::{
         journal,
     },
     kernel::{attach::Link, mapper::Mapper, tables::Plain},
-    sense::uevents::{Uevent, Uevents},
+    sense::{
+        mounts::Mounts,
+        uevents::{Uevent, Uevents},
+    },
     thin::{
         devices::Devices,
         stack::{Stack, majors},
@@ -40,6 +43,8 @@ const TELLING: u64 = 10;
 #[derive(Default)]
 pub(super) struct Thin {
     uevents: Option<Uevents>,
+    /// While what is mounted with discard must be mounted anew.
+    mounts: Option<Mounts>,
     devices: Option<Devices>,
     stack: Stack,
     /// What stands in the kernel side's table.
@@ -74,6 +79,14 @@ impl Thin {
     pub(super) async fn told(&self) -> io::Result<Vec<Uevent>> {
         match &self.uevents {
             Some(uevents) => uevents.next().await,
+            None => pending().await,
+        }
+    }
+
+    /// Waits until something is mounted.
+    pub(super) async fn mounted(&self) -> io::Result<()> {
+        match &self.mounts {
+            Some(mounts) => mounts.changed().await,
             None => pending().await,
         }
     }

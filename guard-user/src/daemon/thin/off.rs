@@ -1,9 +1,9 @@
 //! Thin discard: discards of what stands on dm-thin are kept off, as far as the kernel lets them be, and what arrives all the same is
 //! counted.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::Path};
+use std::{collections::BTreeSet, io, path::Path};
 
-use guard_common::thin::{Class, OfTheHost, all_of, number};
+use guard_common::thin::{Class, OfTheHost, all_of};
 
 use super::{Daemon, is_of_no_device};
 use crate::{
@@ -17,7 +17,8 @@ use crate::{
     kernel::btf::Btf,
     policy::model::THIN,
     record::{Kind, Record, Severity},
-    thin::{devices::queues_are_heeded, mounts::Mounted},
+    sense::mounts::Mounts,
+    thin::{defaults::is_discarding, devices::queues_are_heeded, mounts::Mounted},
 };
 
 /// So often in a row somebody may switch discards of a device on again without having changed it before it is left to him.
@@ -83,9 +84,32 @@ impl Daemon {
         self.plan.thin_discard == OfTheHost::Refused && !self.is_off()
     }
 
+    /// The kernel told of mounts.
+    pub(in crate::daemon) fn heard_of_mounts(&mut self, told: io::Result<()>) {
+        if let Err(error) = told {
+            self.thin.mounts = None;
+            return self.note("mounts", format!("mounts are seen late: {error}"));
+        }
+        if let Some(mounts) = &mut self.thin.mounts {
+            mounts.look();
+        }
+        self.keep_mounts();
+    }
+
+    fn listen_for_mounts(&mut self, wanted: bool) {
+        if wanted == self.thin.mounts.is_some() {
+            return;
+        }
+        self.thin.mounts = match wanted.then(Mounts::watch).transpose() {
+            Ok(mounts) => mounts,
+            Err(error) => return self.note("mounts", format!("mounts are seen late: {error}")),
+        };
+    }
+
     /// File systems on dm-thin that discard by themselves, on kernels whose devices cannot be told to take none.
     pub(super) fn keep_mounts(&mut self) {
         let any = (self.thin.table.values()).any(|known| known.class == Class::Thin);
+        self.listen_for_mounts(any && self.refuses() && !queues_are_heeded());
         if !any {
             return;
         }
@@ -96,7 +120,7 @@ impl Daemon {
         let mounted_now: BTreeSet<u32> = mounted.iter().map(|one| one.number).collect();
         let mut alone = BTreeSet::new();
         for mounted in mounted {
-            let Some(on) = device_of(&mounted) else {
+            let Some(on) = mounted.device() else {
                 continue;
             };
             let known = self.thin.table.get(&on);
@@ -135,7 +159,7 @@ impl Daemon {
 
     fn discards(&self, mounted: &Mounted) -> bool {
         let block = self.thin.stack.block(mounted.number);
-        discards(mounted, block.map(|block| block.name.as_str()))
+        is_discarding(mounted, block.map(|block| block.name.as_str()))
     }
 
     fn stop_discarding(&mut self, mounted: &Mounted) {
@@ -219,33 +243,6 @@ impl Daemon {
             Err(error) => self.note("discards", error.to_string()),
         }
     }
-}
-
-/// The device that a file system is on; of one on several, the one that it was mounted from.
-fn device_of(mounted: &Mounted) -> Option<u32> {
-    if mounted.number >> 20 != 0 {
-        return Some(mounted.number);
-    }
-    if mounted.kind != "btrfs" {
-        return None;
-    }
-    let device = fs::metadata(&mounted.source).ok()?.rdev();
-    Some(number(
-        nix::sys::stat::major(device) as u32,
-        nix::sys::stat::minor(device) as u32,
-    ))
-}
-
-/// Whether a file system discards by itself: ext4 also if that stands in its own superblock, which it does not list. `device`: as the
-/// kernel calls what it is on.
-fn discards(mounted: &Mounted, device: Option<&str>) -> bool {
-    let by_default = || {
-        let options = Path::new("/proc/fs/ext4").join(device?).join("options");
-        let text = fs::read_to_string(options).ok()?;
-        Some(text.lines().any(|line| line == "discard"))
-    };
-    let asked = || mounted.discards || mounted.kind == "ext4" && by_default() == Some(true);
-    mounted.writable && asked()
 }
 
 /// The setting of a device in records.

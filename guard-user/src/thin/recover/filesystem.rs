@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-/// Bytes from a volume's beginning that must be known: those of the last superblock that is looked for.
-pub(super) const HEAD: usize = 0x1_0000 + 4096;
+use crate::thin::head::{self, number, u32_at};
 
 /// What stands on a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -25,20 +24,8 @@ pub(super) fn probe(head: &[u8]) -> Option<FileSystem> {
     ext(head).or_else(|| xfs(head)).or_else(|| btrfs(head))
 }
 
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at + N)?.try_into().ok()
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    number(bytes, at).map(u32::from_le_bytes)
-}
-
-/// `struct ext4_super_block`, at 1024.
 fn ext(head: &[u8]) -> Option<FileSystem> {
-    let block = head.get(1024..2048)?;
-    if number(block, 0x38)? != 0xef53u16.to_le_bytes() {
-        return None;
-    }
+    let block = head::ext(head)?;
     let (journal, incompatible) = (u32_at(block, 0x5c)? & 4 != 0, u32_at(block, 0x60)?);
     let high = if incompatible & 0x80 == 0 {
         0
@@ -75,10 +62,8 @@ fn xfs(head: &[u8]) -> Option<FileSystem> {
     })
 }
 
-/// `struct btrfs_super_block`, at 64 KiB.
 fn btrfs(head: &[u8]) -> Option<FileSystem> {
-    let block = head.get(0x1_0000..)?;
-    (number(block, 0x40)? == *b"_BHRfS_M").then_some(())?;
+    let block = head::btrfs(head)?;
     Some(FileSystem {
         kind: "btrfs",
         // `fatal_errors=panic` stands in no superblock.
@@ -94,6 +79,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::thin::head::HEAD;
 
     fn with(places: &[(usize, &[u8])]) -> Vec<u8> {
         let mut head = vec![0; HEAD];

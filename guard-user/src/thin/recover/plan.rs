@@ -13,7 +13,7 @@ use super::{
     mounted::Mounted,
     pool::Part,
 };
-use crate::record::Text;
+use crate::{record::Text, thin::head::HEAD};
 
 /// One step of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -100,8 +100,7 @@ pub fn plan(
     let map_of =
         |sectors| Map::new(extents.clone(), block, sectors, data.size / 512).map_err(wrong);
     let mut map = map_of(told.unwrap_or(end))?;
-    let head = copy::head(&map, &data.file, filesystem::HEAD)
-        .map_err(RecoverError::io("read", &data.path))?;
+    let head = copy::head(&map, &data.file, HEAD).map_err(RecoverError::io("read", &data.path))?;
     let file_system = filesystem::probe(&head);
     let has = (file_system.and_then(|found| found.size)).map(|bytes| bytes.div_ceil(512));
     if told.is_none()

@@ -1,9 +1,17 @@
 //! Discards of what stands on dm-thin stay switched off, whatever is done to the devices, and are on again when nobody wants that any
 //! more.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::process::CommandExt,
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 
 use super::{
     OFF,
@@ -51,6 +59,29 @@ fn off_again(device: &str) -> Result<Duration> {
     Ok(began.elapsed())
 }
 
+/// Writes to a device without a pause.
+struct Load(Child);
+
+impl Load {
+    fn start(device: &str) -> Result<Self> {
+        let script = format!(
+            "while dd if=/dev/zero of={device} bs=256K count=64 oflag=direct status=none; do :; done"
+        );
+        let load = Command::new("sh")
+            .args(["-c", &script])
+            .process_group(0)
+            .spawn()?;
+        Ok(Self(load))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = killpg(Pid::from_raw(self.0.id() as i32), Signal::SIGKILL);
+        let _ = self.0.wait();
+    }
+}
+
 fn reloaded() -> Result<()> {
     let mut pool = Pool::make()?;
     let thin = pool.volume()?;
@@ -60,6 +91,8 @@ fn reloaded() -> Result<()> {
     let _daemon = Daemon::start(&policy, &[])?;
     ensure!(most(&thin)? == 0, "discards of {thin} are on");
     write(&thin)?;
+    // All the time somebody writes to the pool.
+    let _load = Load::start(&pool.volume()?)?;
     let (name, script) = (pool.name().to_owned(), format!("blkdiscard {thin}"));
     let mut slowest = Duration::ZERO;
     for _ in 0..5 {
@@ -163,8 +196,8 @@ fn mounted() -> Result<()> {
             must(&format!("tune2fs -o discard {thin}"))?;
         }
         must(&format!("mount {option} {thin} {at}"))?;
-        // It is seen within a second.
-        std::thread::sleep(Duration::from_secs(3));
+        // It is heard of at once.
+        std::thread::sleep(Duration::from_millis(500));
         must(&format!(
             "dd if=/dev/urandom of={at}/file bs=1M count=16 conv=fsync status=none"
         ))?;

@@ -4,6 +4,8 @@ mod filling;
 mod kept_off;
 pub mod pool;
 mod silent;
+mod tools;
+mod unasked;
 
 use std::time::Duration;
 
@@ -40,6 +42,8 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     kept_off::SCENARIOS,
     filling::SCENARIOS,
     silent::SCENARIOS,
+    tools::SCENARIOS,
+    unasked::SCENARIOS,
 ];
 
 const DISCARD: &str = "discard";
@@ -62,7 +66,7 @@ fn stacked(pool: &mut Pool) -> Result<Vec<String>> {
     let below = pool.volume()?;
     let part = pool.map(
         &format!("{name}-part1"),
-        &format!("0 524288 linear {below} 2048"),
+        &format!("0 {} linear {below} 2048", pool::VOLUME - 2048),
     )?;
     let below = pool.volume()?;
     let lvm = format!(
@@ -71,7 +75,7 @@ fn stacked(pool: &mut Pool) -> Result<Vec<String>> {
     );
     must(&format!(
         "pvcreate -q {lvm} {below} 2>&1; vgcreate -q {lvm} vg{name} {below} 2>&1; \
-         lvcreate -q {lvm} -y -Wn -Zn -l 50 -n volume vg{name} 2>&1"
+         lvcreate -q {lvm} -y -Wn -Zn -l 90 -n volume vg{name} 2>&1"
     ))?;
     let logical = pool.took(&format!("vg{name}-volume"));
     let below = pool.volume()?;

@@ -79,6 +79,7 @@ pub struct Pool {
     loops: Vec<String>,
     /// What stands on it, in the order in which it was made.
     mapped: Vec<String>,
+    arrays: Vec<String>,
     volumes: u32,
 }
 
@@ -134,6 +135,7 @@ impl Pool {
             folder,
             loops: Vec::new(),
             mapped: Vec::new(),
+            arrays: Vec::new(),
             volumes: 0,
         })
     }
@@ -167,6 +169,19 @@ impl Pool {
         must(&format!("dmsetup create {name} --table '{table}'"))?;
         self.mapped.push(name.to_owned());
         Ok(format!("/dev/mapper/{name}"))
+    }
+
+    /// An array of md over a device, which lacks its other half; gives its path.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn array(&mut self, over: &str) -> Result<String> {
+        let array = format!("/dev/md{}", number());
+        must(&format!(
+            "modprobe raid1; mdadm --create {array} --quiet --run --level=1 --raid-devices=2 --metadata=1.2 {over} missing"
+        ))?;
+        self.arrays.push(array.clone());
+        Ok(array)
     }
 
     /// A device of the device mapper that a tool has made; gives its path.
@@ -241,6 +256,9 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         let _ = must(&format!("umount {}/mounted", self.folder.display()));
+        for array in &self.arrays {
+            let _ = must(&format!("mdadm --quiet --stop {array}"));
+        }
         for name in self.mapped.iter().rev() {
             let _ = must(&format!("swapoff /dev/mapper/{name}"));
             if let Err(error) = must(&format!("dmsetup remove --retry {name}")) {
