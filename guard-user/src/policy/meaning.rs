@@ -158,6 +158,7 @@ pub const fn ways_round(action: Action) -> &'static [&'static str] {
         Action::CgroupMoveOut => &[
             "having a program of the host do it, as systemd does to who may ask it for a scope",
             "a host on cgroup v1, where the kernel asks no program",
+            "io_uring before 5.12 (Debian's 5.10: before 5.10.162), which may have a thread of the kernel write: deny `io_uring` beside it",
         ],
         Action::DeviceMapperControl => &["having a program of the host do it"],
         Action::Sysrq => &[

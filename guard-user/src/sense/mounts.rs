@@ -7,13 +7,15 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Whoever mounts without a pause has nothing else held up: mounts are looked at no more often than once in so long.
+/// Whoever mounts without a pause holds nothing else up: between two looks at all mounts there is at least so long,
 const SPACING: Duration = Duration::from_millis(20);
+/// and so many times what the last look took, since there may be thousands.
+const SHARE: u32 = 20;
 
 /// Where the kernel tells of the mounts of our mount namespace.
 pub struct Mounts {
     file: AsyncFd<File>,
-    looked: Instant,
+    next: Instant,
 }
 
 impl Mounts {
@@ -26,7 +28,7 @@ impl Mounts {
         Ok(Self {
             // SAFETY: it owns the descriptor, and closes it when it goes.
             file: unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) }?,
-            looked: Instant::now(),
+            next: Instant::now(),
         })
     }
 
@@ -35,14 +37,14 @@ impl Mounts {
     /// # Errors
     /// The kernel does not say so any more.
     pub async fn changed(&self) -> io::Result<()> {
-        sleep_until(self.looked + SPACING).await;
+        sleep_until(self.next).await;
         let mut ready = self.file.ready(Interest::PRIORITY).await?;
         ready.clear_ready();
         Ok(())
     }
 
-    /// They are looked at now.
-    pub fn look(&mut self) {
-        self.looked = Instant::now();
+    /// They were looked at, which took so long.
+    pub fn looked(&mut self, took: Duration) {
+        self.next = Instant::now() + SPACING.max(took * SHARE);
     }
 }

@@ -4,18 +4,27 @@
 use anyhow::Result;
 
 use super::{Line, Rounds, clock, in_turn, line, print, programs};
-use crate::daemon::Policy;
+use crate::{
+    daemon::Policy,
+    hazards::thin_discard::pool::{Pool, must},
+    probe::cost::BLOCK_DEVICE,
+};
 
 /// Rules that are armed together, and what is done meanwhile.
 struct Group {
     rule: &'static str,
+    /// The `host` section's fields.
+    host: &'static str,
     /// What is done, in words and as the probe calls it.
     works: &'static [(&'static str, [&'static str; 2])],
 }
 
-const GROUPS: [Group; 5] = [
+const HOST: &str = "reserve: {pids: 300}";
+
+const GROUPS: [Group; 7] = [
     Group {
         rule: "deny: [bridge.create]\nwhen: {netns: nested}",
+        host: HOST,
         works: &[
             (
                 "route",
@@ -32,6 +41,7 @@ const GROUPS: [Group; 5] = [
     },
     Group {
         rule: "deny: [socket: {families: [vsock]}]",
+        host: HOST,
         works: &[(
             "socket",
             ["socket and close, container", "socket and close, host"],
@@ -39,6 +49,7 @@ const GROUPS: [Group; 5] = [
     },
     Group {
         rule: "deny: [mount: {fs: [overlay]}]",
+        host: HOST,
         works: &[(
             "mount",
             ["mount and umount, container", "mount and umount, host"],
@@ -46,6 +57,7 @@ const GROUPS: [Group; 5] = [
     },
     Group {
         rule: "deny: [device.open: {devices: [\"char 10:229\"]}, kernel_setting.write: {paths: [/proc/sys/kernel/core_pattern]}]",
+        host: HOST,
         works: &[(
             "file",
             [
@@ -56,7 +68,48 @@ const GROUPS: [Group; 5] = [
     },
     Group {
         rule: "deny: [net_namespace.create, swap, reboot]",
+        host: HOST,
         works: &[("hostname", ["sethostname, container", "sethostname, host"])],
+    },
+    Group {
+        rule: "deny: [cgroup.move_out]",
+        host: HOST,
+        works: &[(
+            "file",
+            [
+                "open, read and close of a file, container",
+                "open, read and close of a file, host",
+            ],
+        )],
+    },
+    // There is a thin volume, from which `block` reads.
+    Group {
+        rule: "deny: [discard]\nwhen: {device: dm-thin}",
+        host: "reserve: {pids: 300}, thin: {discard: off}",
+        works: &[
+            (
+                "ioctl",
+                ["ioctl of a pipe, container", "ioctl of a pipe, host"],
+            ),
+            (
+                "file",
+                [
+                    "open, read and close of a file, container",
+                    "open, read and close of a file, host",
+                ],
+            ),
+            (
+                "mount",
+                ["mount and umount, container", "mount and umount, host"],
+            ),
+            (
+                "block",
+                [
+                    "read of a thin volume, container",
+                    "read of a thin volume, host",
+                ],
+            ),
+        ],
     },
 ];
 
@@ -66,6 +119,11 @@ const GROUPS: [Group; 5] = [
 /// A measurement failed.
 pub fn run(rounds: Rounds) -> Result<()> {
     clock()?;
+    let mut pool = Pool::make()?;
+    let thin = pool.volume()?;
+    must(&format!(
+        "dd if=/dev/zero of={thin} bs=64K count=1 oflag=direct status=none; ln -sf {thin} {BLOCK_DEVICE}"
+    ))?;
     for group in &GROUPS {
         let mut lines: Vec<Line> = (group.works.iter())
             .flat_map(|(work, [inside, outside])| {
@@ -75,7 +133,7 @@ pub fn run(rounds: Rounds) -> Result<()> {
                 ]
             })
             .collect();
-        let policy = Policy::enforce(group.rule)?;
+        let policy = Policy::write("enforce", group.rule, group.host)?;
         println!("{}:", group.rule);
         in_turn(&mut lines, rounds, &policy)?;
         print(&lines);

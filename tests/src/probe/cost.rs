@@ -6,7 +6,10 @@ use std::{
     ffi::CStr,
     fs::OpenOptions,
     io::{self, Write},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::PathBuf,
     ptr, thread,
     time::Instant,
@@ -48,7 +51,12 @@ pub enum Work {
     Mount,
     /// sethostname(2) to what it is, for which the kernel asks for `CAP_SYS_ADMIN` and does hardly anything else.
     Hostname,
+    /// A read of one page from a block device ([`BLOCK_DEVICE`]), past the page cache.
+    Block,
 }
+
+/// Where [`Work::Block`] finds its device.
+pub const BLOCK_DEVICE: &str = "/run/bulkhead-bench-device";
 
 /// Times rounds of some work.
 #[derive(Args, Clone, Debug)]
@@ -88,6 +96,10 @@ pub struct Costs {
     pub paused: u64,
 }
 
+/// What a read past the page cache can go to.
+#[repr(align(4096))]
+struct Page([u8; 4096]);
+
 /// Instructions of one pass of the loop that checks the clock: a subtraction and a branch.
 pub const LOOP_INSTRUCTIONS: u64 = 2;
 /// Passes of that loop in a round.
@@ -108,6 +120,13 @@ impl Cost {
         if self.work == Work::Line {
             log = Some(OpenOptions::new().write(true).open("/dev/kmsg")?);
         }
+        let mut block = None;
+        if self.work == Work::Block {
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(libc::O_DIRECT);
+            block = Some(options.open(BLOCK_DEVICE)?);
+        }
+        let mut aligned = Page([0; 4096]);
         let (pipe, _writer) = io::pipe()?;
         let route = route()?;
         let place = std::env::temp_dir().join(format!("cost-{}", std::process::id()));
@@ -164,6 +183,11 @@ impl Cost {
                     // SAFETY: this request writes one int.
                     unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) == 0 }
                 }
+                Work::Block => block.as_ref().is_some_and(|block| {
+                    block
+                        .read_at(&mut aligned.0, 0)
+                        .is_ok_and(|read| read == 4096)
+                }),
                 Work::Route => ask(&route, &mut page),
                 Work::Socket => {
                     // SAFETY: no preconditions; what is closed is the descriptor that was just made.

@@ -1,7 +1,7 @@
 //! Thin discard: discards of what stands on dm-thin are kept off, as far as the kernel lets them be, and what arrives all the same is
 //! counted.
 
-use std::{collections::BTreeSet, io, path::Path};
+use std::{collections::BTreeSet, io, path::Path, time::Instant};
 
 use guard_common::thin::{Class, OfTheHost, all_of};
 
@@ -90,10 +90,11 @@ impl Daemon {
             self.thin.mounts = None;
             return self.note("mounts", format!("mounts are seen late: {error}"));
         }
-        if let Some(mounts) = &mut self.thin.mounts {
-            mounts.look();
-        }
+        let began = Instant::now();
         self.keep_mounts();
+        if let Some(mounts) = &mut self.thin.mounts {
+            mounts.looked(began.elapsed());
+        }
     }
 
     fn listen_for_mounts(&mut self, wanted: bool) {
