@@ -23,7 +23,7 @@ use aya_obj::{
 use super::sys;
 
 /// The kernel side's global functions, and how many numbers each takes.
-const GLOBAL: [(&str, usize); 11] = [
+const GLOBAL: [(&str, usize); 12] = [
     ("asking_by_helpers", 1),
     ("asking_by_reading", 1),
     ("climb", 2),
@@ -35,6 +35,7 @@ const GLOBAL: [(&str, usize); 11] = [
     ("rtnetlink_many_steps", 0),
     ("rtnetlink_step", 0),
     ("rtnetlink_steps", 0),
+    ("thin_discard_search", 2),
 ];
 
 /// `BTF_MAGIC` (include/uapi/linux/btf.h).
