@@ -129,12 +129,12 @@ fn begin(setup: &mut Setup, task: u64, container: u64) {
 fn executed(program: u64) -> Option<()> {
     // Also one that is over is taken out.
     let setup = SETTING_UP.get_ptr_mut(process())?;
-    // SAFETY: as below; nobody else stores this word of a process.
+    // SAFETY: a live map value, of this process alone; the mover stores it whole, and nobody this word but we.
     let memory = unsafe { (&raw mut (*setup).memory).replace(0) };
     if memory != 0 && read(kernel::current(), Field::TaskMemory) == Some(memory) {
         return None;
     }
-    // SAFETY: as below.
+    // SAFETY: as above; it is only read from here on.
     let setup = unsafe { &*setup };
     if kernel::mounts_of(kernel::current()) == Some(setup.mounts)
         && has_no_path(program, setup.mounts) == Some(true)

@@ -15,10 +15,28 @@ struct Group {
     rule: &'static str,
     /// The `host` section's fields.
     host: &'static str,
-    /// What is done, in words and as the probe calls it.
-    works: &'static [(&'static str, [&'static str; 2])],
+    /// What is done meanwhile.
+    works: &'static [Done],
 }
 
+/// As the probe calls it, and in words: in a container and on the host.
+type Done = (&'static str, [&'static str; 2]);
+
+const FILE: Done = (
+    "file",
+    [
+        "open, read and close of a file, container",
+        "open, read and close of a file, host",
+    ],
+);
+const IOCTL: Done = (
+    "ioctl",
+    ["ioctl of a pipe, container", "ioctl of a pipe, host"],
+);
+const MOUNT: Done = (
+    "mount",
+    ["mount and umount, container", "mount and umount, host"],
+);
 const HOST: &str = "reserve: {pids: 300}";
 
 const GROUPS: [Group; 7] = [
@@ -33,10 +51,7 @@ const GROUPS: [Group; 7] = [
                     "asking rtnetlink for a link, host",
                 ],
             ),
-            (
-                "ioctl",
-                ["ioctl of a pipe, container", "ioctl of a pipe, host"],
-            ),
+            IOCTL,
         ],
     },
     Group {
@@ -50,21 +65,12 @@ const GROUPS: [Group; 7] = [
     Group {
         rule: "deny: [mount: {fs: [overlay]}]",
         host: HOST,
-        works: &[(
-            "mount",
-            ["mount and umount, container", "mount and umount, host"],
-        )],
+        works: &[MOUNT],
     },
     Group {
         rule: "deny: [device.open: {devices: [\"char 10:229\"]}, kernel_setting.write: {paths: [/proc/sys/kernel/core_pattern]}]",
         host: HOST,
-        works: &[(
-            "file",
-            [
-                "open, read and close of a file, container",
-                "open, read and close of a file, host",
-            ],
-        )],
+        works: &[FILE],
     },
     Group {
         rule: "deny: [net_namespace.create, swap, reboot]",
@@ -74,34 +80,16 @@ const GROUPS: [Group; 7] = [
     Group {
         rule: "deny: [cgroup.move_out]",
         host: HOST,
-        works: &[(
-            "file",
-            [
-                "open, read and close of a file, container",
-                "open, read and close of a file, host",
-            ],
-        )],
+        works: &[FILE],
     },
     // There is a thin volume, from which `block` reads.
     Group {
         rule: "deny: [discard]\nwhen: {device: dm-thin}",
         host: "reserve: {pids: 300}, thin: {discard: off}",
         works: &[
-            (
-                "ioctl",
-                ["ioctl of a pipe, container", "ioctl of a pipe, host"],
-            ),
-            (
-                "file",
-                [
-                    "open, read and close of a file, container",
-                    "open, read and close of a file, host",
-                ],
-            ),
-            (
-                "mount",
-                ["mount and umount, container", "mount and umount, host"],
-            ),
+            IOCTL,
+            FILE,
+            MOUNT,
             (
                 "block",
                 [
