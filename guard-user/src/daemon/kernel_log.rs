@@ -9,7 +9,7 @@ use crate::{
         forward,
         keep::{Keeper, Losses, Raised, Said},
     },
-    record::{Kind, Record, Severity},
+    record::{Kind, Record, Severity, Text},
 };
 
 impl Daemon {
@@ -161,21 +161,26 @@ impl Daemon {
             line,
             injected,
         } = alarm;
-        let mut words = format!("{} {}", pattern.means, pattern.advice);
+        // Bytes: what the line has that is no text is escaped once, in the record.
+        let mut words = format!("{} {}", pattern.means, pattern.advice).into_bytes();
         if injected {
-            words
-                .push_str(" (A program wrote this line into the log: anyone may have made it up.)");
+            words.extend_from_slice(
+                b" (A program wrote this line into the log: anyone may have made it up.)",
+            );
         }
         let mut record = Record::new(Kind::Alarm)
             .severity(grave(pattern.severity))
             .rule(&pattern.name)
             .count(told.lines);
         if let Some(device) = &told.about.device {
-            words.push_str(&format!(" Device: {device}."));
+            words.extend_from_slice(b" Device: ");
+            words.extend(device.to_bytes());
+            words.push(b'.');
         }
         if let Some(Said { text, by, at }) = line {
             record = record.said_at(at);
-            words.push_str(&format!(" Line: {text}"));
+            words.extend_from_slice(b" Line: ");
+            words.extend(text.to_bytes());
             // Not its printer, where it names another: who needs memory next is not who is killed for it.
             let whom = by
                 .about
@@ -193,7 +198,7 @@ impl Daemon {
             record.process_pid = Some(pid);
             record.process_executable_name = told.about.comm;
         }
-        self.say(record.reason(words));
+        self.say(record.reason(Text::from_bytes(&words)));
     }
 
     pub(super) fn kernel_log_status(&self) -> Option<KernelLogStatus> {

@@ -45,6 +45,12 @@ fn lines_of_each_kernel_name_their_task() {
             4242,
             "nginx",
         ),
+        // Of a process that took its name away
+        (
+            "[4242]: segfault at 10 ip 000055d0c4b1a2f3 sp 00007ffd1c2b3a40 error 4 in nginx[55d0c4af0000+9e000]",
+            4242,
+            "",
+        ),
         // 6.1 to 6.10, then with the offset in the file
         (
             "nginx[4242]: segfault at 10 ip 000055d0c4b1a2f3 sp 00007ffd1c2b3a40 error 4 in nginx[55d0c4af0000+9e000] likely on CPU 1 (core 1, socket 0)",

@@ -14,6 +14,7 @@ mod receivers;
 pub(crate) mod refusing;
 mod restrict;
 pub(crate) mod rsyslog;
+mod trouble;
 mod ways;
 
 use super::Scenario;
@@ -31,4 +32,5 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     interrupts::SCENARIOS,
     about::SCENARIOS,
     forwarding::SCENARIOS,
+    trouble::SCENARIOS,
 ];
