@@ -1,5 +1,6 @@
 //! Scenarios by hazard. Each shows that the harm happens without Bulkhead, and not with it, and that the host still works.
 
+pub mod advisories;
 pub mod bpf;
 pub mod cgroup_move;
 pub mod default_policy;
@@ -175,6 +176,7 @@ pub fn all() -> Vec<&'static Scenario> {
         cgroup_move::SCENARIOS,
         thin_discard::SCENARIOS,
         thin_recover::SCENARIOS,
+        advisories::SCENARIOS,
         unit::SCENARIOS,
         // Last, since Docker leaves modules and settings behind.
         default_policy::SCENARIOS,
