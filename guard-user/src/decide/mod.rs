@@ -9,6 +9,7 @@ pub mod leak;
 pub mod restrict;
 pub mod seen;
 pub mod settings;
+mod state;
 pub mod telling;
 
 #[cfg(test)]

@@ -14,4 +14,6 @@ pub use whose::{
 };
 
 #[cfg(test)]
+mod forged;
+#[cfg(test)]
 mod tests;
