@@ -233,9 +233,12 @@ fn both(lost: &Line, next: Line) -> Line {
     }
 }
 
-/// Whether a record is the next piece of a line: of the same boot and, where the kernel says so, the same caller.
+/// Whether a record is the next piece of a line: of the same boot, the same printer and, where the kernel says so, the same caller. A
+/// process can have the kernel take its line for another's next piece, by what it calls itself.
 fn goes_on(line: &Line, next: &Line) -> bool {
+    let printer = |line: &Line| (line.by.container.clone(), line.by.pid, line.by.from);
     next.fragment
+        && printer(line) == printer(next)
         && line.lost.is_none()
         && line.boot == next.boot
         && Some(next.seq) == line.seq.checked_add(1)

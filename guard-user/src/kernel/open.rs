@@ -6,11 +6,13 @@ use super::hooks::{Hook, KERNEL_LOG};
 use crate::thin::devices;
 
 /// Ways to read the kernel log that no hook stands before, on any rung.
-const ALWAYS: [&str; 4] = [
+const ALWAYS: [&str; 6] = [
     "perf_event_open, BPF programs and a mapped trace on the tracepoint of printk, to who may use them",
-    "a pstore that is mounted already, to who can see it",
+    "a pstore that is mounted already, and efivarfs, to who can see it",
     "/dev/mem, /proc/kcore, /dev/vcs* and netconsole, to who has them",
-    "the console's level by /proc/sysrq-trigger, to who may write it",
+    "the console's level by /proc/sysrq-trigger and the parameters of the module printk, to who may write them",
+    "text of one's own by trace_marker and a dump (/proc/sysrq-trigger), to who may write both; by typing into a terminal on /dev/ttyprintk (TIOCSTI), marked",
+    "on 5.10 what io_uring hands to a kernel thread to read",
 ];
 
 /// Beside what the `syslog` hook leaves open, where `kernel.dmesg_restrict` is 0.

@@ -208,9 +208,9 @@ impl Keeper {
                 if let Some(pattern) = rest.patterns.iter().find(of).cloned() {
                     raised.push(Raised {
                         pattern,
+                        injected: told.injected,
                         told,
                         line: None,
-                        injected: false,
                     });
                 }
             }

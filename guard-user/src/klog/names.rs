@@ -212,7 +212,9 @@ impl Names {
         let said_ns = self.moment.of(record.time_us, monotonic());
         let about = (!record.written() && !record.fragment)
             .then(|| named(&record.text))
-            .flatten();
+            .flatten()
+            // Whoever an interrupt came upon has no part in it.
+            .filter(|named| !(named.ran && matches!(printer, Printer::Kernel)));
         By {
             about: about.map(|named| Box::new(self.about(&named, printer, said_ns))),
             ..self.by(printer)
@@ -332,7 +334,7 @@ fn take(bytes: &[u8]) -> Option<Printed> {
 
 #[cfg(test)]
 mod tests {
-    use guard_common::kernel_log::PRINTED_TEXT;
+    use guard_common::kernel_log::{PRINTED_BY_KERNEL, PRINTED_TEXT};
 
     use super::*;
     use crate::identity::names::Role;
@@ -410,6 +412,15 @@ mod tests {
             assert_eq!(about(&text, 3).1.unwrap().whose, whose, "{pid}");
         }
         assert_eq!(about("a quiet line", 3).1, None);
+        // Of an interrupt that came upon it.
+        let warned = "WARNING: CPU: 1 PID: 7 at net/x.c:1 y+0x1/0x2";
+        assert!(about(warned, 3).1.is_some());
+        let mut by_kernel = printed(0, warned);
+        by_kernel.flags = PRINTED_BY_KERNEL;
+        names.naming.told(by_kernel);
+        let line = format!("4,1,0,-;{warned}\n");
+        let by = names.of(&Record::parse(line.as_bytes()).unwrap());
+        assert_eq!((by.from, by.about), (Some(Origin::Kernel), None));
         // Written by a process, or a piece of a line.
         for head in ["14,1,0,-;", "6,1,0,c;"] {
             let line = format!("{head}{killed}\n");

@@ -111,6 +111,16 @@ fn pieces_of_a_line_are_put_together_and_only_those() {
         shown(&path, change).iter().map(last).collect()
     };
     assert_eq!(texts(|_| {}), ["abc", "d", "e", "f"]);
+    // What another printed is none of its pieces, whatever it was called.
+    let path_of_two = file(
+        "pieces-of-two",
+        &[
+            (1, &kern("err", "a")),
+            (2, &format!("{},\"container\":\"ab\",\"pid\":7", piece("b"))),
+        ],
+    );
+    assert_eq!(shown(&path_of_two, |_| {}).len(), 2);
+    fs::remove_file(path_of_two).unwrap();
     // A piece has the level of its line.
     assert_eq!(texts(|view| view.level = Some(Level::Err)), ["abc"]);
     assert_eq!(shown(&path, |view| view.json = true).len(), 6);

@@ -54,6 +54,7 @@ pub(super) fn named(text: &[u8]) -> Option<Named<'_>> {
         comm: comm.map(Cow::Owned),
         place: None,
         stamp_ms: Some(stamp_ms),
+        ran: false,
     })
 }
 

@@ -20,7 +20,12 @@ pub struct Named<'t> {
     pub place: Option<Place<'t>>,
     /// When it did what is told of, if that is said later by another: milliseconds of the host's clock.
     pub stamp_ms: Option<i64>,
+    /// The task is named since it ran there when the line was printed: an interrupt comes upon whomever it likes.
+    pub ran: bool,
 }
+
+/// How lines begin that name whoever ran when they were printed.
+const RAN: [&[u8]; 3] = [b"WARNING: ", b"CPU: ", b"BUG: scheduling while atomic: "];
 
 /// A cgroup in a text.
 ///
@@ -227,6 +232,7 @@ fn task(text: &[u8]) -> Option<Named<'_>> {
     Some(Named {
         pid: Some(pid).filter(|pid| *pid != 0),
         comm: comm.map(Cow::Borrowed),
+        ran: RAN.iter().any(|begin| text.starts_with(begin)),
         ..Named::default()
     })
 }
@@ -278,7 +284,7 @@ fn killed(text: &[u8]) -> Option<Named<'_>> {
         pid: Some(pid).filter(|pid| *pid != 0),
         comm: comm.map(Cow::Borrowed),
         place: Some(place),
-        stamp_ms: None,
+        ..Named::default()
     })
 }
 

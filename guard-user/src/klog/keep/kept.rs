@@ -135,7 +135,8 @@ impl Kept {
             return;
         };
         let text = String::from_utf8_lossy(&record.text);
-        for alarm in watch.look(&text, !record.injected()) {
+        // The rest of a line may begin with a name that a container chose.
+        for alarm in watch.look(&text, !record.injected() && !record.fragment) {
             // Not once for each line: few raise an alarm.
             let clocks = clocks();
             self.shared.rest(|rest| {

@@ -17,6 +17,8 @@ pub struct Told {
     pub pattern: String,
     /// What it is about; empty where it stands for several things that are not told apart.
     pub about: About,
+    /// A program wrote these lines, or may have: see [`Alarm::injected`].
+    pub injected: bool,
     /// Lines that it stands for, this one and those since it was last told, at least 1.
     pub lines: u64,
 }
@@ -35,10 +37,11 @@ struct Heard {
     lines: u64,
 }
 
-/// What was told, and what was counted since. At most [`APART`] and one more entries a pattern.
+/// What was told, and what was counted since. At most [`APART`] and one more entries a pattern; as many again for what programs wrote,
+/// who take no room of the kernel's and whose lines hide none of its.
 #[derive(Debug, Default)]
 pub struct Pacing {
-    heard: HashMap<String, Vec<Heard>>,
+    heard: [HashMap<String, Vec<Heard>>; 2],
 }
 
 impl Pacing {
@@ -46,10 +49,12 @@ impl Pacing {
     pub fn hear(&mut self, alarm: &Alarm<'_>, now: Duration) -> Option<Told> {
         let name = &alarm.pattern.name;
         let thing = (alarm.about.pid, alarm.about.device.clone());
-        if !self.heard.contains_key(name) {
-            self.heard.insert(name.clone(), Vec::new());
+        let injected = alarm.injected;
+        let all = &mut self.heard[usize::from(injected)];
+        if !all.contains_key(name) {
+            all.insert(name.clone(), Vec::new());
         }
-        let heard = self.heard.get_mut(name)?;
+        let heard = all.get_mut(name)?;
         heard.retain(|one| one.lines > 0 || now < one.told + QUIET);
         let apart = heard.iter().filter(|one| one.thing.is_some()).count();
         let place = (heard.iter())
@@ -74,23 +79,26 @@ impl Pacing {
             return Some(Told {
                 pattern: name.clone(),
                 about,
+                injected,
                 lines: 1,
             });
         };
         one.lines += 1;
-        one.due(now).then(|| one.tell(name, now))
+        one.due(now).then(|| one.tell(name, injected, now))
     }
 
     /// What was only counted and whose time is over, at `now`: to be asked once in a while, so that the end of a fault
     /// is told as well. Forgets what has been quiet.
     pub fn due(&mut self, now: Duration) -> Vec<Told> {
         let mut told = Vec::new();
-        for (name, heard) in &mut self.heard {
-            heard.retain(|one| one.lines > 0 || now < one.told + QUIET);
-            let due = heard.iter_mut().filter(|one| one.lines > 0 && one.due(now));
-            told.extend(due.map(|one| one.tell(name, now)));
+        for (injected, all) in [false, true].into_iter().zip(&mut self.heard) {
+            for (name, heard) in &mut *all {
+                heard.retain(|one| one.lines > 0 || now < one.told + QUIET);
+                let due = heard.iter_mut().filter(|one| one.lines > 0 && one.due(now));
+                told.extend(due.map(|one| one.tell(name, injected, now)));
+            }
+            all.retain(|_, heard| !heard.is_empty());
         }
-        self.heard.retain(|_, heard| !heard.is_empty());
         told.sort_by(|one, other| one.pattern.cmp(&other.pattern));
         told
     }
@@ -101,11 +109,12 @@ impl Heard {
         now >= self.told + QUIET
     }
 
-    fn tell(&mut self, pattern: &str, now: Duration) -> Told {
+    fn tell(&mut self, pattern: &str, injected: bool, now: Duration) -> Told {
         self.told = now;
         Told {
             pattern: pattern.to_owned(),
             about: self.about.clone(),
+            injected,
             lines: std::mem::take(&mut self.lines),
         }
     }
@@ -159,6 +168,26 @@ mod tests {
     }
 
     #[test]
+    fn what_programs_write_hides_no_line_of_the_kernels() {
+        let mut pacing = Pacing::default();
+        let watch = Watch::new(&[pattern("disk", r"^disk (?P<device>\w+)", false)]).unwrap();
+        let mut hear = |kernel: bool, now| {
+            let alarm = watch.look("disk sda", kernel).next().unwrap();
+            let told = pacing.hear(&alarm, now);
+            told.map(|told| (told.injected, told.lines))
+        };
+        assert_eq!(hear(false, at(0)), Some((true, 1)));
+        assert_eq!(hear(false, at(1)), None);
+        assert_eq!(hear(true, at(1)), Some((false, 1)));
+        let injected: Vec<_> = pacing
+            .due(at(60))
+            .iter()
+            .map(|told| told.injected)
+            .collect();
+        assert_eq!(injected, [true]);
+    }
+
+    #[test]
     fn what_was_counted_is_told_when_the_fault_is_over_and_then_forgotten() {
         let mut pacing = Pacing::default();
         hear(&mut pacing, "task a:7", at(0));
@@ -172,9 +201,9 @@ mod tests {
         );
         assert_eq!(told[0].pattern, "task");
         assert_eq!(pacing.due(at(61)), []);
-        assert_eq!(pacing.heard.len(), 1);
+        assert_eq!(pacing.heard[0].len(), 1);
         assert_eq!(pacing.due(at(120)), []);
-        assert!(pacing.heard.is_empty());
+        assert!(pacing.heard[0].is_empty());
         // It is news again.
         assert_eq!(hear(&mut pacing, "task a:7", at(121)), Some(1));
     }
@@ -188,7 +217,7 @@ mod tests {
         }
         // Ten, and one for all the others.
         assert_eq!(told, APART + 1);
-        assert_eq!(pacing.heard["task"].len(), APART + 1);
+        assert_eq!(pacing.heard[0]["task"].len(), APART + 1);
         // Another pattern has room of its own.
         assert_eq!(hear(&mut pacing, "disk sda", at(0)), Some(1));
         let rest = pacing.due(at(60));
@@ -200,6 +229,9 @@ mod tests {
         );
         // A minute later there is room again.
         assert_eq!(hear(&mut pacing, "task a:5000", at(60)), Some(1));
-        assert_eq!(pacing.heard["task"].last().unwrap().about.pid, Some(5000));
+        assert_eq!(
+            pacing.heard[0]["task"].last().unwrap().about.pid,
+            Some(5000)
+        );
     }
 }

@@ -102,6 +102,8 @@ fn what_comes_near_an_alarm_and_is_none_raises_nothing() {
         "device-mapper: thin: Data device (dm-1) discard unsupported: Disabling discard passdown.",
         "md/raid1:md0: active with 2 out of 2 mirrors",
         "EDAC MC: Ver: 3.0.0",
+        "BTRFS error (device loop0): open_ctree failed: -22",
+        "BTRFS error (device loop0): unrecognized mount option 'x'",
         // Of mkfs on a loop device, which does not do that, and is then not asked again.
         "operation not supported error, dev loop1, sector 130944 op 0x9:(WRITE_ZEROES) flags 0x10000800 phys_seg 0 prio class 2",
         "blk_update_request: operation not supported error, dev loop1, sector 130944 op 0x9:(WRITE_ZEROES) flags 0x800800 phys_seg 0 prio class 0",
