@@ -104,7 +104,10 @@ pub enum Change {
         disk: Option<u64>,
     },
     /// The file system with this number, which discarded by itself, was mounted anew without that.
-    MountDiscard,
+    MountDiscard {
+        /// The number of its directory in sysfs: what is mounted from the same device later has another. `None`: it has none.
+        instance: Option<u64>,
+    },
 }
 
 /// The kinds of [`Change`]: a cgroup has at most one change of each.
@@ -132,7 +135,7 @@ impl Change {
             Self::Freeze { .. } => Kind::Freeze,
             Self::DmesgRestrict => Kind::DmesgRestrict,
             Self::Discards { .. } => Kind::Discards,
-            Self::MountDiscard => Kind::MountDiscard,
+            Self::MountDiscard { .. } => Kind::MountDiscard,
         }
     }
 }

@@ -10,9 +10,9 @@ use std::{
     io,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::fs::OpenOptionsExt,
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     ptr,
 };
 
@@ -20,6 +20,7 @@ use nix::{errno::Errno, libc};
 use thiserror::Error;
 
 use super::{
+    discards::{self, SYS},
     journal::{Change, Journal, JournalError, Kind},
     pids::Applied,
 };
@@ -65,7 +66,8 @@ fn mountinfo() -> Result<String, RemountError> {
 /// [`RemountError`].
 pub fn stop_discarding(mounted: &Mounted, journal: &mut Journal) -> Result<(), RemountError> {
     let id = u64::from(mounted.number);
-    journal.record(id, Change::MountDiscard)?;
+    let instance = instance(Path::new(SYS), mounted);
+    journal.record(id, Change::MountDiscard { instance })?;
     if let Err(error) = set(mounted, "nodiscard") {
         journal.forget(id, Kind::MountDiscard)?;
         return Err(error);
@@ -73,12 +75,20 @@ pub fn stop_discarding(mounted: &Mounted, journal: &mut Journal) -> Result<(), R
     Ok(())
 }
 
-/// Has it discard by itself again, if it is mounted still.
+/// Has it discard by itself again, if it is still mounted as it was then: what is mounted from the same device by now may be without
+/// discard since somebody wanted that.
 ///
 /// # Errors
 /// [`RemountError`].
 pub fn restore(number: u32, journal: &mut Journal) -> Result<Applied, RemountError> {
-    let found = mounted()?.into_iter().find(|one| one.number == number);
+    let id = u64::from(number);
+    let known = (journal.changes()).find_map(|(of, change)| match change {
+        Change::MountDiscard { instance } if of == id => instance,
+        _ => None,
+    });
+    let found = mounted()?.into_iter().find(|one| {
+        one.number == number && known.is_some() && instance(Path::new(SYS), one) == known
+    });
     let applied = match found {
         None => Applied::Absent,
         // One that became read-only meanwhile would be mounted anew to be written.
@@ -88,8 +98,20 @@ pub fn restore(number: u32, journal: &mut Journal) -> Result<Applied, RemountErr
             Applied::Done
         }
     };
-    journal.forget(u64::from(number), Kind::MountDiscard)?;
+    journal.forget(id, Kind::MountDiscard)?;
     Ok(applied)
+}
+
+/// What no other mount of this boot has: a file system has a directory in sysfs while it is mounted, and kernfs gives no number twice
+/// (`kernfs_new_node`, fs/kernfs/dir.c, from 5.5 on). `None`: it has none, or is on no device of its own, as btrfs.
+fn instance(sys: &Path, mounted: &Mounted) -> Option<u64> {
+    let device = fs::canonicalize(discards::directory(sys, mounted.number)).ok()?;
+    let driver = match mounted.kind.as_str() {
+        "ext2" | "ext3" => "ext4",
+        kind => kind,
+    };
+    let directory = sys.join("fs").join(driver).join(device.file_name()?);
+    fs::metadata(directory).ok().map(|found| found.ino())
 }
 
 /// `FSCONFIG_SET_FLAG`, `FSCONFIG_CMD_RECONFIGURE`, `FSPICK_CLOEXEC`, `FSPICK_NO_AUTOMOUNT`, `FSPICK_EMPTY_PATH` (include/uapi/linux/mount.h).

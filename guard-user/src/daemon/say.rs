@@ -302,7 +302,9 @@ impl Daemon {
             // The step that froze it has its own record of the thaw.
             Change::Freeze { .. } => ("cgroup.freeze", "1".to_owned(), "0".to_owned()),
             Change::DmesgRestrict => (DMESG_RESTRICT, "1".to_owned(), "0".to_owned()),
-            Change::MountDiscard => (MOUNT_DISCARD, "nodiscard".to_owned(), "discard".to_owned()),
+            Change::MountDiscard { .. } => {
+                (MOUNT_DISCARD, "nodiscard".to_owned(), "discard".to_owned())
+            }
             Change::Discards { old, .. } => (DISCARD_MAX_BYTES, "0".to_owned(), old.to_string()),
         };
         if matches!(one.outcome, Ok(Undone::Vanished)) {
@@ -312,7 +314,7 @@ impl Daemon {
             Change::PidsMax { .. } | Change::Freeze { .. } => {
                 self.of(Kind::SettingRestored, one.cgroup)
             }
-            Change::DmesgRestrict | Change::Discards { .. } | Change::MountDiscard => {
+            Change::DmesgRestrict | Change::Discards { .. } | Change::MountDiscard { .. } => {
                 Record::new(Kind::SettingRestored)
             }
         }

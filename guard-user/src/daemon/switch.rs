@@ -260,7 +260,11 @@ impl Daemon {
 pub fn words_of(one: &Restored, path: Option<&PathBuf>) -> String {
     use crate::act::{journal::Change, restore::Undone};
     let place = match path {
-        _ if matches!(one.change, Change::Discards { .. } | Change::MountDiscard) => {
+        _ if matches!(
+            one.change,
+            Change::Discards { .. } | Change::MountDiscard { .. }
+        ) =>
+        {
             Device::of(true, one.cgroup as u32).to_string()
         }
         Some(path) => path.display().to_string(),
@@ -271,7 +275,9 @@ pub fn words_of(one: &Restored, path: Option<&PathBuf>) -> String {
         Change::PidsMax { old, .. } => format!("pids.max of {place} set back to {old}"),
         Change::Freeze { .. } => format!("{place} thawed"),
         Change::DmesgRestrict => format!("kernel.dmesg_restrict of {place} set back to 0"),
-        Change::MountDiscard => format!("the file system on {place} mounted with discard again"),
+        Change::MountDiscard { .. } => {
+            format!("the file system on {place} mounted with discard again")
+        }
         Change::Discards { old, .. } => {
             format!("discards of {place} switched on again, up to {old} bytes")
         }

@@ -150,6 +150,7 @@ impl Mapper {
         self.tell(TABLE_LOAD, &mut data)?;
         // A volume of a pool hands back what waits there for room. What else is under way is waited for, which may be for ever.
         if targets.iter().any(|one| one.kind != "thin") && !is_idle(number) {
+            let _ = self.tell(TABLE_CLEAR, &mut header(number, 0, HEADER));
             return Err(io::Error::other("what was asked of it does not end"));
         }
         let at_once = kept | NOFLUSH | SKIP_LOCKFS;

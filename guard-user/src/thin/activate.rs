@@ -31,6 +31,26 @@ pub struct Marker {
     pub time: Text,
     /// What activates it.
     pub command: Text,
+    /// The kernel had died of something already on that boot, as [`has_died`] says: what dies later cannot be told from that.
+    #[serde(default)]
+    pub had_died: bool,
+}
+
+/// Whether the kernel has died of something on this boot and gone on (`TAINT_DIE`, include/linux/panic.h): a task that activates a pool
+/// ends then as if by a signal, or never.
+#[must_use]
+pub fn has_died() -> bool {
+    const DIE: u64 = 1 << 7;
+    let text = fs::read_to_string("/proc/sys/kernel/tainted").unwrap_or_default();
+    text.trim()
+        .parse::<u64>()
+        .is_ok_and(|taints| taints & DIE != 0)
+}
+
+/// Whether the kernel died while this pool was being activated, and lives on: `died` as [`has_died`] says now.
+#[must_use]
+pub fn is_to_stay(folder: &Path, pool: &str, died: bool) -> bool {
+    died && read(&file(folder, pool)).is_some_and(|marker| !marker.had_died)
 }
 
 /// A marker cannot be kept.
@@ -52,6 +72,7 @@ pub fn held(folder: &Path, pool: &str, boot_id: &str) -> Option<Marker> {
         boot_id: Text::default(),
         time: Text::from("an unknown time"),
         command: Text::from("unknown"),
+        had_died: false,
     });
     (marker.boot_id.as_str() != boot_id).then_some(marker)
 }
@@ -167,7 +188,23 @@ mod tests {
             boot_id: Text::from(boot),
             time: Text::from("2026-01-31T03:00:00Z"),
             command: Text::from("lvchange -ay vg/pool"),
+            had_died: false,
         }
+    }
+
+    #[test]
+    fn where_the_kernel_died_meanwhile_and_lives_on_the_marker_stays() {
+        let Folder(folder) = &Folder::new("died");
+        assert!(!is_to_stay(folder, "vg/pool", true));
+        begin(folder, &marker("vg/pool", "one"), "vg/pool").unwrap();
+        assert!(is_to_stay(folder, "vg/pool", true));
+        assert!(!is_to_stay(folder, "vg/pool", false));
+        let had_died = Marker {
+            had_died: true,
+            ..marker("vg/pool", "one")
+        };
+        begin(folder, &had_died, "vg/pool").unwrap();
+        assert!(!is_to_stay(folder, "vg/pool", true));
     }
 
     #[test]

@@ -78,7 +78,9 @@ pub fn is_discarding(mounted: &Mounted, device: Option<&str>) -> bool {
         let text = fs::read_to_string(options).ok()?;
         Some(text.lines().any(|line| line == "discard"))
     };
-    let asked = || mounted.discards || mounted.kind == "ext4" && by_default() == Some(true);
+    // One driver for all three.
+    let is_ext = matches!(mounted.kind.as_str(), "ext2" | "ext3" | "ext4");
+    let asked = || mounted.discards || is_ext && by_default() == Some(true);
     mounted.writable && asked()
 }
 

@@ -1,6 +1,6 @@
 //! Thin discard: the host's thin pools and all that stands on them, as whoever is woken up needs to see it.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, io, path::Path, time::Duration};
 
 use guard_common::{
     device::Device as Number,
@@ -96,10 +96,12 @@ pub struct DeviceReport {
 
 impl Report {
     /// Of this host, by what is pinned in the kernel, if anything is, and by what a daemon says of the pools, if one answers.
-    #[must_use]
-    pub fn of_this_host(pinned: Option<&Pinned>, watched: &[PoolStatus]) -> Self {
+    ///
+    /// # Errors
+    /// sysfs does not list its block devices.
+    pub fn of_this_host(pinned: Option<&Pinned>, watched: &[PoolStatus]) -> io::Result<Self> {
         let (sys, devices) = (Path::new(SYS), Devices::open());
-        let stack = Stack::of(sys, &devices);
+        let stack = Stack::of(sys, &devices)?;
         let counted = pinned.map(Pinned::devices).unwrap_or_default();
         let mounted: Vec<(u32, Mounted)> = (remount::mounted().unwrap_or_default().into_iter())
             .filter_map(|mounted| Some((mounted.device()?, mounted)))
@@ -168,7 +170,7 @@ impl Report {
                 }
             })
             .collect();
-        Self {
+        Ok(Self {
             discards: match pinned.map(|pinned| pinned.host().thin_discard) {
                 None => "unguarded",
                 Some(what) if what == OfTheHost::Refused as u32 => "refused",
@@ -179,6 +181,6 @@ impl Report {
             pools,
             devices,
             open: open_here(),
-        }
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -38,7 +38,7 @@ pub struct Block {
     pub is_thin: bool,
     /// Whether it is one of the pools that thin volumes are in.
     pub is_pool: bool,
-    /// It is the device mapper's and has no table yet, or none that can be read; or a loop device that does not say what it is on.
+    /// It is the device mapper's and has no table yet, or none that can be read; or a loop device, or sysfs, that does not say what it is on.
     pub is_unknown: bool,
     /// Whether it is a part of another device, whose queue it shares.
     pub is_partition: bool,
@@ -56,14 +56,16 @@ pub struct Stack {
 
 impl Stack {
     /// All that sysfs, mounted at `sys`, lists.
-    #[must_use]
-    pub fn of(sys: &Path, ask: &dyn Ask) -> Self {
+    ///
+    /// # Errors
+    /// It does not list them: nothing is known of any.
+    pub fn of(sys: &Path, ask: &dyn Ask) -> io::Result<Self> {
         let mut stack = Self::default();
-        for name in names(&sys.join("class/block")) {
+        for name in names(&sys.join("class/block"))? {
             stack.read(sys, ask, &name);
         }
         stack.together = together(sys);
-        stack
+        Ok(stack)
     }
 
     /// Reads one device anew, and all that stands on it; one that is gone is taken out. Gives the numbers of those that were read.
@@ -84,7 +86,7 @@ impl Stack {
             }
             renewed.push(number);
             let at = sys.join("class/block").join(&name);
-            next.extend(names(&at.join("holders")));
+            next.extend(names(&at.join("holders")).unwrap_or_default());
             next.extend(parts(&at));
         }
         renewed
@@ -100,7 +102,10 @@ impl Stack {
             targets.any(|target| target == kind)
         };
         let is_partition = at.join("partition").exists();
-        let mut below: Vec<u32> = names(&at.join("slaves"))
+        let slaves = names(&at.join("slaves"));
+        let mut is_silent = slaves.is_err();
+        let mut below: Vec<u32> = slaves
+            .unwrap_or_default()
             .into_iter()
             .filter_map(|slave| number_in(&sys.join("class/block").join(slave).join("dev")))
             .collect();
@@ -112,7 +117,6 @@ impl Stack {
                     .and_then(|at| number_in(&at.parent()?.join("dev"))),
             );
         }
-        let mut is_silent = false;
         if at.join("loop").is_dir() {
             match ask.below_loop(name) {
                 Below::On(number) => below.push(number),
@@ -199,7 +203,8 @@ pub fn pools(sys: &Path, ask: &dyn Ask) -> Vec<(u32, String)> {
         let is_pool = targets.iter().any(|target| target == "thin-pool");
         is_pool.then(|| (number, mapped.trim_end().to_owned()))
     };
-    names(&blocks).into_iter().filter_map(pool).collect()
+    let names = names(&blocks).unwrap_or_default();
+    names.into_iter().filter_map(pool).collect()
 }
 
 /// Major numbers whose new devices may stand on dm-thin before anybody has looked: of the device mapper and of md, as
@@ -217,20 +222,26 @@ pub fn majors(devices: &str) -> Vec<u32> {
         .collect()
 }
 
-/// The names in a directory; none where it cannot be read.
-fn names(at: &Path) -> Vec<String> {
-    let entries = fs::read_dir(at).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
+/// The names in a directory; none where there is no such.
+fn names(at: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(at) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry?.file_name().into_string());
+    }
     names.sort();
-    names
+    Ok(names)
 }
 
 /// The parts of a device, which are directories below its own.
 fn parts(at: &Path) -> Vec<String> {
     let is_part = |name: &String| at.join(name).join("partition").exists();
-    names(at).into_iter().filter(is_part).collect()
+    let names = names(at).unwrap_or_default();
+    names.into_iter().filter(is_part).collect()
 }
 
 /// `MAJOR:MINOR`.
@@ -244,9 +255,10 @@ fn number_in(file: &Path) -> Option<u32> {
 fn together(sys: &Path) -> Vec<BTreeSet<u32>> {
     let root = sys.join("fs/btrfs");
     let of = |name: String| -> PathBuf { root.join(name).join("devices") };
-    (names(&root).into_iter().map(of))
+    let all = |at: &Path| names(at).unwrap_or_default();
+    (all(&root).into_iter().map(of))
         .map(|devices| {
-            (names(&devices).into_iter())
+            (all(&devices).into_iter())
                 .filter_map(|name| number_in(&devices.join(name).join("dev")))
                 .collect::<BTreeSet<u32>>()
         })

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::record::Text;
+
 /// A program that makes thin volumes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -51,7 +53,8 @@ impl User {
             Self::Docker => "docker".to_owned(),
             Self::ContainersStorage => "containers/storage (podman, CRI-O)".to_owned(),
             Self::Containerd => "containerd".to_owned(),
-            Self::Lvm(volume) => format!("LVM {volume}"),
+            // Whoever may tell the device mapper names it.
+            Self::Lvm(volume) => format!("LVM {}", Text::from(volume.as_str())),
         }
     }
 }

@@ -22,7 +22,8 @@ use crate::cli::{host, switch};
 /// Activate a pool, unless that crashed the kernel before.
 ///
 /// A marker in /var/lib/bulkhead/thin is on the disk before COMMAND begins, and goes when it has ended. If the kernel
-/// crashes meanwhile, the marker is still there on the next boot: the pool is then held back, until somebody says --override.
+/// crashes meanwhile, the marker is still there on the next boot: the pool is then held back, until somebody says --override. So it is
+/// where the kernel says that it died meanwhile (an oops or a BUG, which COMMAND may have ended by) and goes on.
 /// A marker that cannot be written keeps nothing from being activated, and is told.
 ///
 ///   bulkhead thin activate vg/pool -- lvchange -ay vg/pool
@@ -63,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         .context("cannot read /proc/sys/kernel/random/boot_id")?;
     let boot_id = boot_id.trim();
     if arguments.end {
-        activate::end(folder, pool, boot_id, false)?;
+        end(folder, pool, boot_id)?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.again {
@@ -77,6 +78,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.command.is_empty() && !arguments.begin {
         return Ok(ExitCode::SUCCESS);
     }
+    let died = activate::has_died();
     let marker = Marker {
         pool: Text::from(pool),
         boot_id: Text::from(boot_id),
@@ -86,6 +88,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         } else {
             arguments.command.join(" ")
         }),
+        // Once more on the same boot: what was left then counts still.
+        had_died: died && !activate::is_to_stay(folder, pool, died),
     };
     if let Err(error) = activate::begin(folder, &marker, pool) {
         let error = anyhow::Error::from(error);
@@ -95,8 +99,21 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let done = command(&arguments.command, arguments.settle);
-    activate::end(folder, pool, boot_id, false)?;
+    end(folder, pool, boot_id)?;
     done
+}
+
+/// Takes this boot's marker away, unless the kernel died meanwhile.
+fn end(folder: &Path, pool: &str, boot_id: &str) -> Result<()> {
+    if activate::is_to_stay(folder, pool, activate::has_died()) {
+        eprintln!(
+            "bulkhead: the kernel died of something while {0} was being activated, and goes on: on the next boot {0} is held back. If it was              something else, `bulkhead thin activate {0} --override`",
+            Text::from(pool)
+        );
+        return Ok(());
+    }
+    activate::end(folder, pool, boot_id, false)?;
+    Ok(())
 }
 
 fn command(words: &[String], settle: Option<u64>) -> Result<ExitCode> {

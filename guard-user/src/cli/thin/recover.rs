@@ -10,6 +10,7 @@ use anyhow::Result;
 use clap::Args;
 use guard_user::{
     control::RUN_DIRECTORY,
+    record::Text,
     thin::recover::{
         self, Books, Done, Found, Hints, Interrupts, Line, Metadata, Plan, Pool, RecoverError,
         Target, Work,
@@ -219,7 +220,7 @@ fn words(plan: &Plan) -> String {
             .unwrap_or("no file system that is known here"),
     );
     text.push_str(&format!(
-        "goes to {}: {} bytes are needed there at most, {} are free\n",
+        "goes to {}: {} bytes are mapped, {} are free there\n",
         plan.to, plan.needed, plan.free
     ));
     for (number, step) in plan.steps.iter().enumerate() {
@@ -237,6 +238,19 @@ fn words(plan: &Plan) -> String {
 }
 
 fn told(done: &Done) -> String {
+    let mut text = came(done);
+    if !done.left_out.is_empty() {
+        let folders: Vec<&str> = done.left_out.iter().map(Text::as_str).collect();
+        text.push_str(&format!(
+            "  ! LEFT OUT, since they are subvolumes of btrfs, of which only the default one is mounted, and empty there: {}\n  \
+             ! recover the volume as an image, --to FILE.img, and mount that\n",
+            folders.join(", ")
+        ));
+    }
+    text
+}
+
+fn came(done: &Done) -> String {
     match done.files {
         Some(files) => format!(
             "volume {} is in {}: {files} files and folders, {} bytes\n",

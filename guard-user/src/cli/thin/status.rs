@@ -38,7 +38,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     // Only a daemon that watches them knows how fast pools fill.
     let watched =
         client::status(Path::new(SOCKET)).map_or_else(|_| Vec::new(), |status| status.pools);
-    let report = Report::of_this_host(pinned.as_ref(), &watched);
+    let report =
+        Report::of_this_host(pinned.as_ref(), &watched).context("cannot list block devices")?;
     let mut out = io::stdout().lock();
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;

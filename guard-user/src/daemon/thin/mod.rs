@@ -149,13 +149,19 @@ impl Daemon {
         for (number, class) in &all {
             self.classify(*number, *class);
         }
-        self.thin.stack = if all.is_empty() {
-            Stack::default()
+        if all.is_empty() {
+            self.thin.stack = Stack::default();
         } else {
             let devices = self.thin.devices.get_or_insert_with(Devices::open);
             devices.renew();
-            Stack::of(Path::new(SYS), devices)
-        };
+            match Stack::of(Path::new(SYS), devices) {
+                Ok(stack) => self.thin.stack = stack,
+                // What was known of them is not forgotten.
+                Err(error) => {
+                    self.note("devices", format!("block devices are not listed: {error}"))
+                }
+            }
+        }
         let numbers: Vec<u32> = self.thin.stack.blocks().map(|(number, _)| number).collect();
         all.extend(
             numbers

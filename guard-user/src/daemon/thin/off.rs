@@ -27,11 +27,13 @@ const PATIENCE: u8 = 1;
 impl Daemon {
     /// Counts discards that arrive all the same, while there is a device that they could arrive at.
     pub(super) fn watch_arrivals(&mut self) {
-        let any = self
-            .thin
-            .table
-            .values()
-            .any(|known| known.class == Class::Thin);
+        // Of what nobody can look at for a while the watch goes on.
+        let watching = self.thin.arrivals.is_some();
+        let any = (self.thin.table.values()).any(|known| match known.class {
+            Class::Thin => true,
+            Class::Unknown => watching,
+            Class::Other => false,
+        });
         let wanted = any && self.plan.thin_discard == OfTheHost::Refused;
         if wanted == self.thin.arrivals.is_some() {
             return;
@@ -62,7 +64,7 @@ impl Daemon {
         }
         let ours: Vec<(u64, journal::Change)> = (self.journal.changes())
             .filter(|(id, change)| match change.kind() {
-                journal::Kind::Discards => !self.is_to_be_off(*id as u32),
+                journal::Kind::Discards => self.may_be_on(*id as u32),
                 journal::Kind::MountDiscard => !self.refuses(),
                 journal::Kind::PidsMax | journal::Kind::Freeze | journal::Kind::DmesgRestrict => {
                     false
@@ -188,6 +190,11 @@ impl Daemon {
                  Unmount it and mount it without"
             ),
         );
+    }
+
+    /// Of what was switched off: nobody is to be refused discards any more, or it is known to stand on something else by now.
+    fn may_be_on(&self, number: u32) -> bool {
+        !self.refuses() || self.thin.stack.alone(number) == Class::Other
     }
 
     fn is_to_be_off(&self, number: u32) -> bool {

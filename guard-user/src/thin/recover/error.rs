@@ -145,6 +145,16 @@ pub enum RecoverError {
         /// The signal's name.
         signal: String,
     },
+    /// What was copied before something failed could not all be taken away again.
+    #[error("{path} is not whole, and is still there ({source}): remove it. It failed since {why}")]
+    Remains {
+        /// What was made.
+        path: Text,
+        /// Why it is still there.
+        source: io::Error,
+        /// What failed before.
+        why: Box<RecoverError>,
+    },
     /// What was made could not all be taken away again.
     #[error(
         "what was mapped is still there: {what}; the next `bulkhead thin recover` tries again to take it away"

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -34,6 +34,16 @@ pub struct Done {
     pub files: Option<u64>,
     /// Bytes of its files, or bytes that were written.
     pub bytes: u64,
+    /// Folders of a btrfs that are subvolumes of their own: they are there, and empty.
+    pub left_out: Vec<Text>,
+}
+
+/// What came back of a volume's files.
+#[derive(Default)]
+struct Files {
+    files: u64,
+    bytes: u64,
+    left_out: Vec<Text>,
 }
 
 /// Does what a plan says.
@@ -56,21 +66,28 @@ pub fn execute(
     // Somebody read the plan meanwhile, for as long as that took.
     pool.is_as_it_was(interrupts)?;
     plan.target.check(pool, &plan.map)?;
+    let mut left_out = Vec::new();
     let (to, files, bytes) = match &plan.target {
         Target::Folder(path) => {
             let found = plan.file_system.ok_or(RecoverError::NoFileSystem {
                 volume: plan.volume.id,
                 what: "no file system",
             })?;
-            let (files, bytes) = folder(plan, data, &found, path, work, interrupts)?;
-            (path.join("files"), Some(files), bytes)
+            let came = folder(plan, pool, data, &found, path, work, interrupts)?;
+            left_out = came.left_out;
+            (path.join("files"), Some(came.files), came.bytes)
         }
-        Target::Image(path) => (path.clone(), None, image(plan, data, path, interrupts)?),
+        Target::Image(path) => (
+            path.clone(),
+            None,
+            image(plan, pool, data, path, interrupts)?,
+        ),
         Target::Device(path, _) => {
             let (file, _) = target::open(path, true)?;
             target::apart(path, &file, pool)?;
             let written = copy::device(&plan.map, &data.file, &file, interrupts)
                 .map_err(|broken| broken.on(&data.path, path))?;
+            pool.is_as_it_was(interrupts)?;
             (path.clone(), None, written)
         }
     };
@@ -79,12 +96,14 @@ pub fn execute(
         to: Text::from(to.as_path()),
         files,
         bytes,
+        left_out,
     })
 }
 
 /// Under another name until it is whole.
 fn image(
     plan: &Plan,
+    pool: &Pool,
     data: &Part,
     path: &Path,
     interrupts: &Interrupts,
@@ -94,6 +113,8 @@ fn image(
     let result = copy::image(&plan.map, &data.file, &file, interrupts)
         .map_err(|broken| broken.on(&data.path, &partial))
         .and_then(|written| {
+            // Where it was activated meanwhile, blocks may have become another volume's.
+            pool.is_as_it_was(interrupts)?;
             name(&partial, path).map_err(RecoverError::io("name the image", path))?;
             Ok(written)
         });
@@ -124,39 +145,80 @@ fn name(partial: &Path, path: &Path) -> io::Result<()> {
 /// The folder is root's alone: what containers made set-user-id is not to be run by whoever is on this host.
 fn folder(
     plan: &Plan,
+    pool: &Pool,
     data: &Part,
     found: &FileSystem,
     path: &Path,
     work: &Work,
     interrupts: &Interrupts,
-) -> Result<(u64, u64), RecoverError> {
+) -> Result<Files, RecoverError> {
     (DirBuilder::new().mode(0o700).create(path))
         .map_err(RecoverError::io("make the folder", path))?;
-    let result = mounted(plan, data, found, path, work, interrupts);
-    if result.is_err() {
-        let _ = fs::remove_dir_all(path);
-    }
-    result
+    let result = mounted(plan, pool, data, found, path, work, interrupts);
+    result.map_err(|why| match fs::remove_dir_all(path) {
+        Ok(()) => why,
+        // Folders in folders, more than can be open at a time.
+        Err(source) => RecoverError::Remains {
+            path: Text::from(path),
+            source,
+            why: Box::new(why),
+        },
+    })
 }
 
 fn mounted(
     plan: &Plan,
+    pool: &Pool,
     data: &Part,
     found: &FileSystem,
     path: &Path,
     work: &Work,
     interrupts: &Interrupts,
-) -> Result<(u64, u64), RecoverError> {
+) -> Result<Files, RecoverError> {
     let (whole, part) = (path.join("files"), partial(&path.join("files")));
     let mut mounted = Mounted::new(&plan.map, data, found, work, interrupts)?;
     let copied = mounted::copy(mounted.at(), &part).run(interrupts);
+    let mut came = Files::default();
+    if copied.is_ok() && found.kind == "btrfs" {
+        came.left_out = subvolumes(mounted.at());
+    }
     let released = mounted.release();
     copied?;
     released?;
+    pool.is_as_it_was(interrupts)?;
     fs::rename(&part, &whole).map_err(RecoverError::io("name the folder", &whole))?;
-    let (mut files, mut bytes) = (0, 0);
-    count(&whole, &mut files, &mut bytes).map_err(RecoverError::io("list", &whole))?;
-    Ok((files, bytes))
+    count(&whole, &mut came.files, &mut came.bytes).map_err(RecoverError::io("list", &whole))?;
+    Ok(came)
+}
+
+/// So many are named.
+const NAMED: usize = 20;
+
+/// The folders that begin something else than what is mounted there, which `cp --one-file-system` leaves empty. What cannot be listed
+/// cp would have told of.
+fn subvolumes(root: &Path) -> Vec<Text> {
+    let Ok(own) = fs::metadata(root).map(|found| found.dev()) else {
+        return Vec::new();
+    };
+    let (mut left, mut folders) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(found) = entry.metadata() else {
+                continue;
+            };
+            let path = entry.path();
+            if found.is_dir() && found.dev() != own {
+                let path = path.strip_prefix(root).unwrap_or(&path).to_owned();
+                left.push(Text::from(path.as_path()));
+                if left.len() == NAMED {
+                    return left;
+                }
+            } else if found.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    left
 }
 
 fn partial(path: &Path) -> PathBuf {
@@ -281,11 +343,11 @@ mod tests {
         let path = bed.plan.target.path();
         let data = bed.pool.data.as_ref().unwrap();
         fs::write(path, "mine").unwrap();
-        assert!(image(&bed.plan, data, path, &bed.interrupts).is_err());
+        assert!(image(&bed.plan, &bed.pool, data, path, &bed.interrupts).is_err());
         assert_eq!(fs::read(path).unwrap(), b"mine");
         assert!(!partial(path).exists());
         fs::remove_file(path).unwrap();
-        assert!(image(&bed.plan, data, path, &bed.interrupts).is_ok());
+        assert!(image(&bed.plan, &bed.pool, data, path, &bed.interrupts).is_ok());
         assert!(path.exists() && !partial(path).exists());
     }
 }

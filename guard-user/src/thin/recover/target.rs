@@ -13,7 +13,7 @@ use super::{
     Pool, RecoverError,
     map::Map,
     space,
-    stands::{Host, identity},
+    stands::{Host, Identity, identity},
 };
 use crate::record::Text;
 
@@ -67,6 +67,7 @@ impl Target {
                 if path.symlink_metadata().is_ok() {
                     return Err(refused(path, "is there already: name one that is not"));
                 }
+                apart_from_folder(path, pool)?;
                 space::need(path, needed, "--to")
             }
             Self::Device(_, overwrite) => {
@@ -94,7 +95,23 @@ impl Target {
 /// Nothing, if what is written to a device comes out nowhere in the pool, by whichever name.
 pub(super) fn apart(path: &Path, file: &File, pool: &Pool) -> Result<(), RecoverError> {
     let found = file.metadata().map_err(RecoverError::io("look at", path))?;
-    let stands = Host::here().stands(identity(&found), found.dev());
+    apart_by(path, identity(&found), found.dev(), pool)
+}
+
+/// The same of a file or a folder that is to be made: by the file system that it will be on, which may be on a volume of the pool.
+fn apart_from_folder(path: &Path, pool: &Pool) -> Result<(), RecoverError> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let found = folder
+        .metadata()
+        .map_err(RecoverError::io("look at", folder))?;
+    apart_by(path, identity(&found), found.dev(), pool)
+}
+
+fn apart_by(path: &Path, identity: Identity, on: u64, pool: &Pool) -> Result<(), RecoverError> {
+    let stands = Host::here().stands(identity, on);
     for part in [Some(&pool.metadata), pool.data.as_ref()]
         .into_iter()
         .flatten()

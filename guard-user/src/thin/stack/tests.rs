@@ -56,7 +56,7 @@ impl Sys {
     }
 
     fn stack(&self) -> Stack {
-        Stack::of(&self.at, self)
+        Stack::of(&self.at, self).unwrap()
     }
 }
 
