@@ -66,6 +66,7 @@ impl Kernel {
             release,
             version,
             signature,
+            builder: "",
             package: None,
         };
         told.kernel()
@@ -115,6 +116,8 @@ struct Told<'t> {
     /// From `#1` on.
     version: &'t str,
     signature: Option<&'t str>,
+    /// Who built it and with what, in `/proc/version`.
+    builder: &'t str,
     /// Debian's package, where something else than `version` tells it: until 2012 it stood in brackets behind the release.
     package: Option<&'t str>,
 }
@@ -127,6 +130,7 @@ impl<'t> Told<'t> {
             release,
             version: "",
             signature: None,
+            builder: "",
             package: None,
         };
         if !first.starts_with(|letter: char| letter.is_ascii_digit()) {
@@ -170,6 +174,7 @@ impl<'t> Told<'t> {
             release,
             version: version.unwrap_or_default(),
             signature: None,
+            builder: number.map_or(rest, |(place, _)| &rest[..place]),
             package,
         })
     }
@@ -190,14 +195,18 @@ impl<'t> Told<'t> {
         let kernel = debian::debian(self, &kernel, suffix)
             .or_else(|| ubuntu::ubuntu(self, &kernel, suffix))
             .or_else(|| rpm::red_hat(&kernel))
-            .or_else(|| rpm::other(&kernel, suffix, self.version))
-            .unwrap_or_else(|| Kernel {
-                vendor: if is_mainline(suffix) {
-                    Vendor::Mainline
-                } else {
-                    Vendor::Unknown
+            .or_else(|| rpm::other(&kernel, suffix, self.builder))
+            .unwrap_or_else(|| match is_mainline(suffix) {
+                true => Kernel {
+                    vendor: Vendor::Mainline,
+                    ..kernel
                 },
-                ..kernel
+                // Many vendors leave the number of the stable release at 0, whatever it is.
+                false => Kernel {
+                    vendor: Vendor::Unknown,
+                    exact: !kernel.upstream.is_mainline(),
+                    ..kernel
+                },
             });
         Some(kernel)
     }

@@ -35,6 +35,7 @@ pub fn debian(told: &Told<'_>, kernel: &Kernel, suffix: &str) -> Option<Kernel> 
     if suffix.contains("+rpt") || suffix.contains("-kali") {
         return Some(Kernel {
             vendor: Vendor::DebianDerivative,
+            exact: !kernel.upstream.is_mainline(),
             ..kernel.clone()
         });
     }

@@ -41,8 +41,8 @@ pub fn red_hat(kernel: &Kernel) -> Option<Kernel> {
     })
 }
 
-/// Amazon, Fedora and SUSE.
-pub fn other(kernel: &Kernel, suffix: &str, version: &str) -> Option<Kernel> {
+/// Amazon, Fedora and SUSE, whose kernels with other names than `default` (`azure`, `rt`) are known by who built them.
+pub fn other(kernel: &Kernel, suffix: &str, builder: &str) -> Option<Kernel> {
     let numbered = |mark: &str| {
         (suffix.split('.')).any(|word| {
             let digits = word.strip_prefix(mark).unwrap_or_default();
@@ -67,7 +67,7 @@ pub fn other(kernel: &Kernel, suffix: &str, version: &str) -> Option<Kernel> {
         });
     }
     let revision = suffix.strip_prefix('-')?;
-    if !version.contains("geeko@buildhost") && !revision.ends_with("-default") {
+    if !builder.contains("geeko@buildhost") && !revision.ends_with("-default") {
         return None;
     }
     let revision = revision
@@ -80,8 +80,29 @@ pub fn other(kernel: &Kernel, suffix: &str, version: &str) -> Option<Kernel> {
         } else {
             Vendor::Tumbleweed
         },
-        package: enterprise.then(|| format!("{}-{revision}", kernel.upstream)),
+        // With the third number as it stands there, 0 or not.
+        package: enterprise.then(|| {
+            let numbers = kernel.release.split_once('-');
+            let (numbers, _) = numbers.unwrap_or((&kernel.release, ""));
+            format!("{numbers}-{revision}")
+        }),
         series: revision.split('.').next().unwrap_or_default().to_owned(),
         ..kernel.clone()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Kernel;
+
+    #[test]
+    fn a_package_of_suse_has_its_third_number_as_it_stands() {
+        for (release, package) in [
+            ("6.4.0-150600.23.25-default", "6.4.0-150600.23.25"),
+            ("5.14.21-150400.24.103-default", "5.14.21-150400.24.103"),
+        ] {
+            let kernel = Kernel::parse(release).unwrap();
+            assert_eq!(kernel.package.as_deref(), Some(package));
+        }
+    }
 }

@@ -192,6 +192,14 @@ const KERNELS: &[(&str, [&str; 3])] = &[
         ["uns", "aff", "aff"],
     ),
     ("4.12.14-122.23-default", ["uns", "uns", "uns"]),
+    // Another flavour of SUSE's is known by who built it.
+    (
+        "Linux version 5.14.21-150400.14.72-azure (geeko@buildhost) (gcc (SUSE Linux) 7.5.0, GNU ld (GNU Binutils; SUSE Linux Enterprise 15) 2.41.0) #1 SMP PREEMPT_DYNAMIC Thu Jan 18 09:00:00 UTC 2024 (abcdef0)",
+        ["uns", "aff", "aff"],
+    ),
+    // A stable release of 0 that stands for any: openEuler, Kali.
+    ("5.10.0-136.12.0.86.oe2203sp1.x86_64", ["uns", "uns", "uns"]),
+    ("5.10.0-kali9-amd64", ["uns", "uns", "uns"]),
     ("6.7.9-1-default", ["fix", "aff", "aff"]),
     // Fedora, Proxmox, and kernels that nobody's package is.
     ("5.7.10-201.fc32.x86_64", ["aff", "aff", "aff"]),
