@@ -10,6 +10,7 @@ use super::{
     model::{Advisory, Known, Package, Range},
     packages::compare,
     ranges::{Has, has, has_branch},
+    upstream::Upstream,
     vendor::{Distribution, Vendor},
 };
 
@@ -94,7 +95,19 @@ pub fn judge(advisory: &Advisory, kernel: &Kernel, unset: &dyn Fn(&str) -> bool)
     if let Has::NotYet(point) = told
         && !kernel.vendor.backports_features()
     {
-        return Judgement::new(State::NotAffected, not_yet(kernel, point));
+        // What came to older branches as a fix of something else came to a branch that only its vendor goes on with as well, if he took that.
+        let of_its_own = |point: &Upstream| point.same_branch(kernel.upstream);
+        let came_early = range.introduced.len() > 1
+            && kernel.vendor.keeps_branches()
+            && !range.introduced.iter().any(of_its_own);
+        let reason = not_yet(kernel, point);
+        if !came_early {
+            return Judgement::new(State::NotAffected, reason);
+        }
+        return by_package(advisory, kernel).unwrap_or_else(|| {
+            let reason = format!("{reason}, and it came to older branches with fixes, which its vendor may have taken");
+            Judgement::new(State::Unsure, reason)
+        });
     }
     by_package(advisory, kernel).unwrap_or_else(|| by_release(range, told, kernel))
 }
@@ -216,7 +229,7 @@ fn by_release(range: &Range, told: Has, kernel: &Kernel) -> Judgement {
 }
 
 /// `it came with 5.18, this is 5.10.92`
-fn not_yet(kernel: &Kernel, point: super::upstream::Upstream) -> String {
+fn not_yet(kernel: &Kernel, point: Upstream) -> String {
     format!("it came with {point}, {}", this(kernel))
 }
 

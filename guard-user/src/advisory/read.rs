@@ -48,6 +48,9 @@ pub fn advisory(desk: &mut Desk, node: &Node) -> Option<(Advisory, At)> {
     let historical = top.get("historical").and_then(|given| line(desk, given));
     let upstream = top.get("upstream").and_then(|given| range(desk, given));
     let packages = items(desk, top.get("packages"), package);
+    if let Some(given) = top.get("packages") {
+        each_once(desk, given, &packages);
+    }
     let config = (top.get("config"))
         .map(|given| each(desk, given, option))
         .unwrap_or_default();
@@ -113,6 +116,22 @@ fn range(desk: &mut Desk, given: Given<'_>) -> Option<Range> {
     {
         given.wrong(desk, format!("{point} cannot have brought it and fixed it"));
     }
+    for (point, brought) in went_list.iter().flat_map(|point| {
+        // A branch's own, or mainline's: what it came to a branch with need not be known.
+        let same = |came: &&Upstream| {
+            came.same_branch(*point) || came.is_mainline() && point.is_mainline()
+        };
+        came.iter().filter(same).map(move |came| (point, came))
+    }) {
+        if let Some(given) = went
+            && point < brought
+        {
+            given.wrong(
+                desk,
+                format!("{point} cannot have fixed what came with {brought}"),
+            );
+        }
+    }
     let commits = |desk: &mut Desk, key| {
         (section.get(key))
             .map(|given| each(desk, given, commit))
@@ -174,6 +193,22 @@ fn package(desk: &mut Desk, node: &Node) -> Option<Package> {
         );
         return None;
     };
+    // Debian's are numbered by the release that they are built of.
+    if distribution == Distribution::Debian
+        && let Some(series) = &series
+    {
+        for key in ["from", "fixed", "unfixed"] {
+            let Some(given) = section.get(key) else {
+                continue;
+            };
+            let text = given.text(desk).unwrap_or_default();
+            if let Some((release, _)) = Upstream::begin(text)
+                && release.series() != *series
+            {
+                given.wrong(desk, format!("{text} is no version of the series {series}"));
+            }
+        }
+    }
     let known = if let [.., Some(given)] = &known {
         Known::Never(line(desk, *given)?)
     } else if known[0].is_some() {
@@ -188,6 +223,27 @@ fn package(desk: &mut Desk, node: &Node) -> Option<Package> {
         from,
         known,
     })
+}
+
+/// Of two entries for the same kernels the second would never be looked at.
+fn each_once(desk: &mut Desk, given: Given<'_>, packages: &[Package]) {
+    let which = |package: &Package| {
+        (
+            package.distribution,
+            package.series.clone(),
+            package.flavour.clone(),
+        )
+    };
+    for (index, package) in packages.iter().enumerate() {
+        let earlier = packages.get(..index).unwrap_or_default();
+        if earlier.iter().any(|other| which(other) == which(package)) {
+            let title = package.distribution.title();
+            given.wrong(
+                desk,
+                format!("{title} {} stands there twice", package.series),
+            );
+        }
+    }
 }
 
 fn cover(desk: &mut Desk, top: &Section<'_>) -> Option<Cover> {

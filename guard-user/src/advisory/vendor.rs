@@ -116,6 +116,15 @@ impl Vendor {
         }
     }
 
+    /// Whether it goes on with branches that upstream has ended, and brings fixes to them by itself.
+    #[must_use]
+    pub const fn keeps_branches(self) -> bool {
+        matches!(
+            self,
+            Self::Of(Distribution::Ubuntu) | Self::UbuntuDerivative
+        )
+    }
+
     /// Whether the date in its kernels' version is that of the package, and not a frozen one.
     #[must_use]
     pub const fn tells_the_date(self) -> bool {
