@@ -215,8 +215,9 @@ const TROUBLES: &[Trouble] = &[
             "sh -c 'echo 1000 > /proc/self/oom_score_adj; exec sleep 100' & sleep 1
              echo f > /proc/sysrq-trigger; wait",
         ),
-        alarms: &["oom-kill", "oom-limit"],
-        also: &[],
+        alarms: &["oom-kill"],
+        // The kernel prints it in pieces, and another processor's line may come between.
+        also: &["oom-limit"],
     },
     Trouble {
         bring: Bring::Script(
@@ -224,8 +225,9 @@ const TROUBLES: &[Trouble] = &[
              sh -c \"echo 0 > $G/cgroup.procs; exec python3 -c 'bytearray(64<<20)'\" || true
              echo max > $G/memory.max",
         ),
-        alarms: &["oom-kill-container", "oom-limit"],
-        also: &[],
+        alarms: &["oom-kill-container"],
+        // The kernel prints it in pieces, and another processor's line may come between.
+        also: &["oom-limit"],
     },
     Trouble {
         // It is let go as soon as the kernel has nobody to kill.
