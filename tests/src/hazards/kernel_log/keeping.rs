@@ -45,6 +45,11 @@ pub const SCENARIOS: &[Scenario] = &[
         run: a_daemon_that_is_killed_resumes_without_a_gap_or_a_line_twice,
     },
     Scenario {
+        name: "kernel_log::a_daemon_that_is_killed_in_a_flood_resumes_with_exact_gaps",
+        needs: Needs::Ends,
+        run: a_daemon_that_is_killed_in_a_flood_resumes_with_exact_gaps,
+    },
+    Scenario {
         name: "kernel_log::what_is_overwritten_while_the_daemon_stands_still_is_counted",
         needs: Needs::Ordinary,
         run: what_is_overwritten_while_the_daemon_stands_still_is_counted,
@@ -208,29 +213,9 @@ fn through(log: &mut File, word: &str) -> Result<Vec<u64>> {
 fn a_daemon_that_is_killed_resumes_without_a_gap_or_a_line_twice() -> Result<()> {
     const KILLS: u32 = 5;
     let copy = Copy::new()?;
-    let mut daemon = Daemon::start(&copy.policy, &[])?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let writer = {
-        let stop = Arc::clone(&stop);
-        thread::spawn(move || -> Result<Numbered> {
-            let mut numbered = Numbered::new("killed")?;
-            while !stop.load(Ordering::Relaxed) {
-                // So few in the time of a start that the kernel has them all still.
-                numbered.write(2)?;
-                thread::sleep(Duration::from_millis(20));
-            }
-            Ok(numbered)
-        })
-    };
-    for _ in 0..KILLS {
-        thread::sleep(Duration::from_millis(700));
-        daemon.kill()?;
-        daemon = Daemon::start(&copy.policy, &[])?;
-    }
-    stop.store(true, Ordering::Relaxed);
-    let mut numbered = writer
-        .join()
-        .map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+    // So few in the time of a start that the kernel has them all still.
+    let pause = Duration::from_millis(20);
+    let (mut daemon, mut numbered) = killed(&copy, "killed", KILLS, (2, pause))?;
     numbered.write(1)?;
     copy.wait(&numbered.last())?;
     // SIGTERM writes what can be read still.
@@ -256,6 +241,76 @@ fn a_daemon_that_is_killed_resumes_without_a_gap_or_a_line_twice() -> Result<()>
     println!(
         "    {KILLS} kills while {} lines were written: each is there once, in order; {torn} torn",
         numbered.written
+    );
+    Ok(())
+}
+
+/// Kills and starts the daemon so often while numbered lines are written, so many at a time and then a pause.
+fn killed(
+    copy: &Copy,
+    word: &'static str,
+    kills: u32,
+    (lines, pause): (u64, Duration),
+) -> Result<(Daemon, Numbered)> {
+    let mut daemon = Daemon::start(&copy.policy, &[])?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || -> Result<Numbered> {
+            let mut numbered = Numbered::new(word)?;
+            while !stop.load(Ordering::Relaxed) {
+                numbered.write(lines)?;
+                thread::sleep(pause);
+            }
+            Ok(numbered)
+        })
+    };
+    for _ in 0..kills {
+        thread::sleep(Duration::from_millis(700));
+        daemon.kill()?;
+        daemon = Daemon::start(&copy.policy, &[])?;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let numbered = writer
+        .join()
+        .map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+    Ok((daemon, numbered))
+}
+
+fn a_daemon_that_is_killed_in_a_flood_resumes_with_exact_gaps() -> Result<()> {
+    const KILLS: u32 = 3;
+    let copy = Copy::new()?;
+    // In the time of a start more than any kernel's buffer has room for.
+    let pause = Duration::from_millis(1);
+    let (mut daemon, mut numbered) = killed(&copy, "flooded", KILLS, (100, pause))?;
+    numbered.write(1)?;
+    copy.wait(&numbered.last())?;
+    daemon.stop()?;
+    // What was half written when it was killed is written again.
+    let text = fs::read_to_string(&copy.file)?;
+    let lines: Vec<Value> = (text.lines())
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let numbers = numbered.numbers(&lines)?;
+    let first = numbers.first().context("no line")?;
+    let (kept, lost) = (
+        numbers.len() as u64,
+        lost_since(&lines, &numbered.text(*first))?,
+    );
+    let missing = numbered.written - first - kept;
+    println!(
+        "    {KILLS} kills while {} lines were written: {kept} kept, {missing} missing, {lost} lost by the kernel's numbers",
+        numbered.written
+    );
+    ensure!(
+        numbers.is_sorted_by(|one, other| one < other),
+        "a line twice"
+    );
+    ensure!(missing > 0, "the kernel's buffer was not overrun");
+    // Lines of the kernel's own may be among those that were lost.
+    ensure!(
+        lost >= missing && lost - missing < 100,
+        "{missing} are missing, {lost} are said to be lost"
     );
     Ok(())
 }

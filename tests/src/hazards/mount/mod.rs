@@ -182,13 +182,24 @@ fn by_type() -> Result<()> {
                    umount /tmp";
     ensure!(!may(us, overlay)?, "the container may: {overlay}");
     ensure!(may(None, overlay)?, "the host may not: {overlay}");
+    // What the host mounted of it is not changed either.
+    let at = "/run/bulkhead-mount/kept";
+    let again = format!("mount -o remount,ro {at} && mount -o remount,rw {at}");
+    for (kind, is_denied) in [("ramfs", true), ("tmpfs", false)] {
+        let made = may(None, &format!("mkdir -p {at} && mount -t {kind} none {at}"))?;
+        ensure!(made && may(us, &again)? != is_denied, "of {kind}: {again}");
+        ensure!(
+            may(None, &again)? && may(None, &format!("umount {at}"))?,
+            "the host: {again}"
+        );
+    }
     for script in FILE_SYSTEMS.iter().chain(&OTHERWISE).chain(&OTHERS) {
         ensure!(may(us, script)?, "the container may not: {script}");
     }
     let seen = status()?;
     let refused = count(&seen, &container, MOUNT, "refused")?;
     ensure!(
-        refused == of_ramfs().count() as u64 + 2,
+        refused == of_ramfs().count() as u64 + 3,
         "{refused} are counted"
     );
     Ok(())

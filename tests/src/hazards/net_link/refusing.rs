@@ -229,7 +229,35 @@ fn kinds() -> Result<()> {
     tries(&[
         ("ip link add probe0 type bridge", Came::Done),
         ("ip link add probe0 type dummy", Came::Refused),
-    ])
+    ])?;
+    // By where its other end would be, from the host's own namespace (CVE-2026-31692).
+    policy.rewrite(
+        "enforce",
+        "deny: [{net_link.create: {kinds: [veth]}}]\nwhen: {netns: nested}",
+        "reserve: {pids: 300}",
+    )?;
+    daemon.reload()?;
+    let (near, far) = (
+        "ip link add probe0 type veth peer name probe1",
+        "bulkhead-probe link --way veth-peer",
+    );
+    let us = Some(&container);
+    wait_for("the reload", Duration::from_secs(20), || {
+        Ok(go(us, Netns::Host, far, "probe0")? == Came::Refused)
+    })?;
+    for (who, script, expected) in [
+        (us, near, Came::Done),
+        (us, far, Came::Refused),
+        (None, near, Came::Done),
+        (None, far, Came::Done),
+    ] {
+        let seen = go(who, Netns::Host, script, "probe0")?;
+        ensure!(
+            seen == expected,
+            "in the host's namespace: {script}: {seen:?}"
+        );
+    }
+    Ok(())
 }
 
 /// Steps of the reader that one link takes besides its attributes that mean nothing: its message, its name, its nest, its kind,

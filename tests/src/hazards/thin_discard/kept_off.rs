@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cgroup::Cgroup,
-    daemon::{Daemon, Policy, succeed},
+    daemon::{Daemon, Policy, bulkhead, succeed},
     hazards::{Needs, Scenario},
     host::{release, wait_for},
 };
@@ -260,7 +260,16 @@ fn mounted() -> Result<()> {
         ensure!(!told()?, "something arrived");
         return Ok(());
     }
-    wait_for("the alarm", Duration::from_secs(30), told)
+    wait_for("the alarm", Duration::from_secs(30), told)?;
+    // What this kernel leaves open is said by whoever is asked.
+    for verb in [&["doctor"][..], &["thin", "status"]] {
+        let said = bulkhead(verb)?;
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        for words in ["any xfs mounted so", "iSCSI, NVMe and vhost"] {
+            ensure!(said.contains(words), "{verb:?} says no {words}: {said}");
+        }
+    }
+    Ok(())
 }
 
 /// `off` mounts with discard again what a daemon that was killed had mounted anew without, and not what somebody mounted without it
