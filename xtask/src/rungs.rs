@@ -9,6 +9,8 @@ use crate::ebpf::root;
 
 /// Where it stands.
 const DOCS: &str = "docs/hazards.md";
+/// The same table for `bulkhead explain`.
+const COPY: &str = "guard-user/src/kernel/hooks/seen.md";
 /// Between these two lines.
 const BEGIN: &str = "<!-- rungs: `cargo xtask rungs` writes what is between these two lines -->";
 const END: &str = "<!-- rungs end -->";
@@ -32,6 +34,7 @@ pub fn write() -> Result<()> {
     let (before, _, after) = parts(&page)?;
     let table = table(&root()?.join("target/vm/tests"))?;
     fs::write(docs, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
+    fs::write(root()?.join(COPY), table)?;
     Ok(())
 }
 

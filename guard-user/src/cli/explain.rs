@@ -240,12 +240,14 @@ fn of_action(action: Action) -> String {
     say("refused with EPERM, or counted, at");
     for hook in hooks::all().filter(judge) {
         say(&format!("  {:<20} {}", hook.name, hook.what));
+        say(&format!("  {:<20} {}", "", where_seen(hook)));
         if let Some(lower) = hook.lower {
             say(&format!(
                 "  {:<20} {}; where the kernel lets no program stand there",
                 format!("or {}", lower.name),
                 lower.what
             ));
+            say(&format!("  {:<20} {}", "", where_seen(lower)));
         }
     }
     if action.is_setup() {
@@ -258,9 +260,26 @@ fn of_action(action: Action) -> String {
     for way in round {
         say(&format!("  {way}"));
     }
+    say(
+        "rungs: lsm where `bpf` is an active security module, else fmod_ret; cgroup needs neither. Without both stands what is behind `or`, if anything, and `status` is DEGRADED",
+    );
     say("`bulkhead doctor` says which of these refuse here, and which ways are open");
     say("a policy names it in");
     text
+}
+
+/// On which kernels of the tests a hook refuses, and on which rung.
+fn where_seen(hook: &Hook) -> String {
+    let Some(seen) = hooks::seen(hook) else {
+        return "by a program of the root cgroup, on every kernel and rung".to_owned();
+    };
+    let kernels: Vec<String> = (seen.into_iter())
+        .map(|(kernel, rung)| match rung {
+            "–" => format!("{kernel}: it asks elsewhere"),
+            rung => format!("{kernel}: {rung}"),
+        })
+        .collect();
+    format!("[{}]", kernels.join("; "))
 }
 
 fn of_pattern(pattern: &Pattern, policy: Option<&Policy>) -> OfPattern {
