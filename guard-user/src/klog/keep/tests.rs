@@ -355,3 +355,20 @@ fn an_alarm_knows_when_its_line_was_said_and_not_only_when_it_was_read() {
         assert!(off.num_seconds().abs() < 10, "{off}");
     });
 }
+
+#[test]
+fn a_piece_of_a_line_raises_no_shipped_alarm() {
+    let scratch = Scratch::new("piece");
+    let shipped = crate::policy::pattern::shipped().unwrap();
+    let sample = &shipped[0].samples[0];
+    for (flag, raises) in [('-', true), ('c', false)] {
+        let mut copy = copy(&scratch.settings(), None);
+        copy.watch_for(shipped.to_vec());
+        let line = format!("4,0,1,{flag};{sample}\n").into_bytes();
+        let mut reader = Reader::new(Script(vec![Ok(line)], 0), copy.open().unwrap());
+        assert_eq!(copy.go_on(&mut reader), Went::End);
+        let raised = copy.shared.rest(|rest| rest.raised.len());
+        assert_eq!(raised, usize::from(raises), "{flag}");
+        fs::remove_file(&scratch.settings().file).unwrap();
+    }
+}

@@ -4,12 +4,6 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Read, Seek, SeekFrom, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -38,16 +32,6 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "kernel_log::what_the_default_rate_limit_lets_through_is_kept_whole",
         needs: Needs::Ordinary,
         run: what_the_default_rate_limit_lets_through_is_kept_whole,
-    },
-    Scenario {
-        name: "kernel_log::a_daemon_that_is_killed_resumes_without_a_gap_or_a_line_twice",
-        needs: Needs::Ordinary,
-        run: a_daemon_that_is_killed_resumes_without_a_gap_or_a_line_twice,
-    },
-    Scenario {
-        name: "kernel_log::a_daemon_that_is_killed_in_a_flood_resumes_with_exact_gaps",
-        needs: Needs::Ends,
-        run: a_daemon_that_is_killed_in_a_flood_resumes_with_exact_gaps,
     },
     Scenario {
         name: "kernel_log::what_is_overwritten_while_the_daemon_stands_still_is_counted",
@@ -208,111 +192,6 @@ fn through(log: &mut File, word: &str) -> Result<Vec<u64>> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn a_daemon_that_is_killed_resumes_without_a_gap_or_a_line_twice() -> Result<()> {
-    const KILLS: u32 = 5;
-    let copy = Copy::new()?;
-    // So few in the time of a start that the kernel has them all still.
-    let pause = Duration::from_millis(20);
-    let (mut daemon, mut numbered) = killed(&copy, "killed", KILLS, (2, pause))?;
-    numbered.write(1)?;
-    copy.wait(&numbered.last())?;
-    // SIGTERM writes what can be read still.
-    numbered.write(AT_ONCE)?;
-    daemon.stop()?;
-    let text = fs::read_to_string(&copy.file)?;
-    let torn = text
-        .lines()
-        .filter(|line| serde_json::from_str::<Value>(line).is_err())
-        .count();
-    let lines: Vec<Value> = text
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
-    ensure!(lost_since(&lines, "killed 0")? == 0);
-    let numbers = numbered.numbers(&lines)?;
-    ensure!(
-        numbers.iter().copied().eq(0..numbered.written),
-        "{} lines of {}",
-        numbers.len(),
-        numbered.written
-    );
-    println!(
-        "    {KILLS} kills while {} lines were written: each is there once, in order; {torn} torn",
-        numbered.written
-    );
-    Ok(())
-}
-
-/// Kills and starts the daemon so often while numbered lines are written, so many at a time and then a pause.
-fn killed(
-    copy: &Copy,
-    word: &'static str,
-    kills: u32,
-    (lines, pause): (u64, Duration),
-) -> Result<(Daemon, Numbered)> {
-    let mut daemon = Daemon::start(&copy.policy, &[])?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let writer = {
-        let stop = Arc::clone(&stop);
-        thread::spawn(move || -> Result<Numbered> {
-            let mut numbered = Numbered::new(word)?;
-            while !stop.load(Ordering::Relaxed) {
-                numbered.write(lines)?;
-                thread::sleep(pause);
-            }
-            Ok(numbered)
-        })
-    };
-    for _ in 0..kills {
-        thread::sleep(Duration::from_millis(700));
-        daemon.kill()?;
-        daemon = Daemon::start(&copy.policy, &[])?;
-    }
-    stop.store(true, Ordering::Relaxed);
-    let numbered = writer
-        .join()
-        .map_err(|_| anyhow::anyhow!("the writer panicked"))??;
-    Ok((daemon, numbered))
-}
-
-fn a_daemon_that_is_killed_in_a_flood_resumes_with_exact_gaps() -> Result<()> {
-    const KILLS: u32 = 3;
-    let copy = Copy::new()?;
-    // In the time of a start more than any kernel's buffer has room for.
-    let pause = Duration::from_millis(1);
-    let (mut daemon, mut numbered) = killed(&copy, "flooded", KILLS, (100, pause))?;
-    numbered.write(1)?;
-    copy.wait(&numbered.last())?;
-    daemon.stop()?;
-    // What was half written when it was killed is written again.
-    let text = fs::read_to_string(&copy.file)?;
-    let lines: Vec<Value> = (text.lines())
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
-    let numbers = numbered.numbers(&lines)?;
-    let first = numbers.first().context("no line")?;
-    let (kept, lost) = (
-        numbers.len() as u64,
-        lost_since(&lines, &numbered.text(*first))?,
-    );
-    let missing = numbered.written - first - kept;
-    println!(
-        "    {KILLS} kills while {} lines were written: {kept} kept, {missing} missing, {lost} lost by the kernel's numbers",
-        numbered.written
-    );
-    ensure!(
-        numbers.is_sorted_by(|one, other| one < other),
-        "a line twice"
-    );
-    ensure!(missing > 0, "the kernel's buffer was not overrun");
-    // Lines of the kernel's own may be among those that were lost.
-    ensure!(
-        lost >= missing && lost - missing < 100,
-        "{missing} are missing, {lost} are said to be lost"
-    );
-    Ok(())
 }
 
 fn what_is_overwritten_while_the_daemon_stands_still_is_counted() -> Result<()> {

@@ -6,6 +6,7 @@ mod following;
 mod forwarding;
 mod interrupts;
 mod keeping;
+mod killed;
 mod loggers;
 mod lower;
 mod naming;
@@ -27,6 +28,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     restrict::SCENARIOS,
     loggers::SCENARIOS,
     keeping::SCENARIOS,
+    killed::SCENARIOS,
     following::SCENARIOS,
     naming::SCENARIOS,
     interrupts::SCENARIOS,
