@@ -1,7 +1,7 @@
 //! An outage, played twice: without Bulkhead and with it, side by side.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -22,6 +22,8 @@ const CRAFT: &str = "tests/data/dm-thin-bug/craft.py:/usr/local/share/bulkhead/c
 /// What 5.10 says then.
 pub const THIN_BUG: &str = "kernel BUG at drivers/md/persistent-data/dm-btree-remove.c:181!";
 
+/// Bytes of the disk that a machine keeps from one boot to the next.
+const DISK: u64 = 512 << 20;
 /// Width of a column.
 const WIDTH: usize = 54;
 
@@ -43,6 +45,8 @@ pub enum Outage {
     ForkStorm,
     /// A discard reaches a thin pool, and the kernel dies.
     ThinDiscard,
+    /// What activates a pool takes the kernel down with it, at each boot anew.
+    BootLoop,
 }
 
 impl Outage {
@@ -50,6 +54,7 @@ impl Outage {
         match self {
             Self::ForkStorm => "fork-storm",
             Self::ThinDiscard => "thin-discard",
+            Self::BootLoop => "boot-loop",
         }
     }
 
@@ -57,15 +62,25 @@ impl Outage {
     const fn kernel(self) -> Kernel {
         match self {
             Self::ForkStorm => Kernel::V6_12,
-            Self::ThinDiscard => Kernel::V5_10,
+            Self::ThinDiscard | Self::BootLoop => Kernel::V5_10,
         }
     }
 
-    /// What a kernel says that dies of it.
-    const fn last_words(self) -> Option<&'static str> {
+    /// How often the machine boots, with one disk that it keeps.
+    const fn boots(self) -> usize {
         match self {
-            Self::ForkStorm => None,
-            Self::ThinDiscard => Some(THIN_BUG),
+            Self::ForkStorm | Self::ThinDiscard => 1,
+            Self::BootLoop => 2,
+        }
+    }
+
+    /// What the kernel says that dies of it, if it does so on this boot.
+    const fn last_words(self, guarded: bool, boot: usize) -> Option<&'static str> {
+        match self {
+            Self::ThinDiscard if !guarded => Some(THIN_BUG),
+            // That it crashes is not known before it has.
+            Self::BootLoop if !guarded || boot == 0 => Some(THIN_BUG),
+            _ => None,
         }
     }
 
@@ -73,14 +88,14 @@ impl Outage {
     const fn heads(self) -> (&'static str, &'static str) {
         match self {
             Self::ForkStorm => ("s", "pids in use    host programs"),
-            Self::ThinDiscard => ("", "on 5.10"),
+            Self::ThinDiscard | Self::BootLoop => ("", "on 5.10"),
         }
     }
 
     fn column(self, line: &str) -> Option<String> {
         match self {
             Self::ForkStorm => second(line),
-            Self::ThinDiscard => step(line),
+            Self::ThinDiscard | Self::BootLoop => step(line),
         }
     }
 }
@@ -94,11 +109,13 @@ pub fn run(options: &Options) -> Result<()> {
     let folder = root()?.join("target/vm/demo");
     fs::create_dir_all(&folder)?;
     let sides = ["", "--guarded"].map(|argument| folder.join(format!("side{argument}")));
+    let outage = options.outage;
     for side in &sides {
-        let _ = fs::remove_file(side);
+        for said in said(outage, side) {
+            let _ = fs::remove_file(said);
+        }
     }
     println!("{:>4} {:<WIDTH$} | with Bulkhead", "", "without Bulkhead");
-    let outage = options.outage;
     let (unit, half) = outage.heads();
     println!("{unit:>4} {half:<WIDTH$} | {half}");
     thread::scope(|scope| {
@@ -140,7 +157,8 @@ pub fn run(options: &Options) -> Result<()> {
     })
 }
 
-/// Plays it once; what it says is in `side`. Without Bulkhead an outage that kills a kernel must have killed it, by its own last words.
+/// Plays it once; what it says on each boot is in the files of [`said`]. On a boot whose kernel the outage kills, it must have been killed,
+/// by its own last words.
 ///
 /// # Errors
 /// It went otherwise.
@@ -153,24 +171,39 @@ pub fn play(outage: Outage, argument: &str, side: &Path) -> Result<()> {
     )?;
     let mut add = additions()?;
     add.push(format!("{}/{CRAFT}", root()?.display()));
-    let kernel = outage.kernel();
-    let outcome = vm::boot(
-        &Boot {
-            kernel,
-            smp: 2,
-            memory: 1024,
-            cmdline: String::new(),
-            timeout: 300,
-            add,
-            qemu: String::new(),
-            no_build: true,
-            script,
-        },
-        Streams::File(side.to_path_buf()),
-    )?;
+    let disk = side.with_extension("disk");
+    let mut boot = Boot {
+        kernel: outage.kernel(),
+        smp: 2,
+        memory: 1024,
+        cmdline: String::new(),
+        timeout: 300,
+        add,
+        qemu: String::new(),
+        no_build: true,
+        script,
+    };
+    if outage.boots() > 1 {
+        File::create(&disk)?.set_len(DISK)?;
+        boot.qemu = format!("-drive file={},format=raw,if=virtio", disk.display());
+    }
+    for (number, said) in said(outage, side).into_iter().enumerate() {
+        one_boot(
+            &boot,
+            &said,
+            outage.last_words(!argument.is_empty(), number),
+        )?;
+    }
+    let _ = fs::remove_file(&disk);
+    Ok(())
+}
+
+/// One boot of a play, which ends with the kernel's last words where there are any.
+fn one_boot(boot: &Boot, side: &Path, last_words: Option<&str>) -> Result<()> {
+    let outcome = vm::boot(boot, Streams::File(side.to_path_buf()))?;
     let said = fs::read_to_string(side).unwrap_or_default();
     let console = outcome.console.unwrap_or_default();
-    match outage.last_words().filter(|_| argument.is_empty()) {
+    match last_words {
         None => ensure!(
             outcome.code == 0,
             "the play ended with {}:\n{said}{console}",
@@ -189,9 +222,18 @@ pub fn play(outage: Outage, argument: &str, side: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The files of what a machine says, one for each boot.
+pub fn said(outage: Outage, side: &Path) -> Vec<PathBuf> {
+    let file = |boot| side.with_added_extension(format!("{boot}.log"));
+    (1..=outage.boots()).map(file).collect()
+}
+
 /// What a machine has told so far, a column's text for each line.
-fn columns_of(outage: Outage, side: &PathBuf) -> Vec<String> {
-    let text = fs::read_to_string(side).unwrap_or_default();
+fn columns_of(outage: Outage, side: &Path) -> Vec<String> {
+    let boots = said(outage, side).into_iter();
+    let text: String = boots
+        .filter_map(|said| fs::read_to_string(said).ok())
+        .collect();
     text.lines()
         .filter_map(|line| outage.column(line))
         .collect()

@@ -18,6 +18,7 @@ struct Arguments {
 enum Outage {
     ForkStorm,
     ThinDiscard,
+    BootLoop,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -25,5 +26,6 @@ fn main() -> anyhow::Result<()> {
     match arguments.outage {
         Outage::ForkStorm => demo::fork_storm(arguments.guarded),
         Outage::ThinDiscard => demo::thin_discard(arguments.guarded),
+        Outage::BootLoop => demo::boot_loop(arguments.guarded),
     }
 }

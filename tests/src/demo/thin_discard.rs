@@ -1,23 +1,16 @@
 //! The outage as it was: a discard reaches a thin pool whose metadata 5.10 dies on. Told step by step; where the kernel dies, it is
 //! the console that says so.
 
-use std::{
-    io::Write,
-    process::{Command, Output, Stdio},
-    thread,
-    time::Duration,
-};
+use std::{path::Path, thread, time::Duration};
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
 
+use super::play::{CRAFT, Steps, must, run};
 use crate::{
     cgroup::Cgroup,
     daemon::{Daemon, Policy},
 };
 
-/// What makes the pool's metadata; tests/data/dm-thin-bug/README.md says what is wrong with it.
-const CRAFT: &str = "/usr/local/share/bulkhead/craft.py";
 /// A pool of which one block of a volume is fatal, with a file system where it is healthy.
 const POOL: &str = "modprobe -a loop dm_mod dm_thin_pool crc32c_generic ext4
     python3 /usr/local/share/bulkhead/craft.py /tmp/metadata; truncate -s 128M /tmp/data
@@ -36,31 +29,15 @@ const VOLUME: &str = "blkdiscard /dev/mapper/v2";
 /// How long the kernel may take to die: its worker does it, after whoever asked.
 const DYING: Duration = Duration::from_secs(3);
 
-/// One step.
-#[derive(Serialize)]
-struct Step<'s> {
-    step: u32,
-    said: &'s str,
-}
-
 /// Plays the discard, with Bulkhead or without, and prints a line of JSON a step.
 ///
 /// # Errors
 /// Something of the play could not be set up, or went otherwise than it must with Bulkhead.
 pub fn thin_discard(guarded: bool) -> Result<()> {
-    let mut number = 0;
-    let mut say = |said: &str| -> Result<()> {
-        let line = serde_json::to_string(&Step { step: number, said })?;
-        number += 1;
-        println!("{line}");
-        std::io::stdout().flush()?;
-        // What a kernel that dies has in its buffers is not seen.
-        thread::sleep(Duration::from_millis(300));
-        Ok(())
-    };
-    ensure!(std::path::Path::new(CRAFT).exists(), "{CRAFT} is not there");
+    let mut steps = Steps::default();
+    ensure!(Path::new(CRAFT).exists(), "{CRAFT} is not there");
     must(POOL)?;
-    say("a thin pool, a file on it")?;
+    steps.say("a thin pool, a file on it")?;
     let host = "reserve: {pids: 10%}, thin: {discard: off}";
     let policy = Policy::write("enforce", "pids: {max: 100000}", host)?;
     let _daemon = match guarded {
@@ -71,37 +48,11 @@ pub fn thin_discard(guarded: bool) -> Result<()> {
     for (whose, cgroup) in [("a container's", Some(&container)), ("the host's", None)] {
         for script in [BLOCK, VOLUME] {
             let (done, said) = run(cgroup, script)?;
-            say(&format!("{whose} blkdiscard: {said}"))?;
+            steps.say(&format!("{whose} blkdiscard: {said}"))?;
             thread::sleep(DYING);
             ensure!(!(guarded && done), "{whose} {script} was done");
         }
     }
     must(GOES_ON)?;
-    say("the file reads back, another is written")
-}
-
-fn must(script: &str) -> Result<()> {
-    let (done, said) = run(None, script)?;
-    ensure!(done, "{script}: {said}");
-    Ok(())
-}
-
-/// Whether a script was done, and in a few words what came of it.
-fn run(cgroup: Option<&Cgroup>, script: &str) -> Result<(bool, String)> {
-    let mut command = Command::new("sh");
-    command
-        .args(["-ec", script])
-        .env("DM_DISABLE_UDEV", "1")
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null());
-    if let Some(cgroup) = cgroup {
-        cgroup.enter(&mut command)?;
-    }
-    let Output { status, stderr, .. } = command.output()?;
-    let stderr = String::from_utf8_lossy(&stderr);
-    let said = match status.success() {
-        true => "done",
-        false => stderr.trim().rsplit(": ").next().unwrap_or_default(),
-    };
-    Ok((status.success(), said.to_owned()))
+    steps.say("the file reads back, another is written")
 }

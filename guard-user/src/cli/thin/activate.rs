@@ -107,7 +107,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn end(folder: &Path, pool: &str, boot_id: &str) -> Result<()> {
     if activate::is_to_stay(folder, pool, activate::has_died()) {
         eprintln!(
-            "bulkhead: the kernel died of something while {0} was being activated, and goes on: on the next boot {0} is held back. If it was              something else, `bulkhead thin activate {0} --override`",
+            "bulkhead: the kernel died of something while {0} was being activated, and goes on: on the next boot {0} is held back. If it was \
+             something else, `bulkhead thin activate {0} --override`",
             Text::from(pool)
         );
         return Ok(());

@@ -16,7 +16,7 @@ use crate::{
     host::{Setting, wait_for},
 };
 
-/// Lines that are written.
+/// Lines that are written: more than the buffer of a kernel here has room for.
 pub(crate) const LINES: u64 = 10_000;
 /// How long the copy may take, on an emulated processor that others use too.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
