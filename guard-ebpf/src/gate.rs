@@ -1,119 +1,28 @@
-//! The only way to a verdict: counts it, tells it once a second, and applies the panic switch and audit mode.
+//! The only way to a verdict: what rules say of an action, told once a second and counted, under the panic switch and audit mode.
 
 use core::mem::{offset_of, transmute};
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use guard_common::{
     Container, Subject,
     action::{ACTIONS, Action, Argument, ArgumentKey, Asked, Fate, Sets, Told},
     event::Kind,
-    fork_storm::{Profile, Reason},
+    fork_storm::Profile,
     host::Host,
 };
 
 use crate::{
+    attempt::{Attempt, is_first, may_all},
     event::{self, Who},
-    kernel::{self, add, is_kernel_thread},
+    kernel::{self, add},
     maps::{ARGUMENTS, CONTAINERS, PROFILES},
     setup, subject,
 };
-
-/// One refusal in a second is told; the others are counted.
-pub const WINDOW_NS: u64 = 1_000_000_000;
 
 /// What becomes of an attempt.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Allow,
     Deny,
-}
-
-/// A container before the gate.
-pub struct Attempt {
-    pub host: *mut Host,
-    pub slot: u32,
-    pub container: *mut Container,
-    pub now_ns: u64,
-    /// The program can only watch: a refusal is counted as audited.
-    pub watching: bool,
-}
-
-impl Attempt {
-    /// `None` while the panic switch is thrown, unless it is the daemon's own `self_test`, which must know all the same.
-    #[inline(always)]
-    pub fn new(
-        host: *mut Host,
-        slot: u32,
-        container: *mut Container,
-        watching: bool,
-        self_test: bool,
-    ) -> Option<Self> {
-        // SAFETY: the helper has no preconditions.
-        let now_ns = unsafe { bpf_ktime_get_ns() };
-        // SAFETY: a live map value; the daemon stores the word whole.
-        let off_until = unsafe { (&raw const (*host).off_until_ns).read_volatile() };
-        (self_test || off_until <= now_ns).then_some(Self {
-            host,
-            slot,
-            container,
-            now_ns,
-            watching,
-        })
-    }
-
-    /// Refuses, unless the task may not be refused anything or the program only watches.
-    #[inline(always)]
-    pub fn refuse(&self, reason: Reason) -> Verdict {
-        if may_all() {
-            return Verdict::Allow;
-        }
-        if self.watching {
-            self.audit(reason);
-            return Verdict::Allow;
-        }
-        // SAFETY: live map values; counters are only added to.
-        unsafe {
-            add(&raw mut (*self.container).refused[reason as usize], 1);
-            add(&raw mut (*self.host).refused, 1);
-        }
-        self.tell(reason, 0);
-        Verdict::Deny
-    }
-
-    /// Counts what enforcing would have refused.
-    #[inline(always)]
-    pub fn audit(&self, reason: Reason) {
-        // SAFETY: live map values; counters are only added to.
-        unsafe {
-            add(&raw mut (*self.container).audited[reason as usize], 1);
-            add(&raw mut (*self.host).audited, 1);
-        }
-        self.tell(reason, 1);
-    }
-
-    #[inline(always)]
-    fn tell(&self, reason: Reason, audited: u32) {
-        let what = u64::from(self.slot) | u64::from(audited) << 32 | (reason as u64) << 33;
-        gate_tell_fork(what, self.now_ns);
-    }
-}
-
-/// Tells of a fork, once a window. Global, as [`gate_close`] is.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn gate_tell_fork(what: u64, now_ns: u64) -> u32 {
-    const {
-        assert!(Kind::Audited as u32 == Kind::Refused as u32 + 1);
-    }
-    let (slot, audited) = (what as u32, (what >> 32) as u32 & 1);
-    let (Some(host), Some(container)) = (subject::host(), CONTAINERS.get_ptr_mut(slot)) else {
-        return 0;
-    };
-    if is_told(container, audited as usize, now_ns) {
-        let kind = Kind::Refused as u32 + audited;
-        event::tell(host, kind, (what >> 33) as u32, slot, container, 0);
-    }
-    0
 }
 
 /// A container whose task is about to do something.
@@ -346,7 +255,8 @@ pub extern "C" fn gate_close(what: u64, one: u64, two: u64) -> u32 {
     u32::from(verdict == Verdict::Deny)
 }
 
-/// Counts what becomes of an action, tells it once a window, and says so.
+/// Tells once a window what becomes of an action, counts it, and says so. In this order: whoever sees the count finds in the ring who it
+/// was.
 #[inline(always)]
 fn settle(
     host: *mut Host,
@@ -376,18 +286,19 @@ fn settle(
     let action = kernel::counted(action);
     // Reckoned, so that what is refused and what is audited goes one way.
     let audited = u32::from(!what.refused);
-    // SAFETY: live map values, and a counter of two that stand side by side; counters are only added to.
-    let first = unsafe {
-        let asked = (&raw mut (*container).actions)
+    // SAFETY: a live map value, and the number of one of its actions.
+    let asked = unsafe {
+        (&raw mut (*container).actions)
             .cast::<Asked>()
-            .add(action as usize);
-        add((&raw mut (*asked).refused).add(audited as usize), 1);
-        is_first(&raw mut (*asked).told_ns, attempt.now_ns)
+            .add(action as usize)
     };
-    if first {
+    // SAFETY: as above.
+    if is_first(unsafe { &raw mut (*asked).told_ns }, attempt.now_ns) {
         let kind = Kind::ActionRefused as u32 + audited;
         event::tell_action(host, kind, (what.action, told), what.slot, container, who);
     }
+    // SAFETY: as above; two counters stand side by side, and are only added to.
+    unsafe { add((&raw mut (*asked).refused).add(audited as usize), 1) };
     if what.refused {
         Verdict::Deny
     } else {
@@ -478,35 +389,4 @@ pub fn ask_of(
     let case = Case::of(host, subject)?;
     let sentence = case.sentence(case.fates(action), 0);
     Some(case.close_of((action, Told::default()), sentence, may_all, who))
-}
-
-/// Whether the running task may not be refused anything: a kernel thread, or the host's first process, which somebody may
-/// have moved here.
-#[inline(always)]
-fn may_all() -> bool {
-    is_kernel_thread() || bpf_get_current_pid_tgid() >> 32 == 1
-}
-
-/// Which of `Container::told_ns` is whose.
-pub const TOLD_MOVED: usize = 2;
-/// See [`TOLD_MOVED`].
-pub const TOLD_MADE_OUTSIDE: usize = 3;
-
-/// Whether this is the first of its kind in a window. Two CPUs may both find so; nothing is counted here.
-#[inline(always)]
-pub fn is_told(container: *mut Container, which: usize, now_ns: u64) -> bool {
-    // SAFETY: a live map value.
-    is_first(unsafe { &raw mut (*container).told_ns[which] }, now_ns)
-}
-
-#[inline(always)]
-fn is_first(told: *mut u64, now_ns: u64) -> bool {
-    // SAFETY: it points into a live map value; words are stored whole.
-    unsafe {
-        if now_ns.wrapping_sub(told.read_volatile()) < WINDOW_NS {
-            return false;
-        }
-        told.write_volatile(now_ns);
-    }
-    true
 }

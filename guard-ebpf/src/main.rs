@@ -8,6 +8,7 @@
 #![feature(asm_experimental_arch)]
 
 mod asking;
+mod attempt;
 mod call;
 mod context;
 mod event;

@@ -17,7 +17,8 @@ use guard_common::{
 };
 
 use crate::{
-    event, gate,
+    attempt::{TOLD_MOVED, WINDOW_NS, is_told},
+    event,
     kernel::{self, add, add32, config},
     maps::{CONTAINERS, FREE_SLOTS, MATCHERS, SUBJECTS, WALK},
     subject,
@@ -262,7 +263,7 @@ fn may_tell(host: *mut Host, container: *const Container) -> bool {
             return true;
         }
         let now_ns = bpf_ktime_get_ns();
-        if now_ns.wrapping_sub((*host).user_told_ns) >= gate::WINDOW_NS {
+        if now_ns.wrapping_sub((*host).user_told_ns) >= WINDOW_NS {
             (*host).user_told_ns = now_ns;
             (*host).user_told = 0;
         }
@@ -353,7 +354,7 @@ fn moved(destination: u64) -> Option<()> {
         add(&raw mut (*container).moved_out, 1);
         bpf_ktime_get_ns()
     };
-    if gate::is_told(container, gate::TOLD_MOVED, now_ns) {
+    if is_told(container, TOLD_MOVED, now_ns) {
         let id = kernel::cgroup_id(destination)?;
         event::tell(host, Kind::MovedOut as u32, 0, mover.slot, container, id);
     }

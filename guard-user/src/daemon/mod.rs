@@ -2,6 +2,7 @@
 
 mod actions;
 mod armed;
+mod heard;
 mod hooks;
 mod kernel_log;
 mod manager;
@@ -290,18 +291,6 @@ impl Daemon {
                 told = self.thin.told() => self.heard_of_devices(told),
             }
         }
-    }
-
-    /// Reads all messages that the ring holds.
-    fn drain(&mut self) {
-        loop {
-            let next = self.kernel.events.next().map(|item| ring::read(&item));
-            let Some(message) = next else { break };
-            if let Some(message) = message {
-                self.heard(message);
-            }
-        }
-        self.cap_fresh();
     }
 
     fn answer(&mut self, request: server::Request) {

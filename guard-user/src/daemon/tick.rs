@@ -1,11 +1,10 @@
 //! One look a second: the kernel's counters, the containers that changed, and what has become due.
 
-use std::{collections::HashMap, mem::offset_of, sync::atomic::Ordering, time::Duration};
+use std::{mem::offset_of, sync::atomic::Ordering, time::Duration};
 
 use guard_common::{
     Container,
-    action::{ACTIONS, Action, Asked, Told},
-    event::{Event, Gone},
+    action::{ACTIONS, Asked},
     fork_storm::Reason,
     host::Host as HostTable,
 };
@@ -15,11 +14,10 @@ use crate::{
     act::{cgroup::Cgroup, freeze, membership, pids, restore},
     decide::{
         asked::Counts,
-        seen::{Decision, Frozen, HostSeen, Limits, Seen},
+        seen::{Frozen, HostSeen, Limits, Seen},
         settings::Max,
     },
     kernel::{install::number_of, rungs::Rung},
-    sense::ring::Message,
 };
 
 /// Every container is looked at once in so many ticks, also when nothing is refused in it: for leaks, and for what others
@@ -151,7 +149,11 @@ impl Daemon {
 
     /// Looks at containers, decides, and does what was decided.
     pub(super) fn look(&mut self, ids: &[u64]) {
-        let seen: Vec<Seen> = ids.iter().filter_map(|id| self.see(*id)).collect();
+        let mut seen: Vec<Seen> = ids.iter().filter_map(|id| self.see(*id)).collect();
+        // Who did what was counted just now: the kernel side tells it before it counts. Whom else it tells of is looked at next time.
+        self.busy.clear();
+        self.drain();
+        seen.retain(|seen| self.roster.get(seen.id).is_some());
         let host = HostSeen {
             pids: Some(self.pids.tasks),
             ceiling: (self.pids.ceiling != 0).then_some(self.pids.ceiling),
@@ -172,7 +174,7 @@ impl Daemon {
         for seen in &seen {
             self.keep_cap(seen);
         }
-        self.busy = self.engine.open().map(|(id, _, _)| id).collect();
+        self.busy.extend(self.engine.open().map(|(id, _, _)| id));
         self.busy.extend(self.engine.waiting());
         let journal = &self.journal;
         self.busy.extend(
@@ -185,7 +187,7 @@ impl Daemon {
     }
 
     /// One container as it is now; `None`: it is gone.
-    fn see(&mut self, id: u64) -> Option<Seen> {
+    pub(super) fn see(&mut self, id: u64) -> Option<Seen> {
         let known = self.roster.get(id)?.clone();
         let state: Container = self.kernel.containers.get(known.slot as usize);
         if state.id != id {
@@ -265,7 +267,7 @@ impl Daemon {
 
     /// On the rung that can only watch, what an enforced limit would have refused is counted as audited: to the ladder,
     /// which is all that is left, it is a breach of what is enforced.
-    fn watched(&self, seen: &mut Seen) {
+    pub(super) fn watched(&self, seen: &mut Seen) {
         let Some(number) = number_of(seen.profile) else {
             return;
         };
@@ -273,91 +275,6 @@ impl Daemon {
             if self.plan.enforces(number, reason) {
                 let index = reason as usize;
                 seen.refused[index] += std::mem::take(&mut seen.audited[index]);
-            }
-        }
-    }
-
-    /// What the kernel side told.
-    pub(super) fn heard(&mut self, message: Message) {
-        match message {
-            // The counters tell as much, and exactly; it is looked at now instead of in a second.
-            Message::Fork { event, .. } => self.asked_by(&event, None),
-            Message::Action { event, action, .. } => self.asked_by(&event, Some(action)),
-            Message::Made { event, path } => {
-                self.directory.add(event.container, &path);
-                self.roster.made(event.container, event.slot, path);
-                self.say_made(event.container);
-                self.busy.insert(event.container);
-                self.fresh.push(event.container);
-            }
-            Message::Gone(gone) => self.gone(&gone),
-            Message::MovedOut(event) => self.say_moved_out(&event),
-        }
-    }
-
-    /// Remembers who it was: the counters do not tell.
-    fn asked_by(&mut self, event: &Event, action: Option<Action>) {
-        self.culprits.entry(event.container).or_default().insert(
-            action,
-            super::Culprit {
-                tgid: event.tgid,
-                comm: event.comm,
-                told: match action {
-                    Some(_) => event.other,
-                    None => Told::default(),
-                },
-            },
-        );
-        self.busy.insert(event.container);
-    }
-
-    fn gone(&mut self, gone: &Gone) {
-        let id = gone.event.container;
-        let last = Seen {
-            id,
-            profile: gone.event.profile,
-            allowed: gone.allowed,
-            refused: gone.refused,
-            audited: gone.audited,
-            actions: counts(&gone.actions),
-            ..Seen::default()
-        };
-        let mut last = last;
-        if self.rung == Rung::Observe {
-            self.watched(&mut last);
-        }
-        let decisions: Vec<Decision> = self.engine.gone(now(), id, Some(&last));
-        for decision in &decisions {
-            self.carry_out(decision);
-        }
-        if gone.moved_out > 0 {
-            self.say_moved_out_untold(id, gone.moved_out);
-        }
-        self.say_gone(gone);
-        self.forget(id);
-    }
-
-    /// A container is gone.
-    pub(super) fn forget(&mut self, id: u64) {
-        self.roster.gone(id);
-        self.looked.remove(&id);
-        self.busy.remove(&id);
-        self.culprits.remove(&id);
-        self.uncapped.remove(&id);
-    }
-
-    /// New containers are looked at at once: where no program refuses forks, their cap in `pids.max` is all that holds
-    /// them.
-    pub(super) fn cap_fresh(&mut self) {
-        for id in std::mem::take(&mut self.fresh) {
-            let profile = self
-                .roster
-                .get(id)
-                .map(|known| self.kernel.containers.get(known.slot as usize).profile);
-            if profile.and_then(|profile| self.cap_of(profile)).is_some()
-                && let Some(seen) = self.see(id)
-            {
-                self.keep_cap(&seen);
             }
         }
     }
@@ -407,60 +324,6 @@ impl Daemon {
                     host.unrecognised
                 ),
             );
-        }
-    }
-
-    /// Where the kernel side does not recognise them, we do, a second late.
-    fn look_for_containers(&mut self) {
-        if !self.looking {
-            return;
-        }
-        self.reconcile();
-        let new: Vec<u64> = self
-            .roster
-            .iter()
-            .map(|known| known.id)
-            .filter(|id| !self.looked.contains_key(id))
-            .collect();
-        for id in new {
-            self.say_made(id);
-            self.busy.insert(id);
-            self.fresh.push(id);
-        }
-        self.cap_fresh();
-    }
-
-    /// Brings the roster to what stands in the kernel table.
-    fn resync(&mut self) {
-        let mut there: HashMap<u64, u32> = HashMap::new();
-        for slot in self.kernel.slots() {
-            let state = self.kernel.containers.get(slot);
-            if state.id != 0 {
-                there.insert(state.id, slot as u32);
-            }
-        }
-        let vanished: Vec<u64> = self
-            .roster
-            .iter()
-            .map(|known| known.id)
-            .filter(|id| !there.contains_key(id))
-            .collect();
-        for id in vanished {
-            let decisions = self.engine.gone(now(), id, None);
-            for decision in &decisions {
-                self.carry_out(decision);
-            }
-            self.forget(id);
-        }
-        for (id, slot) in there {
-            if self.roster.get(id).is_none()
-                && let Ok(Some(cgroup)) = Cgroup::open(&self.hierarchy, id)
-                && let Some(path) = cgroup.path(&self.hierarchy)
-            {
-                self.directory.add(id, &path);
-                self.roster.made(id, slot, path);
-                self.busy.insert(id);
-            }
         }
     }
 

@@ -11,7 +11,8 @@ use guard_common::{
 };
 
 use crate::{
-    gate::{Attempt, Verdict},
+    attempt::Attempt,
+    gate::Verdict,
     hazards::net_namespace,
     kernel::{self, add},
     maps::PROFILES,

@@ -9,7 +9,8 @@ use aya_ebpf::{
 use guard_common::{config::Field, event::Kind, host::Host, setup::CLONE_INTO_CGROUP};
 
 use crate::{
-    event, gate,
+    attempt::{TOLD_MADE_OUTSIDE, is_told},
+    event,
     kernel::{self, add},
     subject,
 };
@@ -167,7 +168,7 @@ fn into_cgroup(host: *mut Host, child: u64) -> Option<()> {
     unsafe { add(&raw mut (*container).moved_out, 1) };
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    if gate::is_told(container, gate::TOLD_MADE_OUTSIDE, now_ns) {
+    if is_told(container, TOLD_MADE_OUTSIDE, now_ns) {
         let id = kernel::cgroup_id(cgroup)?;
         event::tell(host, Kind::MovedOut as u32, 1, subject.slot, container, id);
     }
