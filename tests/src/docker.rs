@@ -23,7 +23,7 @@ pub const IMAGE: &str = "stock";
 /// The socket of the host's containerd, which `dockerd` starts.
 pub const CONTAINERD: &str = "/var/run/docker/containerd/containerd.sock";
 /// Where it keeps images and containers.
-const DATA: &str = "/tmp/bulkhead-docker";
+pub const DATA: &str = "/tmp/bulkhead-docker";
 /// What it writes.
 const LOG: &str = "/run/bulkhead-docker.log";
 /// Seconds that anything of it may take, on an emulated processor that others use as well.
@@ -56,8 +56,18 @@ impl Docker {
     /// # Errors
     /// It ended, or does not answer in time; its log is in the error.
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with more arguments.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(arguments: &[&str]) -> Result<Self> {
         make_image_root(Path::new(ROOT))?;
-        let docker = Self { daemon: spawn()? };
+        let docker = Self {
+            daemon: spawn(arguments)?,
+        };
         let import = format!("tar -C {ROOT} -c . | docker import - {IMAGE}");
         let output = Command::new("sh").args(["-c", &import]).output()?;
         ensure!(output.status.success(), "no image: {output:?}");
@@ -114,10 +124,13 @@ impl Drop for Docker {
     }
 }
 
-fn spawn() -> Result<Child> {
+fn spawn(arguments: &[&str]) -> Result<Child> {
     let log = File::create(LOG)?;
     let mut daemon = Command::new("dockerd")
         .args(["--data-root", DATA])
+        .args(arguments)
+        // Nobody answers for udev here: the device mapper makes its nodes itself.
+        .env("DM_DISABLE_UDEV", "1")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -43,7 +43,13 @@ pub struct Report {
     pub devices: Vec<DeviceReport>,
     /// Ways that stay open on this kernel.
     pub open: Vec<&'static str>,
+    /// Programs that may fail where discards are refused, and what to tell them.
+    pub advice: Vec<&'static str>,
 }
+
+/// It runs `blkdiscard`, and takes its failure for its own (containerd, snapshots/devmapper/pool_device.go, `DeactivateDevice`).
+const CONTAINERD: &str = "containerd removes no snapshot while discards are off if its config.toml says `discard_blocks = true`, and says \
+    `failed to deactivate device`: say false, and start it anew; it removes them then";
 
 /// A pool.
 #[derive(Debug, Serialize)]
@@ -138,7 +144,7 @@ impl Report {
                     .and_then(|one| one.status),
             })
             .collect();
-        let devices = (stack.blocks())
+        let devices: Vec<DeviceReport> = (stack.blocks())
             .filter(|(number, _)| stack.class(*number) != Class::Other)
             .map(|(number, block)| {
                 let counts = counted.get(&number).copied().unwrap_or_default();
@@ -170,6 +176,8 @@ impl Report {
                 }
             })
             .collect();
+        let is_containerds = |device: &DeviceReport| device.user == Some(User::Containerd);
+        let advice = (devices.iter().any(is_containerds)).then_some(CONTAINERD);
         Ok(Self {
             discards: match pinned.map(|pinned| pinned.host().thin_discard) {
                 None => "unguarded",
@@ -181,6 +189,7 @@ impl Report {
             pools,
             devices,
             open: open_here(),
+            advice: advice.into_iter().collect(),
         })
     }
 }

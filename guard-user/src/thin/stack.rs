@@ -61,7 +61,10 @@ impl Stack {
     /// It does not list them: nothing is known of any.
     pub fn of(sys: &Path, ask: &dyn Ask) -> io::Result<Self> {
         let mut stack = Self::default();
-        for name in names(&sys.join("class/block"))? {
+        let class = sys.join("class/block");
+        // That there is none says nothing of devices: whoever lists them then has another sysfs, or none.
+        fs::metadata(&class)?;
+        for name in names(&class)? {
             stack.read(sys, ask, &name);
         }
         stack.together = together(sys);

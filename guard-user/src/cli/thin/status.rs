@@ -72,6 +72,9 @@ fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
         for way in &report.open {
             writeln!(out, "open            {way}")?;
         }
+        for words in &report.advice {
+            writeln!(out, "advice          {words}")?;
+        }
     }
     Ok(())
 }

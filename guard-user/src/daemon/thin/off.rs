@@ -192,9 +192,11 @@ impl Daemon {
         );
     }
 
-    /// Of what was switched off: nobody is to be refused discards any more, or it is known to stand on something else by now.
+    /// Of what was switched off: nobody is to be refused discards any more, or it is known to stand on something else by now. One that is
+    /// not listed is not known.
     fn may_be_on(&self, number: u32) -> bool {
-        !self.refuses() || self.thin.stack.alone(number) == Class::Other
+        let stack = &self.thin.stack;
+        !self.refuses() || stack.block(number).is_some() && stack.alone(number) == Class::Other
     }
 
     fn is_to_be_off(&self, number: u32) -> bool {

@@ -67,6 +67,15 @@ impl Drop for Sys {
 }
 
 #[test]
+fn where_no_devices_can_be_listed_nothing_is_said_of_any() {
+    let sys = Sys::new("unlisted");
+    fs::remove_dir_all(sys.at.join("class/block")).unwrap();
+    assert!(Stack::of(&sys.at, &sys).is_err());
+    fs::write(sys.at.join("class/block"), "").unwrap();
+    assert!(Stack::of(&sys.at, &sys).is_err());
+}
+
+#[test]
 fn what_stands_on_a_thin_volume_is_thin_and_what_the_pool_stands_on_is_not() {
     let mut sys = Sys::new("classes");
     sys.block("loop0", "7:0", &[]);

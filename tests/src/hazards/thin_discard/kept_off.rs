@@ -38,6 +38,11 @@ pub const SCENARIOS: &[Scenario] = &[
         run: restored,
     },
     Scenario {
+        name: "thin_discard::a_daemon_that_cannot_ask_switches_nothing_on",
+        needs: Needs::Ends,
+        run: blind,
+    },
+    Scenario {
         name: "thin_discard::it_is_off_by_default_where_the_kernel_has_a_bug_and_by_the_verb_at_once",
         needs: Needs::Ends,
         run: by_default_and_by_the_verb,
@@ -181,6 +186,57 @@ fn restored() -> Result<()> {
     let mut daemon = Daemon::start(&policy, &[])?;
     daemon.stop()?;
     ensure!(most(&thin)? > 0, "the end leaves discards off");
+    Ok(())
+}
+
+/// Who cannot see what a device stands on knows no more than before.
+fn blind() -> Result<()> {
+    let mut pool = Pool::make()?;
+    let thin = pool.volume()?;
+    let container = Cgroup::container()?;
+    let policy = Policy::write("enforce", super::RULE, OFF)?;
+    let daemon = Daemon::start(&policy, &[])?;
+    let script = format!("blkdiscard {thin}");
+    for (what, cover, undo) in [
+        (
+            "no device mapper",
+            "mv /dev/mapper/control /dev/mapper/away; mknod /dev/mapper/control c 1 3",
+            "rm /dev/mapper/control; mv /dev/mapper/away /dev/mapper/control",
+        ),
+        (
+            "no class",
+            "mount -t tmpfs none /sys/class",
+            "umount --lazy /sys/class",
+        ),
+        (
+            "no devices",
+            "mount -t tmpfs none /sys/class/block",
+            "umount --lazy /sys/class/block",
+        ),
+    ] {
+        write(&thin)?;
+        let before = pool.used()?;
+        must(cover)?;
+        let tried = daemon.reload().and_then(|()| {
+            // A look of the daemon's own, besides.
+            std::thread::sleep(Duration::from_secs(2));
+            Ok([
+                most(&thin)?,
+                u64::from(came(Some(&container), &script)? != Came::Refused),
+                u64::from(came(None, &script)? != Came::Unsupported),
+            ])
+        });
+        must(undo)?;
+        let on = tried?;
+        ensure!(
+            on == [0; 3],
+            "{what}: on for queue, container, host: {on:?}"
+        );
+        ensure!(pool.used()? == before, "{what}: blocks were given back");
+        daemon.reload()?;
+        let new = pool.volume()?;
+        off_again(&new)?;
+    }
     Ok(())
 }
 

@@ -1,8 +1,10 @@
 //! Thin discard: on each way to a device that stands on dm-thin a discard is refused, and the pool's own count of blocks says so.
 
+mod daemons;
 mod filling;
 mod kept_off;
 pub mod pool;
+mod rare;
 mod silent;
 mod tools;
 mod unasked;
@@ -40,7 +42,9 @@ pub const SCENARIOS: &[&[Scenario]] = &[
         },
     ],
     kept_off::SCENARIOS,
+    daemons::SCENARIOS,
     filling::SCENARIOS,
+    rare::SCENARIOS,
     silent::SCENARIOS,
     tools::SCENARIOS,
     unasked::SCENARIOS,

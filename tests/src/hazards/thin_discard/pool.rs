@@ -176,7 +176,8 @@ impl Pool {
     /// # Errors
     /// It cannot be made.
     pub fn array(&mut self, over: &str) -> Result<String> {
-        let array = format!("/dev/md{}", number());
+        // More than 511 mdadm cannot make by name.
+        let array = format!("/dev/md{}", number() % 512);
         must(&format!(
             "modprobe raid1; mdadm --create {array} --quiet --run --level=1 --raid-devices=2 --metadata=1.2 {over} missing"
         ))?;
@@ -220,7 +221,7 @@ impl Pool {
         )
     }
 
-    /// Sectors of all volumes that are mapped, by the pool's own word.
+    /// Blocks of all volumes that are mapped, by the pool's own word.
     ///
     /// # Errors
     /// It has none.

@@ -29,6 +29,7 @@ dmsetup message docker-pool 0 "create_thin 1"; transaction 0 1; volume base 1
 case $FS in
 ext4) mkfs.ext4 -q -E nodiscard /dev/mapper/base ;;
 xfs) mkfs.xfs -q -K /dev/mapper/base ;;
+btrfs) mkfs.btrfs -qK /dev/mapper/base ;;
 esac
 mount /dev/mapper/base $D/m; mkdir $D/m/rootfs; head -c 300000 /dev/urandom > $D/m/rootfs/image; umount $D/m
 dmsetup message docker-pool 0 "create_snap 2 1"; transaction 1 2

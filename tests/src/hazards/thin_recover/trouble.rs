@@ -26,6 +26,21 @@ pub const SCENARIOS: &[Scenario] = &[
         run: vanishes,
     },
     Scenario {
+        name: "thin_recover::a_target_that_fills_up_half_way_leaves_nothing",
+        needs: Needs::Ends,
+        run: fills_up,
+    },
+    Scenario {
+        name: "thin_recover::a_copy_that_cannot_be_taken_away_is_named",
+        needs: Needs::Ends,
+        run: remains,
+    },
+    Scenario {
+        name: "thin_recover::the_subvolumes_of_a_btrfs_are_named",
+        needs: Needs::Ends,
+        run: subvolumes,
+    },
+    Scenario {
         name: "thin_recover::a_call_that_is_stopped_or_killed_leaves_nothing",
         needs: Needs::Ends,
         run: stopped,
@@ -152,6 +167,67 @@ fn vanishes() -> Result<()> {
     let left = lab.shell("ls $T")?;
     ensure!(left.is_empty(), "left: {left}");
     ensure!(before == lab.pool()?, "the pool was written to");
+    Ok(())
+}
+
+/// There was room when it was looked for, and somebody else takes it.
+fn fills_up() -> Result<()> {
+    let lab = Lab::new("ext4")?;
+    let before = lab.pool()?;
+    lab.shell("mkdir $T/room; mount -t tmpfs -o size=10M none $T/room")?;
+    let full = lab.shell(SLOW).and_then(|_| {
+        let child = copying(&lab, &lab.to("room/web"))?;
+        lab.shell("dd if=/dev/zero of=$T/room/other bs=1M status=none 2> /dev/null || true")?;
+        Ok(child.wait_with_output()?)
+    });
+    lab.shell(FAST)?;
+    let left = lab.shell("ls $T/room")?;
+    // An image, into which the kernel copies.
+    lab.shell("rm $T/room/other; mount -o remount,size=1M $T/room; mkdir -p $T/room/x; head -c 900K /dev/zero > $T/room/other")?;
+    let image = lab.recover(&["--volume", "web", "--yes", "--to", &lab.to("room/web.img")]);
+    let left_of_image = lab.shell("rm -r $T/room/x; ls $T/room; umount $T/room")?;
+    ended(&full?, 1, "No space left on device")?;
+    ensure!(left.trim() == "other", "left: {left}");
+    ended(&image?, 1, "(--to)")?;
+    ensure!(left_of_image.trim() == "other", "left: {left_of_image}");
+    ensure!(before == lab.pool()?, "the pool was written to");
+    Ok(())
+}
+
+/// What somebody made immutable is not ours to take away.
+fn remains() -> Result<()> {
+    let lab = Lab::new("ext4")?;
+    lab.shell(
+        "truncate -s 100M $T/disk; mkfs.ext4 -q $T/disk; mkdir $T/room; mount -o loop $T/disk $T/room",
+    )?;
+    lab.shell(SLOW)?;
+    let to = lab.to("room/web");
+    let child = copying(&lab, &to)?;
+    lab.shell("chattr +i $T/room/web/files.partial/rootfs")?;
+    let output = child.wait_with_output()?;
+    lab.shell(&format!(
+        "chattr -i $T/room/web/files.partial/rootfs; umount $T/room; {FAST}"
+    ))?;
+    let words = format!("{to} is not whole, and is still there (Operation not permitted");
+    ended(&output, 1, &words)?;
+    ended(&output, 1, "It failed since `setpriv")
+}
+
+/// Those begin file systems of their own, and are not copied.
+fn subvolumes() -> Result<()> {
+    let left = Left {
+        before_unmount: "btrfs -q subvolume create $D/m/rootfs/a/sub; echo x > $D/m/rootfs/a/sub/file",
+        ..Left::default()
+    };
+    let lab = Lab::left("btrfs", left)?;
+    let to = lab.to("web");
+    let output = lab.recover(&["--volume", "web", "--yes", "--to", &to])?;
+    ended(&output, 0, "rootfs/a/sub")?;
+    lab.shell("rmdir $T/web/files/rootfs/a/sub")?;
+    // All else is there; times of the folder are what the new entry and its removal made them.
+    lab.shell(&format!(
+        "rmdir $D/m; ln -sfn {to}/files $D/m; eval \"$SUM\" > $D/now; rm $D/m; mkdir $D/m; same $D/now $D/sum"
+    ))?;
     Ok(())
 }
 

@@ -1,0 +1,199 @@
+//! Debian's dockerd and containerd with their volumes in a thin pool, told to discard what they remove: switched off for the host they
+//! go on, and nothing reaches the pool's data. That is a loop device's file, and grows smaller by what it is told.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    OFF,
+    pool::{Pool, must},
+};
+use crate::{
+    daemon::{Daemon, Policy, succeed},
+    docker::{Docker, IMAGE},
+    hazards::{Needs, Scenario},
+    host::wait_for,
+};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "thin_discard::dockerd_on_a_pool_goes_on_and_discards_nothing",
+        needs: Needs::Runtimes,
+        run: dockerd,
+    },
+    Scenario {
+        name: "thin_discard::containerd_on_a_pool_discards_nothing_and_is_told_what_to_say",
+        needs: Needs::Runtimes,
+        run: containerd,
+    },
+];
+
+/// Bytes of a block of the pool.
+const BLOCK: u64 = 64 << 10;
+/// MiB that are written into what is removed then, and what the file grows smaller by at least when they are discarded.
+const WRITTEN: u64 = 24;
+const GIVEN_BACK: u64 = 16 << 20;
+
+/// What becomes of the pool's blocks, and of the file below it, while something is removed: whether each gets them back.
+fn removed(pool: &Pool, remove: impl FnOnce() -> Result<()>) -> Result<[bool; 2]> {
+    must("sync")?;
+    let (used, taken) = (pool.used()?, pool.taken("data")?);
+    remove()?;
+    let blocks = used.saturating_sub(pool.used()?) * BLOCK > GIVEN_BACK;
+    Ok([
+        blocks,
+        taken.saturating_sub(pool.taken("data")?) > GIVEN_BACK,
+    ])
+}
+
+fn dockerd() -> Result<()> {
+    let run = |pool: &Pool| -> Result<[bool; 2]> {
+        let device = format!("dm.thinpooldev=/dev/mapper/{}", pool.name());
+        let mut arguments = vec!["--storage-driver=devicemapper"];
+        for option in [
+            &device,
+            "dm.basesize=300M",
+            "dm.fs=ext4",
+            "dm.blkdiscard=true",
+            "dm.override_udev_sync_check=true",
+        ] {
+            arguments.extend(["--storage-opt", option]);
+        }
+        let docker = Docker::start_with(&arguments)?;
+        docker.done(&["create", "--name=web", IMAGE, "sh"])?;
+        must(&format!(
+            "dd if=/dev/urandom of=/tmp/big bs=1M count={WRITTEN} status=none"
+        ))?;
+        docker.done(&["cp", "/tmp/big", "web:/big"])?;
+        let came = removed(pool, || docker.done(&["rm", "web"]).map(drop))?;
+        // And goes on: what comes next has a volume, and runs.
+        let said = docker.done(&["run", "--rm", "--network=none", IMAGE, "echo", "alive"])?;
+        ensure!(said.trim() == "alive", "{said}");
+        Ok(came)
+    };
+    let came = run(&Pool::make()?).context("without Bulkhead")?;
+    ensure!(came == [true, true], "without Bulkhead: {came:?}");
+    let policy = Policy::write("enforce", "pids: {max: 4000}", OFF)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    let came = run(&Pool::make()?)?;
+    ensure!(came == [true, false], "off for the host: {came:?}");
+    Ok(())
+}
+
+/// A containerd of its own, which is none of docker's.
+struct Containerd {
+    daemon: Child,
+    /// The pool's, and gone with it: the next one finds there what this one had.
+    folder: PathBuf,
+}
+
+const SOCKET: &str = "/run/bulkhead-containerd.sock";
+
+impl Containerd {
+    fn start(pool: &Pool, discards: bool) -> Result<Self> {
+        let folder = pool.place()?.with_file_name("containerd");
+        fs::create_dir_all(&folder)?;
+        let (at, name) = (folder.display(), pool.name());
+        let config = folder.join("config.toml");
+        fs::write(
+            &config,
+            format!(
+                "version = 2\nroot = \"{at}/root\"\nstate = \"{at}/state\"\n\
+                 disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{SOCKET}\"\n\
+                 [plugins.\"io.containerd.snapshotter.v1.devmapper\"]\nroot_path = \"{at}/devmapper\"\n\
+                 pool_name = \"{name}\"\nbase_image_size = \"300MB\"\ndiscard_blocks = {discards}\n"
+            ),
+        )?;
+        let log = fs::File::create(folder.join("log"))?;
+        let daemon = Command::new("containerd")
+            .arg("--config")
+            .arg(&config)
+            .env("DM_DISABLE_UDEV", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let containerd = Self { daemon, folder };
+        wait_for("containerd", Duration::from_secs(60), || {
+            Ok(must(&format!("ctr --address {SOCKET} version")).is_ok())
+        })?;
+        Ok(containerd)
+    }
+
+    fn snapshots(&self, what: &str) -> Result<String> {
+        must(&format!(
+            "ctr --address {SOCKET} snapshots --snapshotter devmapper {what}"
+        ))
+    }
+}
+
+impl Containerd {
+    fn wait_until_gone(&self, device: &str) -> Result<()> {
+        wait_for("the snapshot to go", Duration::from_secs(15), || {
+            Ok(!must("dmsetup ls")?.contains(device))
+        })
+        .with_context(|| fs::read_to_string(self.folder.join("log")).unwrap_or_default())
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+/// With blocks to be discarded it takes a blkdiscard that fails for a failure, whoever switched discards off, and removes nothing. What
+/// to do about that is said, and helps.
+fn containerd() -> Result<()> {
+    let pool = Pool::make()?;
+    let came = snapshot(&pool, true)?;
+    ensure!(came == [true, true], "without Bulkhead: {came:?}");
+    let policy = Policy::write("enforce", "pids: {max: 4000}", OFF)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    let pool = Pool::make()?;
+    ensure!(
+        snapshot(&pool, true).is_err(),
+        "it removes a snapshot whose blocks it may not discard: then the advice can go"
+    );
+    let said = succeed(&["thin", "status"])?;
+    ensure!(said.contains("discard_blocks = true"), "{said}");
+    let (used, taken) = (pool.used()?, pool.taken("data")?);
+    let containerd = Containerd::start(&pool, false)?;
+    // It removes what is left when it next has something to remove.
+    containerd.snapshots("prepare other ''")?;
+    containerd.snapshots("rm other")?;
+    containerd.wait_until_gone(&format!("{}-snap-", pool.name()))?;
+    ensure!(
+        pool.used()? < used,
+        "what was left has its blocks still: {used}"
+    );
+    ensure!(pool.taken("data")? >= taken, "they were discarded");
+    drop(containerd);
+    let pool = Pool::make()?;
+    let came = snapshot(&pool, false)?;
+    ensure!(came == [true, false], "told not to: {came:?}");
+    Ok(())
+}
+
+/// A snapshot with something in it that is removed.
+fn snapshot(pool: &Pool, discards: bool) -> Result<[bool; 2]> {
+    let containerd = Containerd::start(pool, discards)?;
+    containerd.snapshots("prepare snapshot ''")?;
+    let device = format!("{}-snap-1", pool.name());
+    let at = pool.place()?.display().to_string();
+    must(&format!(
+        "mount -o nodiscard /dev/mapper/{device} {at}
+         dd if=/dev/urandom of={at}/big bs=1M count={WRITTEN} conv=fsync status=none; umount {at}"
+    ))?;
+    removed(pool, || {
+        containerd.snapshots("rm snapshot")?;
+        containerd.wait_until_gone(&device)
+    })
+}
