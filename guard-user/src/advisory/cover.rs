@@ -19,6 +19,8 @@ pub struct Covering {
     pub action: &'static str,
     /// What stays open.
     pub leaves: Option<String>,
+    /// Subjects of the policy whose containers it leaves alone.
+    pub not_for: Vec<String>,
     /// Whether the rule denies it on the kernel that the policy was armed for.
     pub armed: bool,
 }
@@ -64,6 +66,7 @@ pub fn coverage(advisory: &Advisory, policy: &Policy) -> Coverage {
                     mode: mode(policy, rule.mode),
                     action: action.name(),
                     leaves: trigger.leaves.clone(),
+                    not_for: not_for(policy, rule),
                     armed: denial.armed.holds(),
                 })
             })
@@ -87,6 +90,15 @@ pub fn coverage(advisory: &Advisory, policy: &Policy) -> Coverage {
     } else {
         Coverage::By(by)
     }
+}
+
+/// In the policy's order. What no subject names is no container to the policy.
+fn not_for(policy: &Policy, rule: &Rule) -> Vec<String> {
+    let names = policy.subjects.iter().map(|subject| &subject.name);
+    names
+        .filter(|name| !rule.subjects.contains(name) || rule.except.contains(name))
+        .cloned()
+        .collect()
 }
 
 /// The built-in policy is audited altogether, unless `run --enforce` says otherwise.

@@ -130,6 +130,8 @@ struct By {
     mode: &'static str,
     action: &'static str,
     leaves: Option<String>,
+    /// Subjects of the policy that the rule is not about.
+    not_for: Vec<String>,
     /// Whether it does so on this kernel: `kernel: affected` may leave it out.
     armed: bool,
 }
@@ -239,6 +241,7 @@ fn line<'a>(advisory: &'a Advisory, judgement: Judgement, policy: &Policy) -> Li
                 mode: by.mode.name(),
                 action: by.action,
                 leaves: by.leaves,
+                not_for: by.not_for,
                 armed: by.armed,
             });
             (by.collect(), None)
@@ -297,6 +300,10 @@ mod tests {
     const FILE: &str = "id: made-up\ntitle: a bug\nhappens: Nothing.\nharm: crash\nreach: any\nupstream: {introduced: [\"5.10\"], fixed: [\"6.2\"]}\nTRIGGERS\nchecked: {on: \"2026-11-28\", how: made up}\n";
 
     fn said(triggers: &str, kernel: &str, all: bool) -> String {
+        said_of(POLICY, triggers, kernel, all)
+    }
+
+    fn said_of(policy: &str, triggers: &str, kernel: &str, all: bool) -> String {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("bulkhead-advisories-cli-{}-{number}", std::process::id());
@@ -311,7 +318,7 @@ mod tests {
         std::fs::remove_dir_all(&folder).unwrap();
         let mut set = set.unwrap_or_else(|problems| panic!("{problems}"));
         set.advisories.retain(|advisory| advisory.id == "made-up");
-        let mut policy = load::from_bytes("x", POLICY.as_bytes()).unwrap();
+        let mut policy = load::from_bytes("x", policy.as_bytes()).unwrap();
         let kernel = Kernel::parse(kernel).unwrap();
         arm(&mut policy, Ok(&Bugs::of(&set, &kernel, &|_| false)));
         words::words(&report(&set, &policy, &kernel, None), all).unwrap()
@@ -378,6 +385,22 @@ mod tests {
                 "{said}"
             );
         }
+    }
+
+    #[test]
+    fn whom_the_rule_is_not_about_is_said() {
+        let policy = POLICY
+            .replace("subjects: {all: {cgroups: [\"/docker/*\"]}}", "subjects: {all: {cgroups: [\"/docker/*\"]}, ci: {cgroups: [\"/ci/*\"]}, own: {cgroups: [\"/own/*\"]}}")
+            .replace("{name: log, subjects: [all],", "{name: log, subjects: [all], except: [own],");
+        let said = said_of(
+            &policy,
+            "triggers: [{action: kernel_log.read}]",
+            "6.1.50",
+            false,
+        );
+        let line =
+            "  covered    by rule log (enforce), which denies kernel_log.read; not for ci, own\n";
+        assert!(said.contains(line), "{said}");
     }
 
     #[test]

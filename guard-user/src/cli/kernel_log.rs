@@ -12,7 +12,7 @@ use anyhow::Result;
 use clap::Args;
 use guard_user::{
     klog::{line::Line, names::Origin, record::Level},
-    record::read::Entry,
+    record::{Text, read::Entry},
 };
 
 use self::words::{about, readable};
@@ -24,7 +24,7 @@ use super::log::{Moment, Printer, View, follow, last, none_of, show, wait};
 /// another. Who: a container's id, a process of the host, `kernel` for its
 /// threads and interrupts, `?` where it cannot be told. `*` before the level: a process wrote it, not the kernel. Lines that the kernel
 /// printed in pieces are put together, unless --json is given. LOST says how many lines the kernel had overwritten before
-/// they could be read.
+/// they could be read. Where the lines of another boot begin stands `-- boot ID --`.
 ///
 /// Exit code 0: shown, or nothing matched, which is said; 1: there is no copy, or it cannot be read; 3: only root may read it.
 #[derive(Args)]
@@ -121,6 +121,8 @@ struct Lines {
     begun: Option<(Line, String)>,
     /// Losses that no shown line came after: those that follow are told with them.
     lost: Option<Line>,
+    /// The boot of what was shown last.
+    boot: Option<Text>,
     /// A line was shown that is no loss.
     matched: bool,
     /// Of some line it is known who printed it.
@@ -198,13 +200,26 @@ impl Lines {
         }
         self.end_losses(out)?;
         self.matched = true;
+        self.begin_boot(&line, out)?;
         out.write_all(format!("{}{more}\n", readable(&line)).as_bytes())
     }
 
     fn end_losses(&mut self, out: &mut impl Write) -> io::Result<()> {
         match self.lost.take() {
-            Some(lost) => out.write_all(format!("{}\n", readable(&lost)).as_bytes()),
+            Some(lost) => {
+                self.begin_boot(&lost, out)?;
+                out.write_all(format!("{}\n", readable(&lost)).as_bytes())
+            }
             None => Ok(()),
+        }
+    }
+
+    /// Says that another boot begins: what stands above is the last that a kernel said which may have died.
+    fn begin_boot(&mut self, line: &Line, out: &mut impl Write) -> io::Result<()> {
+        let before = self.boot.replace(line.boot.clone());
+        match before.is_some_and(|before| before != line.boot) {
+            true => out.write_all(format!("-- boot {} --\n", line.boot).as_bytes()),
+            false => Ok(()),
         }
     }
 

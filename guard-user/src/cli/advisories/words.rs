@@ -74,6 +74,10 @@ fn advisory(out: &mut String, line: &Line<'_>) -> Result<()> {
     for by in &line.covered {
         let leaves =
             (by.leaves.as_ref()).map_or(String::new(), |leaves| format!("; leaves {leaves}"));
+        let not_for = match by.not_for.as_slice() {
+            [] => String::new(),
+            names => format!("; not for {}", names.join(", ")),
+        };
         let audit = if by.mode == Mode::Audit.name() {
             ", which refuses nothing"
         } else {
@@ -87,7 +91,7 @@ fn advisory(out: &mut String, line: &Line<'_>) -> Result<()> {
         say(
             "covered",
             &format!(
-                "by rule {} ({}{audit}{armed}), which denies {}{leaves}",
+                "by rule {} ({}{audit}{armed}), which denies {}{not_for}{leaves}",
                 by.rule, by.mode, by.action
             ),
         )?;

@@ -234,6 +234,47 @@ fn the_last_lines_are_the_last_of_those_that_are_asked_for_with_all_their_pieces
 }
 
 #[test]
+fn where_another_boot_begins_is_said_between_what_is_shown() {
+    let (info, err) = (kern("info", "quiet"), kern("err", "grave"));
+    let all = [
+        (1, info.as_str()),
+        (2, &err),
+        (3, &info),
+        (4, &err),
+        (5, r#""lost":3"#),
+        (6, &info),
+    ];
+    let path = file("boots", &all);
+    // The first two are of another boot.
+    let text = fs::read_to_string(&path)
+        .unwrap()
+        .replacen("\"boot\":\"b\"", "\"boot\":\"a\"", 2);
+    fs::write(&path, text).unwrap();
+    let words = |lines: Vec<String>| -> Vec<String> {
+        let last = |line: String| line.rsplit("  ").next().unwrap_or_default().to_owned();
+        lines.into_iter().map(last).collect()
+    };
+    let level = |view: &mut Lines| view.level = Some(Level::Err);
+    assert_eq!(
+        words(shown(&path, |_| {})),
+        [
+            "quiet",
+            "grave",
+            "-- boot b --",
+            "quiet",
+            "grave",
+            "LOST 3 lines",
+            "quiet"
+        ]
+    );
+    assert_eq!(
+        words(shown(&path, level)),
+        ["grave", "-- boot b --", "grave", "LOST 3 lines"]
+    );
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn that_nothing_matched_is_said_and_whether_printers_are_named_at_all() {
     let path = file("nothing", &[(1, &kern("err", "x")), (5, r#""lost":3"#)]);
     let said = |change: fn(&mut Lines)| looked(&path, None, change).1;
