@@ -77,7 +77,7 @@ impl Attempt {
         }
     }
 
-    /// Before it is counted: whoever sees the count finds in the ring who it was.
+    /// Before it is counted: who sees the count finds in the ring who it was, but for what another processor is about to tell.
     #[inline(always)]
     fn tell(&self, reason: Reason, audited: u32) {
         let what = u64::from(self.slot) | u64::from(audited) << 32 | (reason as u64) << 33;

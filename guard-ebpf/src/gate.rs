@@ -255,8 +255,8 @@ pub extern "C" fn gate_close(what: u64, one: u64, two: u64) -> u32 {
     u32::from(verdict == Verdict::Deny)
 }
 
-/// Tells once a window what becomes of an action, counts it, and says so. In this order: whoever sees the count finds in the ring who it
-/// was.
+/// Tells once a window what becomes of an action, counts it, and says so. In this order: who sees the count finds in the ring who it was,
+/// but for what another processor is about to tell.
 #[inline(always)]
 fn settle(
     host: *mut Host,

@@ -23,7 +23,7 @@ pub const IMAGE: &str = "stock";
 /// The socket of the host's containerd, which `dockerd` starts.
 pub const CONTAINERD: &str = "/var/run/docker/containerd/containerd.sock";
 /// Where it keeps images and containers.
-pub const DATA: &str = "/tmp/bulkhead-docker";
+const DATA: &str = "/tmp/bulkhead-docker";
 /// What it writes.
 const LOG: &str = "/run/bulkhead-docker.log";
 /// Seconds that anything of it may take, on an emulated processor that others use as well.
@@ -100,6 +100,14 @@ impl Docker {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Stops it, and leaves everything as it is then.
+    ///
+    /// # Errors
+    /// It cannot be stopped.
+    pub fn leave(self) -> Result<()> {
+        std::mem::ManuallyDrop::new(self).stop()
     }
 
     fn stop(&mut self) -> Result<()> {

@@ -193,6 +193,11 @@ pub fn play(outage: Outage, argument: &str, side: &Path) -> Result<()> {
             &said,
             outage.last_words(!argument.is_empty(), number),
         )?;
+        let text = fs::read_to_string(&said)?;
+        ensure!(
+            outage.boots() == 1 || text.contains(&format!("boot {}", number + 1)),
+            "the machine did not keep its disk:\n{text}"
+        );
     }
     let _ = fs::remove_file(&disk);
     Ok(())

@@ -23,6 +23,13 @@ pub fn directory(sys: &Path, number: u32) -> PathBuf {
     sys.join(format!("dev/block/{}:{}", number >> 20, number & 0xf_ffff))
 }
 
+/// Whether the device with this number is gone: others are listed, and it is not. A sysfs that lists none says nothing.
+#[must_use]
+pub fn is_gone(sys: &Path, number: u32) -> bool {
+    let any = fs::read_dir(sys.join("dev/block")).is_ok_and(|mut all| all.next().is_some());
+    any && directory(sys, number).symlink_metadata().is_err()
+}
+
 fn file(sys: &Path, number: u32) -> PathBuf {
     directory(sys, number).join("queue/discard_max_bytes")
 }
@@ -75,6 +82,10 @@ pub fn restore(sys: &Path, number: u32, journal: &mut Journal) -> Result<Applied
     let Some(Change::Discards { old, disk: of }) = known(id, journal) else {
         return Ok(Applied::Nothing);
     };
+    if !directory(sys, number).exists() && !is_gone(sys, number) {
+        let blind = io::Error::new(io::ErrorKind::NotFound, "sysfs does not list devices");
+        return Err(SettingError::read(&file(sys, number))(blind));
+    }
     let is_another = of.is_some_and(|of| disk(sys, number) != Some(of));
     let applied = match most(sys, number)? {
         _ if is_another => Applied::Absent,

@@ -130,7 +130,7 @@ pub fn drop_vanished(
         let vanished = match change {
             // Only what is mounted is known by such a number: that is looked at when it is undone.
             Change::DmesgRestrict | Change::MountDiscard { .. } => false,
-            Change::Discards { .. } => !discards::directory(Path::new(SYS), cgroup as u32).exists(),
+            Change::Discards { .. } => discards::is_gone(Path::new(SYS), cgroup as u32),
             Change::PidsMax { .. } | Change::Freeze { .. } => {
                 matches!(Cgroup::open(hierarchy, cgroup), Ok(None))
             }

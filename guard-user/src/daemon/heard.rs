@@ -18,18 +18,39 @@ use crate::{
 impl Daemon {
     /// Reads all messages that the ring holds.
     pub(super) fn drain(&mut self) {
-        loop {
-            let next = self.kernel.events.next().map(|item| ring::read(&item));
-            let Some(message) = next else { break };
-            if let Some(message) = message {
-                self.heard(message);
-            }
+        while let Some(message) = self.next_message() {
+            self.heard(message);
         }
         self.cap_fresh();
     }
 
+    /// The same behind a look at the counters: who did what is known before it is told. All else waits until that look is over, which
+    /// knows nothing of it.
+    pub(super) fn hear_who(&mut self) -> Vec<Message> {
+        let mut others = Vec::new();
+        while let Some(message) = self.next_message() {
+            match message {
+                Message::Fork { .. } | Message::Action { .. } => self.heard(message),
+                Message::Made { .. } | Message::Gone(_) | Message::MovedOut(_) => {
+                    others.push(message);
+                }
+            }
+        }
+        others
+    }
+
+    fn next_message(&mut self) -> Option<Message> {
+        loop {
+            let item = self.kernel.events.next()?;
+            // What cannot be read was counted as lost.
+            if let Some(message) = ring::read(&item) {
+                return Some(message);
+            }
+        }
+    }
+
     /// What the kernel side told.
-    fn heard(&mut self, message: Message) {
+    pub(super) fn heard(&mut self, message: Message) {
         match message {
             // The counters tell as much, and exactly; it is looked at now instead of in a second.
             Message::Fork { event, .. } => self.asked_by(&event, None),
@@ -82,7 +103,7 @@ impl Daemon {
             self.carry_out(decision);
         }
         if gone.moved_out > 0 {
-            self.say_moved_out_untold(id, gone.moved_out);
+            self.say_moved_out_unknown(id, gone.moved_out);
         }
         self.say_gone(gone);
         self.forget(id);

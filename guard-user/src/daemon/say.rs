@@ -237,7 +237,7 @@ impl Daemon {
         if count == 0 || state.id != event.container {
             return;
         }
-        self.moves_are_told(event.slot, &state);
+        self.moves_are_told(event.slot, state.moved_out as u32);
         let user_made = match self.roster.get(event.container) {
             Some(known) => known.user_made,
             // It came untold, as only users' do when there are many: its slot tells, as long as it has one.
@@ -266,8 +266,27 @@ impl Daemon {
         self.say_about(user_made, record);
     }
 
-    /// Tasks that left their container, and of which no message told.
-    pub(super) fn say_moved_out_untold(&mut self, id: u64, count: u64) {
+    /// How many tasks have left a container so far, modulo 2^32.
+    pub(super) fn moved_out(&self, id: u64) -> Option<u32> {
+        let known = self.roster.get(id)?;
+        let state = self.kernel.containers.get(known.slot as usize);
+        (state.id == id).then_some(state.moved_out as u32)
+    }
+
+    /// Tasks that left their container when `count` had, as far as no message told of them.
+    pub(super) fn say_moved_out_untold(&mut self, id: u64, count: u32) {
+        let Some(slot) = self.roster.get(id).map(|known| known.slot) else {
+            return;
+        };
+        let state = self.kernel.containers.get(slot as usize);
+        let untold = count.wrapping_sub(state.moved_told).cast_signed();
+        if state.id == id && untold > 0 {
+            self.moves_are_told(slot, count);
+            self.say_moved_out_unknown(id, untold.unsigned_abs().into());
+        }
+    }
+
+    pub(super) fn say_moved_out_unknown(&mut self, id: u64, count: u64) {
         let record = self
             .of(Kind::MovedOut, id)
             .count(count)
@@ -278,12 +297,12 @@ impl Daemon {
         self.say_about(self.is_user_made(id), record);
     }
 
-    /// All moves of a container stand on record.
-    pub(super) fn moves_are_told(&self, slot: u32, state: &Container) {
+    /// So many moves of a container stand on record.
+    fn moves_are_told(&self, slot: u32, count: u32) {
         self.kernel
             .containers
             .word(slot as usize, offset_of!(Container, moved_told))
-            .store(state.moved_out as u32, Ordering::Relaxed);
+            .store(count, Ordering::Relaxed);
     }
 
     pub(super) fn say_switched(&mut self, on: bool, done: &[String]) {

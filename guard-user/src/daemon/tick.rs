@@ -149,11 +149,12 @@ impl Daemon {
 
     /// Looks at containers, decides, and does what was decided.
     pub(super) fn look(&mut self, ids: &[u64]) {
-        let mut seen: Vec<Seen> = ids.iter().filter_map(|id| self.see(*id)).collect();
-        // Who did what was counted just now: the kernel side tells it before it counts. Whom else it tells of is looked at next time.
-        self.busy.clear();
-        self.drain();
-        seen.retain(|seen| self.roster.get(seen.id).is_some());
+        let seen: Vec<Seen> = ids.iter().filter_map(|id| self.see(*id)).collect();
+        let moved: Vec<(u64, u32)> = (ids.iter())
+            .filter_map(|id| Some((*id, self.moved_out(*id)?)))
+            .collect();
+        // Who did what was counted just now: the kernel side tells it before it counts.
+        let others = self.hear_who();
         let host = HostSeen {
             pids: Some(self.pids.tasks),
             ceiling: (self.pids.ceiling != 0).then_some(self.pids.ceiling),
@@ -174,7 +175,7 @@ impl Daemon {
         for seen in &seen {
             self.keep_cap(seen);
         }
-        self.busy.extend(self.engine.open().map(|(id, _, _)| id));
+        self.busy = self.engine.open().map(|(id, _, _)| id).collect();
         self.busy.extend(self.engine.waiting());
         let journal = &self.journal;
         self.busy.extend(
@@ -184,6 +185,14 @@ impl Daemon {
                 .map(|(id, _)| id),
         );
         self.busy.extend(self.kills.keys());
+        for message in others {
+            self.heard(message);
+        }
+        self.cap_fresh();
+        // Of most of them a message has just told where to.
+        for (id, count) in moved {
+            self.say_moved_out_untold(id, count);
+        }
     }
 
     /// One container as it is now; `None`: it is gone.
@@ -192,11 +201,6 @@ impl Daemon {
         let state: Container = self.kernel.containers.get(known.slot as usize);
         if state.id != id {
             return None;
-        }
-        let untold = (state.moved_out as u32).wrapping_sub(state.moved_told);
-        if untold != 0 {
-            self.moves_are_told(known.slot, &state);
-            self.say_moved_out_untold(id, u64::from(untold));
         }
         let mut seen = Seen {
             id,

@@ -39,25 +39,36 @@ pub struct Behind {
     pub is: Option<u32>,
 }
 
-/// What is behind a loop device; `None`: nothing, or it cannot be asked.
-#[must_use]
-pub fn behind_loop(node: &Path) -> Option<Behind> {
-    let file = File::open(node).ok()?;
+/// What is behind a loop device; `None`: nothing.
+///
+/// # Errors
+/// It cannot be asked.
+pub fn behind_loop(node: &Path) -> io::Result<Option<Behind>> {
+    let file = File::open(node)?;
     let mut info = [0_u64; INFO];
     // SAFETY: the kernel fills in a structure of this length.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), LOOP_GET_STATUS64, info.as_mut_ptr()) };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            Some(libc::ENXIO) => Ok(None),
+            _ => Err(error),
+        };
+    }
     let [on, inode, is, ..] = info;
-    (result == 0).then(|| Behind {
+    Ok(Some(Behind {
         on: decoded(on as u32),
         inode,
         is: (is != 0).then(|| decoded(is as u32)),
-    })
+    }))
 }
 
 /// The number of the device that a loop device's file is, or is on; `None`: it has none.
-#[must_use]
-pub fn below_loop(node: &Path) -> Option<u32> {
-    behind_loop(node).map(|behind| behind.is.unwrap_or(behind.on))
+///
+/// # Errors
+/// As [`behind_loop`].
+pub fn below_loop(node: &Path) -> io::Result<Option<u32>> {
+    Ok(behind_loop(node)?.map(|behind| behind.is.unwrap_or(behind.on)))
 }
 
 /// A read-only loop device over a file. It goes with the last that has it open, this among them, however that ends.
@@ -127,7 +138,7 @@ mod tests {
             }
         };
         let node = made.node().to_owned();
-        let is_there = || behind_loop(&node).is_some_and(|behind| behind.inode == inode);
+        let is_there = || matches!(behind_loop(&node), Ok(Some(behind)) if behind.inode == inode);
         assert!(is_there());
         assert!(fs::read(&node).unwrap() == vec![7; 1 << 16]);
         let sys = Path::new("/sys/block").join(node.file_name().unwrap());

@@ -6,7 +6,6 @@ use std::{
     fs::{self, File},
     io,
     os::fd::{AsRawFd, OwnedFd},
-    path::Path,
     thread,
     time::Duration,
 };
@@ -15,6 +14,8 @@ use nix::libc;
 
 /// Where it is asked.
 const CONTROL: &str = "/dev/mapper/control";
+/// The character devices of `MISC_MAJOR` that there are, a line for each: minor number and name (drivers/char/misc.c).
+const MISC: &str = "/proc/misc";
 /// `DM_TABLE_STATUS`: `_IOWR(0xfd, 12, struct dm_ioctl)`.
 const TABLE_STATUS: libc::c_ulong = 0xc138_fd0c;
 /// `DM_TABLE_LOAD` and `DM_DEV_SUSPEND`, which without its flag resumes, with the table that was loaded.
@@ -76,11 +77,19 @@ pub enum Asked {
 /// The device mapper.
 pub struct Mapper(OwnedFd);
 
+fn lists_mapper(devices: &str) -> bool {
+    let mut names = devices
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1));
+    names.any(|name| name == "device-mapper")
+}
+
 impl Mapper {
-    /// Whether it is there: to open its node where it is not would have it loaded.
+    /// Whether it is there: to open its node where it is not would have it loaded. Where that cannot be seen it counts as there, since
+    /// who takes it for absent has nothing to refuse.
     #[must_use]
     pub fn is_there() -> bool {
-        Path::new("/sys/class/misc/device-mapper").exists()
+        fs::read_to_string(MISC).map_or(true, |devices| lists_mapper(&devices))
     }
 
     /// The device mapper.
@@ -280,6 +289,14 @@ mod tests {
             assert_eq!(decoded(encoded(number)), number);
         }
         assert_eq!(encoded(253 << 20 | 3), 0xfd03);
+    }
+
+    #[test]
+    fn it_is_there_where_the_kernel_lists_it() {
+        let without = "122 cpu_dma_latency\n237 loop-control\n";
+        assert!(!lists_mapper(without));
+        assert!(lists_mapper(&format!("{without}236 device-mapper\n")));
+        assert!(!lists_mapper("236 device-mapper-2\n"));
     }
 
     #[test]

@@ -24,7 +24,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     act::discards::SYS,
     kernel::{attach::release, loops::below_loop},
-    thin::{defaults::Unasked, devices::Devices, head::HEAD, pool::Pool, stack::pools},
+    thin::{
+        defaults::Unasked,
+        devices::Devices,
+        head::HEAD,
+        pool::Pool,
+        stack::{Below, pools},
+    },
 };
 
 /// How often pools are asked.
@@ -217,7 +223,7 @@ pub fn unasked_now(names: &[String], patience: Duration) -> BTreeMap<String, Una
 #[derive(Debug)]
 pub struct Loops {
     /// What each is on, in the order in which they were asked, as far as they came.
-    pub below: Vec<Option<u32>>,
+    pub below: Vec<Below>,
     /// The process that the next one has kept; `None`: it is not that one's fault that it was not heard.
     pub hung: Option<u32>,
 }
@@ -232,9 +238,17 @@ pub fn below_loops(names: &[String], patience: Patience) -> io::Result<Loops> {
     let (said, ended) = lines(out, patience);
     end(child);
     Ok(Loops {
-        below: said.iter().map(|line| line.parse().ok()).collect(),
+        below: said.iter().map(|line| below(line)).collect(),
         hung: (!ended && said.len() < names.len()).then_some(process),
     })
+}
+
+fn below(line: &str) -> Below {
+    match (line.is_empty(), line.parse()) {
+        (true, _) => Below::Nothing,
+        (false, Ok(number)) => Below::On(number),
+        (false, Err(_)) => Below::Unknown,
+    }
 }
 
 /// A process that says once a second how each pool is.
@@ -340,19 +354,19 @@ fn say_pool(number: u32, mapped: &str, once: bool) {
     }
 }
 
-/// The process itself: what each loop device is on, a line for each, empty where that is no block device.
+/// The process itself: what each loop device is on, a line for each, empty where that is nothing, and words where it
+/// cannot be asked.
 ///
 /// # Errors
 /// Nobody listens any more.
 pub fn say_loops(out: &mut impl Write, names: &[String]) -> io::Result<()> {
     ends_with_its_parent()?;
     for name in names {
-        let below = below_loop(&Path::new("/dev").join(name));
-        writeln!(
-            out,
-            "{}",
-            below.map_or_else(String::new, |number| number.to_string())
-        )?;
+        match below_loop(&Path::new("/dev").join(name)) {
+            Ok(Some(number)) => writeln!(out, "{number}")?,
+            Ok(None) => writeln!(out)?,
+            Err(error) => writeln!(out, "{error}")?,
+        }
         out.flush()?;
     }
     Ok(())

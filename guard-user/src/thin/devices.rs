@@ -77,10 +77,8 @@ impl Devices {
                 break;
             };
             let rest = asked.split_off(said.below.len().min(asked.len()));
-            let below =
-                (said.below.into_iter()).map(|below| below.map_or(Below::Nothing, Below::On));
             silent.retain(|name, _| !asked.contains(name));
-            all.extend(asked.into_iter().zip(below));
+            all.extend(asked.into_iter().zip(said.below));
             // The first that says nothing keeps the others from being asked.
             let mut rest = rest.into_iter();
             if let Some(process) = said.hung
@@ -124,7 +122,8 @@ impl Ask for Devices {
     fn below_loop(&self, name: &str) -> Below {
         let mut loops = self.loops.borrow_mut();
         let loops = loops.get_or_insert_with(|| self.ask_loops());
-        loops.get(name).copied().unwrap_or(Below::Nothing)
+        // It has a file, or nobody would ask; and had none when they were asked.
+        loops.get(name).copied().unwrap_or(Below::Unknown)
     }
 }
 

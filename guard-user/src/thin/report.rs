@@ -9,6 +9,7 @@ use guard_common::{
 use serde::Serialize;
 
 use super::{
+    activate::{self, Marker},
     defaults::{Unasked, is_discarding},
     devices::{Devices, open_here, queues_are_heeded},
     mounts::Mounted,
@@ -41,6 +42,8 @@ pub struct Report {
     pub pools: Vec<PoolReport>,
     /// Thin volumes, and what stands on them.
     pub devices: Vec<DeviceReport>,
+    /// Pools that are held back, since an earlier boot did not live to see the end of their activation.
+    pub held_back: Vec<Marker>,
     /// Ways that stay open on this kernel.
     pub open: Vec<&'static str>,
     /// Programs that may fail where discards are refused, and what to tell them.
@@ -49,7 +52,7 @@ pub struct Report {
 
 /// It runs `blkdiscard`, and takes its failure for its own (containerd, snapshots/devmapper/pool_device.go, `DeactivateDevice`).
 const CONTAINERD: &str = "containerd removes no snapshot while discards are off if its config.toml says `discard_blocks = true`, and says \
-    `failed to deactivate device`: say false, and start it anew; it removes them then";
+    `failed to deactivate device`: say false, and start it anew; with the next one that it removes these go";
 
 /// A pool.
 #[derive(Debug, Serialize)]
@@ -176,8 +179,11 @@ impl Report {
                 }
             })
             .collect();
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let is_containerds = |device: &DeviceReport| device.user == Some(User::Containerd);
-        let advice = (devices.iter().any(is_containerds)).then_some(CONTAINERD);
+        let is_refused =
+            pinned.is_some_and(|pinned| pinned.host().thin_discard == OfTheHost::Refused as u32);
+        let advice = (is_refused && devices.iter().any(is_containerds)).then_some(CONTAINERD);
         Ok(Self {
             discards: match pinned.map(|pinned| pinned.host().thin_discard) {
                 None => "unguarded",
@@ -188,6 +194,7 @@ impl Report {
             queues_are_heeded: queues_are_heeded(),
             pools,
             devices,
+            held_back: activate::all_held(Path::new(activate::FOLDER), boot_id.trim()),
             open: open_here(),
             advice: advice.into_iter().collect(),
         })

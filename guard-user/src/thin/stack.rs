@@ -65,7 +65,12 @@ impl Stack {
         // That there is none says nothing of devices: whoever lists them then has another sysfs, or none.
         fs::metadata(&class)?;
         for name in names(&class)? {
-            stack.read(sys, ask, &name);
+            let read = stack.read(sys, ask, &name);
+            // What has gone meanwhile has no link any more; a disk that nobody may open (a path of NVMe's) has no number.
+            let at = class.join(&name);
+            if read.is_none() && at.symlink_metadata().is_ok() {
+                fs::metadata(&at)?;
+            }
         }
         stack.together = together(sys);
         Ok(stack)
@@ -78,6 +83,7 @@ impl Stack {
         while let Some(name) = next.pop() {
             let Some(number) = self.read(sys, ask, &name) else {
                 let gone = (self.blocks.iter()).find(|(_, block)| block.name == name);
+                let gone = gone.filter(|_| is_gone(sys, &name));
                 if let Some(number) = gone.map(|(number, _)| *number) {
                     self.blocks.remove(&number);
                     renewed.push(number);
@@ -107,18 +113,19 @@ impl Stack {
         let is_partition = at.join("partition").exists();
         let slaves = names(&at.join("slaves"));
         let mut is_silent = slaves.is_err();
+        let mut on = |number: Option<u32>| {
+            is_silent |= number.is_none();
+            number
+        };
         let mut below: Vec<u32> = slaves
             .unwrap_or_default()
             .into_iter()
-            .filter_map(|slave| number_in(&sys.join("class/block").join(slave).join("dev")))
+            .filter_map(|slave| on(number_in(&sys.join("class/block").join(slave).join("dev"))))
             .collect();
         if is_partition {
             // The link leads into the directory of the device that it is a part of.
-            below.extend(
-                fs::canonicalize(&at)
-                    .ok()
-                    .and_then(|at| number_in(&at.parent()?.join("dev"))),
-            );
+            let whole = fs::canonicalize(&at).ok();
+            below.extend(on(whole.and_then(|at| number_in(&at.parent()?.join("dev")))));
         }
         if at.join("loop").is_dir() {
             match ask.below_loop(name) {
@@ -162,6 +169,10 @@ impl Stack {
         let mut class = Class::Other;
         while let Some(number) = next.pop() {
             let Some(block) = self.blocks.get(&number) else {
+                // A file system's own number is listed nowhere.
+                if !seen.is_empty() && number >> 20 != 0 {
+                    class = Class::Unknown;
+                }
                 continue;
             };
             if block.is_thin {
@@ -170,8 +181,8 @@ impl Stack {
             if block.is_unknown {
                 class = Class::Unknown;
             }
-            // What reaches a pool itself goes past the metadata of its volumes.
-            if seen.insert(number) && !block.is_pool {
+            // Below a pool as well: it hands on what it is asked to its data, which may be a volume of another's.
+            if seen.insert(number) {
                 next.extend(&block.below);
             }
         }
@@ -238,6 +249,12 @@ fn names(at: &Path) -> io::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Whether a device that cannot be read is gone: others are listed, and it is not.
+fn is_gone(sys: &Path, name: &str) -> bool {
+    let listed = names(&sys.join("class/block")).unwrap_or_default();
+    !listed.is_empty() && !listed.iter().any(|one| one == name)
 }
 
 /// The parts of a device, which are directories below its own.

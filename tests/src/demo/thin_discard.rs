@@ -51,6 +51,11 @@ pub fn thin_discard(guarded: bool) -> Result<()> {
             steps.say(&format!("{whose} blkdiscard: {said}"))?;
             thread::sleep(DYING);
             ensure!(!(guarded && done), "{whose} {script} was done");
+            let refused = match cgroup {
+                Some(_) => "Operation not permitted",
+                None => "Operation not supported",
+            };
+            ensure!(!guarded || said == refused, "{whose} {script}: {said}");
         }
     }
     must(GOES_ON)?;

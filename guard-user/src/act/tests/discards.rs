@@ -6,7 +6,7 @@ use guard_common::thin::number;
 
 use super::{BOOT, NUMBER};
 use crate::act::{
-    discards::{most, restore, switch_off},
+    discards::{is_gone, most, restore, switch_off},
     journal::Journal,
     pids::Applied,
 };
@@ -52,6 +52,28 @@ fn what_others_switched_on_again_stays_on_and_what_is_gone_is_forgotten() {
     assert_eq!(restore(&at, device, &mut journal).unwrap(), Applied::Absent);
     assert_eq!(journal.changes().len(), 0);
     assert_eq!(switch_off(&at, device, &mut journal).unwrap(), Applied::Absent);
+    fs::remove_dir_all(at).unwrap();
+}
+
+#[test]
+fn what_sysfs_does_not_list_is_not_forgotten() {
+    let device = number(253, 3);
+    let (at, file, mut journal) = queue("4096");
+    assert_eq!(switch_off(&at, device, &mut journal).unwrap(), Applied::Done);
+    fs::rename(at.join("dev/block"), at.join("away")).unwrap();
+    for empty in [false, true] {
+        if empty {
+            fs::create_dir_all(at.join("dev/block")).unwrap();
+        }
+        assert!(!is_gone(&at, device));
+        assert!(restore(&at, device, &mut journal).is_err());
+        assert_eq!(journal.changes().len(), 1);
+    }
+    fs::rename(at.join("away"), at.join("dev/block")).unwrap();
+    assert_eq!(restore(&at, device, &mut journal).unwrap(), Applied::Done);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "4096");
+    fs::rename(at.join("dev/block/253:3"), at.join("dev/block/253:4")).unwrap();
+    assert!(is_gone(&at, device));
     fs::remove_dir_all(at).unwrap();
 }
 

@@ -59,6 +59,14 @@ fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
         _ => "unguarded: nothing of Bulkhead is in the kernel",
     };
     writeln!(out, "discards        {words}")?;
+    for held in &report.held_back {
+        writeln!(
+            out,
+            "held back       {}: an earlier boot began to activate it at {} ({}), and did not live to see the end; \
+             `bulkhead thin activate {0} --override` lets it go",
+            held.pool, held.time, held.command
+        )?;
+    }
     if report.devices.is_empty() && report.pools.is_empty() {
         return writeln!(out, "dm-thin         there is none on this host");
     }
@@ -66,15 +74,15 @@ fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
         print_pool(out, pool)?;
     }
     for device in &report.devices {
-        print_device(out, device)?;
+        print_device(out, device, report.queues_are_heeded)?;
     }
     if report.discards == "refused" {
         for way in &report.open {
             writeln!(out, "open            {way}")?;
         }
-        for words in &report.advice {
-            writeln!(out, "advice          {words}")?;
-        }
+    }
+    for words in &report.advice {
+        writeln!(out, "advice          {words}")?;
     }
     Ok(())
 }
@@ -107,7 +115,7 @@ fn by(user: Option<&User>) -> String {
     user.map_or_else(String::new, |user| format!(", {}", user.words()))
 }
 
-fn print_device(out: &mut impl Write, device: &DeviceReport) -> io::Result<()> {
+fn print_device(out: &mut impl Write, device: &DeviceReport, is_heeded: bool) -> io::Result<()> {
     let name = match &device.mapped {
         Some(mapped) => format!("{mapped} ({}{})", device.name, by(device.user.as_ref())),
         None => device.name.clone(),
@@ -118,7 +126,11 @@ fn print_device(out: &mut impl Write, device: &DeviceReport) -> io::Result<()> {
     };
     write!(out, "  {:<8}      {name}{below}", device.class)?;
     match device.discard_max_bytes {
-        Some(0) => write!(out, "; discards switched off")?,
+        Some(0) if is_heeded => write!(out, "; discards switched off")?,
+        Some(0) => write!(
+            out,
+            "; its queue takes none, which this kernel does not heed"
+        )?,
         Some(_) => write!(out, "; takes discards")?,
         None => {}
     }

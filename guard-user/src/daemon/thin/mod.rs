@@ -141,26 +141,30 @@ impl Daemon {
 
     /// All that belongs into the kernel side's table. What is new there and stacks is not known until it was looked at.
     fn find_devices(&mut self) -> BTreeMap<u32, Class> {
-        let devices = fs::read_to_string("/proc/devices").unwrap_or_default();
-        let mut all: BTreeMap<u32, Class> = (majors(&devices).into_iter())
+        let devices = fs::read_to_string("/proc/devices");
+        if let Err(error) = &devices {
+            self.note("devices", format!("drivers are not listed: {error}"));
+        }
+        let mut is_blind = devices.is_err();
+        let mut all: BTreeMap<u32, Class> = (majors(&devices.unwrap_or_default()).into_iter())
             .map(|major| (all_of(number(major, 0)), Class::Unknown))
             .collect();
         // In force while we look.
         for (number, class) in &all {
             self.classify(*number, *class);
         }
-        if all.is_empty() {
-            self.thin.stack = Stack::default();
-        } else {
+        if !all.is_empty() {
             let devices = self.thin.devices.get_or_insert_with(Devices::open);
             devices.renew();
-            match Stack::of(Path::new(SYS), devices) {
+            match stack_of_this_host(devices) {
                 Ok(stack) => self.thin.stack = stack,
-                // What was known of them is not forgotten.
                 Err(error) => {
-                    self.note("devices", format!("block devices are not listed: {error}"))
+                    is_blind = true;
+                    self.note("devices", format!("block devices are not listed: {error}"));
                 }
             }
+        } else if !is_blind {
+            self.thin.stack = Stack::default();
         }
         let numbers: Vec<u32> = self.thin.stack.blocks().map(|(number, _)| number).collect();
         all.extend(
@@ -168,6 +172,14 @@ impl Daemon {
                 .into_iter()
                 .filter_map(|number| Some((number, self.class_of(number)?))),
         );
+        if is_blind {
+            // What was known of them is not forgotten, nor what an earlier daemon knew.
+            for number in self.kernel.thin.keys().filter_map(Result::ok) {
+                let known = self.thin.table.get(&number);
+                let class = known.map_or(Class::Unknown, |known| known.class);
+                all.entry(number).or_insert(class);
+            }
+        }
         if all.values().any(|class| *class == Class::Thin) {
             all.insert(NO_DEVICE, Class::Thin);
         }
@@ -177,9 +189,18 @@ impl Daemon {
     /// What the kernel side is to know of a device; `None`: it needs no entry.
     fn class_of(&self, number: u32) -> Option<Class> {
         self.thin.stack.block(number)?;
-        let class = self.thin.stack.class(number);
+        let class = match self.thin.stack.class(number) {
+            // What was is so until it is known to be something else.
+            Class::Unknown if self.is_known_thin(number) => Class::Thin,
+            class => class,
+        };
         let stacks = self.thin.table.contains_key(&all_of(number));
         (stacks || class != Class::Other).then_some(class)
+    }
+
+    fn is_known_thin(&self, number: u32) -> bool {
+        let known = self.thin.table.get(&number);
+        known.is_some_and(|known| known.class == Class::Thin)
     }
 
     /// What the kernel told of block devices.
@@ -303,7 +324,7 @@ impl Daemon {
         let _ = self.kernel.thin.remove(&number);
         self.thin.table.remove(&number);
         // The next one with this number was never changed by us.
-        if !discards::directory(Path::new(SYS), number).exists()
+        if discards::is_gone(Path::new(SYS), number)
             && let Err(error) = (self.journal).forget(u64::from(number), journal::Kind::Discards)
         {
             self.note("journal", error.to_string());
@@ -326,12 +347,29 @@ impl Daemon {
         }
         // One that was to be made and was not is told of by nobody.
         let outdated = self.made() != self.kernel.host.get(0).thin_looked;
-        if (outdated || self.ticks.is_multiple_of(ROUND)) && !self.thin.table.is_empty() {
+        let any = !self.thin.table.is_empty() || self.plan.judges(&[Action::Discard]);
+        if (outdated || self.ticks.is_multiple_of(ROUND)) && any {
             self.keep_thin();
         } else {
             self.keep_mounts();
         }
     }
+}
+
+/// As sysfs lists them now.
+fn stack_of_this_host(devices: &Devices) -> io::Result<Stack> {
+    let stack = Stack::of(Path::new(SYS), devices)?;
+    if stack.blocks().next().is_none() && are_there_any() {
+        return Err(io::Error::other("the list is empty, and there are some"));
+    }
+    Ok(stack)
+}
+
+/// Whether the kernel has any block device, by another list than sysfs's. One that cannot be read says nothing.
+fn are_there_any() -> bool {
+    let partitions = fs::read_to_string("/proc/partitions").unwrap_or_default();
+    // Behind a head and an empty line.
+    partitions.lines().nth(2).is_some()
 }
 
 /// Whether a number is a file system's own, which is on several devices.

@@ -121,13 +121,13 @@ impl Daemon {
             Err(error) => return self.note("mounts", error.to_string()),
         };
         let mounted_now: BTreeSet<u32> = mounted.iter().map(|one| one.number).collect();
-        let mut alone = BTreeSet::new();
+        let (mut alone, mut elsewhere) = (BTreeSet::new(), BTreeSet::new());
         for mounted in mounted {
             let Some(on) = mounted.device() else {
                 continue;
             };
-            let known = self.thin.table.get(&on);
-            if known.is_none_or(|known| known.class != Class::Thin) {
+            if !self.is_known_thin(on) {
+                elsewhere.insert(mounted.number);
                 continue;
             }
             if on != mounted.number {
@@ -153,6 +153,8 @@ impl Daemon {
         // Another file system may have such a number next.
         let gone: Vec<u32> = (self.thin.table.keys())
             .filter(|number| is_of_no_device(**number) && !alone.contains(number))
+            // One whose device has no name here is where it was.
+            .filter(|number| elsewhere.contains(number) || !mounted_now.contains(number))
             .copied()
             .collect();
         for number in gone {

@@ -136,7 +136,7 @@ impl Stands {
 
 /// By the kernel's own account: a name that sysfs tells may be another file's by now, or one of another mount namespace.
 fn behind(name: &str) -> Option<Identity> {
-    if let Some(behind) = behind_loop(&Path::new("/dev").join(name)) {
+    if let Ok(Some(behind)) = behind_loop(&Path::new("/dev").join(name)) {
         let encoded = |number: u32| makedev((number >> 20).into(), (number & 0xf_ffff).into());
         return Some(match behind.is {
             Some(number) => (u64::MAX, encoded(number)),

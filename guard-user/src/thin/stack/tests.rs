@@ -149,6 +149,50 @@ fn a_device_that_changes_takes_what_stands_on_it_along_and_one_that_is_gone_goes
 }
 
 #[test]
+fn what_cannot_be_seen_for_a_while_is_what_it_was() {
+    let mut sys = Sys::new("blind");
+    sys.block("loop0", "7:0", &[]);
+    let thin = sys.mapped(1, Some(&["thin"]), &[]);
+    let above = sys.mapped(2, Some(&["crypt"]), &["dm-1"]);
+    let mut stack = sys.stack();
+    let (at, class) = (sys.at.clone(), sys.at.join("class/block"));
+    let away = sys.at.join("away");
+    for empty in [false, true] {
+        fs::rename(&class, &away).unwrap();
+        if empty {
+            fs::create_dir_all(&class).unwrap();
+        }
+        assert!(stack.renew(&at, &sys, "dm-1").is_empty());
+        assert_eq!(stack.class(thin), Class::Thin);
+        assert_eq!(stack.class(above), Class::Thin);
+        fs::rename(&away, &class).unwrap();
+    }
+    // Listed, and not to be followed.
+    symlink(sys.at.join("nowhere"), class.join("sda")).unwrap();
+    assert!(Stack::of(&at, &sys).is_err());
+    // Listed, and nobody's to open: a path of a disk's that has several.
+    fs::remove_file(class.join("sda")).unwrap();
+    fs::create_dir(class.join("nvme0c0n1")).unwrap();
+    assert_eq!(sys.stack().class(above), Class::Thin);
+    // Below it is something that cannot be read.
+    fs::remove_file(class.join("dm-1/dev")).unwrap();
+    assert_eq!(sys.stack().class(above), Class::Unknown);
+}
+
+#[test]
+fn a_pool_in_another_pools_volume_is_thin_and_so_is_what_stands_on_it() {
+    let mut sys = Sys::new("nested");
+    sys.block("loop0", "7:0", &[]);
+    sys.mapped(0, Some(&["thin-pool"]), &["loop0"]);
+    sys.mapped(1, Some(&["thin"]), &["dm-0"]);
+    let inner = sys.mapped(2, Some(&["thin-pool"]), &["loop0", "dm-1"]);
+    let on_it = sys.mapped(3, Some(&["linear"]), &["dm-2"]);
+    let stack = sys.stack();
+    assert_eq!(stack.class(inner), Class::Thin);
+    assert_eq!(stack.class(on_it), Class::Thin);
+}
+
+#[test]
 fn of_a_file_system_on_several_devices_all_are_thin_if_one_is() {
     let mut sys = Sys::new("together");
     let thin = sys.mapped(1, Some(&["thin"]), &[]);

@@ -189,14 +189,35 @@ fn restored() -> Result<()> {
     Ok(())
 }
 
-/// Who cannot see what a device stands on knows no more than before.
+/// Who cannot see what a device stands on knows no more than before: of a volume, of what stands on it, and of a loop device over a file
+/// there.
 fn blind() -> Result<()> {
     let mut pool = Pool::make()?;
-    let thin = pool.volume()?;
+    let (name, thin, under) = (pool.name().to_owned(), pool.volume()?, pool.volume()?);
+    let above = pool.map(
+        &format!("{name}-above"),
+        &format!("0 65536 linear {under} 0"),
+    )?;
+    let carries = pool.volume()?;
+    let at = pool.place()?.display().to_string();
+    let looped = must(&format!(
+        "mkfs.ext4 -qF -E nodiscard {carries}; mount {carries} {at}; truncate -s 16M {at}/file; losetup --find --show {at}/file"
+    ))?;
+    let result = see_nothing(&mut pool, &thin, &above, &looped);
+    must(&format!("losetup -d {looped}"))?;
+    result
+}
+
+fn see_nothing(pool: &mut Pool, thin: &str, above: &str, looped: &str) -> Result<()> {
     let container = Cgroup::container()?;
-    let policy = Policy::write("enforce", super::RULE, OFF)?;
+    // By the kernel's bugs where it has any, which is asked anew at each reload.
+    let host = match release() < (6, 1) {
+        true => "reserve: {pids: 300}, thin: {discard: where-affected}",
+        false => OFF,
+    };
+    let policy = Policy::write("enforce", super::RULE, host)?;
     let daemon = Daemon::start(&policy, &[])?;
-    let script = format!("blkdiscard {thin}");
+    let name = pool.name().to_owned();
     for (what, cover, undo) in [
         (
             "no device mapper",
@@ -214,25 +235,37 @@ fn blind() -> Result<()> {
             "umount --lazy /sys/class/block",
         ),
     ] {
-        write(&thin)?;
+        write(thin)?;
         let before = pool.used()?;
-        must(cover)?;
+        let covered = must(cover);
         let tried = daemon.reload().and_then(|()| {
-            // A look of the daemon's own, besides.
+            // What the kernel tells of devices meanwhile, where it can be told of them, and a look of the daemon's own.
+            let _ = must(&format!(
+                "dmsetup suspend {name}-2; dmsetup resume {name}-2"
+            ));
             std::thread::sleep(Duration::from_secs(2));
-            Ok([
-                most(&thin)?,
-                u64::from(came(Some(&container), &script)? != Came::Refused),
-                u64::from(came(None, &script)? != Came::Unsupported),
-            ])
+            daemon.reload()?;
+            let mut on = Vec::new();
+            for device in [thin, above, looped] {
+                let script = format!("blkdiscard {device}");
+                if came(Some(&container), &script)? != Came::Refused {
+                    on.push(format!("a container may discard {device}"));
+                }
+                if came(None, &script)? != Came::Unsupported {
+                    on.push(format!("the host may discard {device}"));
+                }
+                if device != looped && most(device)? != 0 {
+                    on.push(format!("the queue of {device} takes discards"));
+                }
+            }
+            Ok(on)
         });
         must(undo)?;
+        covered?;
         let on = tried?;
-        ensure!(
-            on == [0; 3],
-            "{what}: on for queue, container, host: {on:?}"
-        );
-        ensure!(pool.used()? == before, "{what}: blocks were given back");
+        ensure!(on.is_empty(), "{what}: {on:?}");
+        // A file system there may have written meanwhile.
+        ensure!(pool.used()? >= before, "{what}: blocks were given back");
         daemon.reload()?;
         let new = pool.volume()?;
         off_again(&new)?;

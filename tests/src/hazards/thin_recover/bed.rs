@@ -274,7 +274,8 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         let _ = self.shell(
-            "dmsetup remove slow; dmsetup remove docker-pool; umount $D/small; \
+            "chattr -i $T/room/web/files.partial/rootfs; umount $T/room; \
+             dmsetup remove slow; dmsetup remove docker-pool; umount $D/small; \
              losetup -j $P/data | cut -d: -f1 | xargs -r losetup -d; losetup -j $P/metadata | cut -d: -f1 | xargs -r losetup -d; \
              rm -rf $D $T",
         );

@@ -2,6 +2,7 @@
 
 mod activate;
 mod bed;
+mod docker;
 mod trouble;
 
 use std::fs;
@@ -48,6 +49,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
     ],
     trouble::SCENARIOS,
     activate::SCENARIOS,
+    docker::SCENARIOS,
 ];
 
 fn comes_back() -> Result<()> {

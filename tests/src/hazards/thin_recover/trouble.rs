@@ -123,9 +123,9 @@ fn bad_input() -> Result<()> {
     Ok(())
 }
 
-/// The data, each read of which takes 30 ms.
+/// The data, each read of which takes 100 ms.
 const SLOW: &str = "modprobe dm-delay; L=$(losetup -f --show $P/data); \
-     dmsetup create slow --readonly --table \"0 614400 delay $L 0 30\"";
+     dmsetup create slow --readonly --table \"0 614400 delay $L 0 100\"";
 const FAST: &str = "dmsetup remove slow; losetup -j $P/data | cut -d: -f1 | xargs -r losetup -d";
 
 /// Starts a recovery, and waits until it copies.
@@ -182,14 +182,9 @@ fn fills_up() -> Result<()> {
     });
     lab.shell(FAST)?;
     let left = lab.shell("ls $T/room")?;
-    // An image, into which the kernel copies.
-    lab.shell("rm $T/room/other; mount -o remount,size=1M $T/room; mkdir -p $T/room/x; head -c 900K /dev/zero > $T/room/other")?;
-    let image = lab.recover(&["--volume", "web", "--yes", "--to", &lab.to("room/web.img")]);
-    let left_of_image = lab.shell("rm -r $T/room/x; ls $T/room; umount $T/room")?;
+    lab.shell("umount $T/room")?;
     ended(&full?, 1, "No space left on device")?;
     ensure!(left.trim() == "other", "left: {left}");
-    ended(&image?, 1, "(--to)")?;
-    ensure!(left_of_image.trim() == "other", "left: {left_of_image}");
     ensure!(before == lab.pool()?, "the pool was written to");
     Ok(())
 }
