@@ -244,10 +244,9 @@ pub fn below_loops(names: &[String], patience: Patience) -> io::Result<Loops> {
 }
 
 fn below(line: &str) -> Below {
-    match (line.is_empty(), line.parse()) {
-        (true, _) => Below::Nothing,
-        (false, Ok(number)) => Below::On(number),
-        (false, Err(_)) => Below::Unknown,
+    match line {
+        "" => Below::Nothing,
+        number => number.parse().map_or(Below::Unknown, Below::On),
     }
 }
 

@@ -25,7 +25,7 @@ const TREE: &str = "rm -rf /tmp/tree; mkdir -p /tmp/tree/a/b; cd /tmp/tree; \
     for n in 1 2 3 4; do head -c 250000 /dev/urandom > a/b/$n; done; head -c 777 /dev/urandom > 'a name'; \
     ln -s a/b/1 link; ln a/b/2 again; chmod 4750 a/b/3; chown 1000:1001 a/b/4; touch -d 2020-01-01 a/b";
 /// All of it, with owners, modes, links and times, of which docker's own copy has whole seconds.
-const LIST: &str = "find . -type d -printf '%p %U:%G %m %T@ \\n' -o -printf '%p %U:%G %m %n %s %T@ %l\\n' | sed 's/\\.[0-9]* / /' | sort; \
+const LIST: &str = "find . -type d -printf '%p %U:%G %m %T@ \\n' -o -printf '%p %U:%G %m %n %s %T@ %l\\n' | sed 's/[.][0-9]\\{10\\} / /' | sort; \
     find . -type f -print0 | sort -z | xargs -0 sha256sum";
 
 fn own_making() -> Result<()> {
