@@ -28,7 +28,7 @@ use crate::cli::{host, switch};
 ///
 ///   bulkhead thin activate vg/pool -- lvchange -ay vg/pool
 ///   bulkhead thin activate docker --begin      in a unit, before what activates; --end behind it
-///   bulkhead thin activate vg/pool --override  try it once more
+///   bulkhead thin activate vg/pool --override  let it go; behind it, -- COMMAND tries at once
 ///
 /// Exit code 0: COMMAND succeeded; 1: the pool is held back, or COMMAND failed; 3: only root may do it.
 #[derive(Args)]

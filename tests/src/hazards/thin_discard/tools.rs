@@ -33,6 +33,10 @@ struct Tool {
     refused: Option<Came>,
 }
 
+/// A file system, mounted, on which something was deleted.
+const DELETED: &str = "wipefs -aq $D; mkfs.ext4 -qF -N 64 -E nodiscard $D; mount $D $A; \
+    dd if=/dev/zero of=$A/file bs=1M count=8 conv=fsync status=none; rm $A/file; sync";
+
 /// On 384 MiB, of which little is ever written.
 const TOOLS: &[Tool] = &[
     Tool {
@@ -52,8 +56,7 @@ const TOOLS: &[Tool] = &[
     },
     Tool {
         name: "fstrim",
-        prepare: "wipefs -aq $D; mkfs.ext4 -qF -N 64 -E nodiscard $D; mount $D $A; \
-                  dd if=/dev/zero of=$A/file bs=1M count=8 conv=fsync status=none; rm $A/file; sync",
+        prepare: DELETED,
         act: "fstrim $A",
         undo: "umount $A",
         refused: Some(Came::Refused),
@@ -61,8 +64,7 @@ const TOOLS: &[Tool] = &[
     Tool {
         // As util-linux's unit calls it. It asks the queue first, and leaves out what is switched off (not on 5.10, where that is not to be seen).
         name: "fstrim.timer",
-        prepare: "wipefs -aq $D; mkfs.ext4 -qF -N 64 -E nodiscard $D; mount $D $A; \
-                  dd if=/dev/zero of=$A/file bs=1M count=8 conv=fsync status=none; rm $A/file; sync",
+        prepare: DELETED,
         act: "fstrim --listed-in /etc/fstab:/proc/self/mountinfo --verbose --quiet-unsupported",
         undo: "umount $A",
         refused: None,
