@@ -9,6 +9,7 @@ mod ebpf;
 mod kernels;
 mod rungs;
 mod test;
+mod variants;
 mod vm;
 
 use std::process::ExitCode;

@@ -19,6 +19,7 @@ use crate::{
     ebpf::{self, root, target},
     kernels::Kernel,
     rungs,
+    variants::{VARIANTS, Variant},
     vm::{self, Boot, Streams},
 };
 
@@ -37,85 +38,32 @@ pub struct Options {
     /// Take the binaries as they were built last.
     #[arg(long)]
     no_build: bool,
-    /// Virtual machines at a time; 0: one for each two processors of this machine, and one more.
+    /// Virtual machines at a time, each of which waits half of its time; 0: one for each processor of this machine, and one more.
     #[arg(long, default_value_t = 0)]
     jobs: usize,
     /// Only tests in virtual machines whose name contains this.
     filter: Option<String>,
 }
 
-/// One boot of all tests.
-struct Variant {
-    name: &'static str,
-    kernel: Kernel,
-    cmdline: &'static str,
-    /// It has a rung that its kernel does not have as Debian boots it, and that another kernel shows in every run.
-    second: bool,
+/// What machines are started for.
+enum Work {
+    /// All tests in one.
+    Tests(&'static Variant),
+    /// See [`crash`].
+    Crashes,
 }
 
-/// Every kernel as Debian boots it, and hosts that differ in what matters; what takes longest comes first.
-const VARIANTS: [Variant; 10] = [
-    Variant {
-        name: "latest",
-        kernel: Kernel::Latest,
-        cmdline: "",
-        second: false,
-    },
-    Variant {
-        name: "5.10",
-        kernel: Kernel::V5_10,
-        cmdline: "",
-        second: false,
-    },
-    Variant {
-        name: "6.12",
-        kernel: Kernel::V6_12,
-        cmdline: "",
-        second: false,
-    },
-    Variant {
-        name: "6.1",
-        kernel: Kernel::V6_1,
-        cmdline: "",
-        second: false,
-    },
-    Variant {
-        name: "6.1-without-bpf-in-lsm",
-        kernel: Kernel::V6_1,
-        cmdline: "lsm=lockdown,capability,landlock,yama,apparmor",
-        second: true,
-    },
-    Variant {
-        name: "5.10-with-bpf-in-lsm",
-        kernel: Kernel::V5_10,
-        cmdline: "lsm=lockdown,yama,apparmor,bpf",
-        second: true,
-    },
-    Variant {
-        name: "6.1-cgroup-v1",
-        kernel: Kernel::V6_1,
-        cmdline: "systemd.unified_cgroup_hierarchy=0",
-        second: false,
-    },
-    Variant {
-        name: "6.12-patient",
-        kernel: Kernel::V6_12,
-        cmdline: "bulkhead.tests=patient",
-        second: false,
-    },
-    Variant {
-        name: "6.12-observe",
-        kernel: Kernel::V6_12,
-        cmdline: "bulkhead.rung=observe",
-        second: false,
-    },
-    Variant {
-        name: "6.12-locked-down",
-        kernel: Kernel::V6_12,
-        cmdline: "lockdown=confidentiality",
-        second: false,
-    },
-];
+impl Work {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Tests(variant) => variant.name,
+            Self::Crashes => CRASHES,
+        }
+    }
+}
+
+/// Stands for [`crash`] in what is printed.
+const CRASHES: &str = "what kills 5.10";
 
 /// What became of one boot.
 struct Ran {
@@ -147,12 +95,6 @@ pub fn run(options: &Options) -> Result<()> {
         }
         (images.join()).unwrap_or_else(|_| bail!("what builds the images panicked"))
     })?;
-    // What kills a kernel has machines of its own.
-    if options.filter.is_none()
-        && (options.kernel.is_empty() || options.kernel.contains(&Kernel::V5_10))
-    {
-        step("what kills 5.10, without Bulkhead and with it", crash)?;
-    }
     let ran = step("virtual machines", || in_machines(options))?;
     println!();
     for Ran {
@@ -185,15 +127,17 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// What kills 5.10, each in machines of its own, and what its logs are called.
+const OUTAGES: [(demo::Outage, &str); 2] = [
+    (demo::Outage::ThinDiscard, "thin-crash"),
+    (demo::Outage::BootLoop, "boot-loop"),
+];
+
 /// Without Bulkhead the kernel dies with the words of the outage; with it, nothing happens. A host that does not know of them yet dies of
 /// its pool once, and not again.
-fn crash() -> Result<()> {
-    let folder = root()?.join("target/vm/tests");
-    fs::create_dir_all(&folder)?;
-    for (outage, name) in [
-        (demo::Outage::ThinDiscard, "thin-crash"),
-        (demo::Outage::BootLoop, "boot-loop"),
-    ] {
+fn crash(folder: &Path) -> Result<Ran> {
+    let began = Instant::now();
+    for (outage, name) in OUTAGES {
         for (argument, side) in [
             ("", name.to_owned()),
             ("--guarded", format!("{name}-guarded")),
@@ -205,7 +149,14 @@ fn crash() -> Result<()> {
             }
         }
     }
-    Ok(())
+    println!("-- {CRASHES}: {} s", began.elapsed().as_secs());
+    Ok(Ran {
+        name: CRASHES,
+        passed: OUTAGES.len(),
+        failed: 0,
+        ignored: 0,
+        wrong: None,
+    })
 }
 
 fn on_this_machine(options: &Options) -> Result<()> {
@@ -329,9 +280,15 @@ fn in_machines(options: &Options) -> Result<Vec<Ran>> {
         &script,
         format!("#!/bin/bash\nexec bulkhead-vm-tests '{filter}' 2>&1\n"),
     )?;
-    let queue: Mutex<VecDeque<&Variant>> = Mutex::new(variants(options).collect());
+    let mut works: VecDeque<Work> = variants(options).map(Work::Tests).collect();
+    if options.filter.is_none()
+        && (options.kernel.is_empty() || options.kernel.contains(&Kernel::V5_10))
+    {
+        works.push_back(Work::Crashes);
+    }
+    let queue = Mutex::new(works);
     let jobs = if options.jobs == 0 {
-        thread::available_parallelism().map_or(1, usize::from) / 2 + 1
+        thread::available_parallelism().map_or(1, usize::from) + 1
     } else {
         options.jobs
     };
@@ -340,13 +297,14 @@ fn in_machines(options: &Options) -> Result<Vec<Ran>> {
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some(variant) = queue.lock().ok().and_then(|mut queue| queue.pop_front())
-                {
-                    let log = logs.join(format!("{}.log", variant.name));
-                    let result = one(variant, &script, &additions, &log, options);
+                while let Some(work) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
+                    let result = match &work {
+                        Work::Tests(variant) => one(variant, &script, &additions, &logs, options),
+                        Work::Crashes => crash(&logs),
+                    };
                     if let Ok(mut ran) = ran.lock() {
                         ran.push(result.unwrap_or_else(|error| Ran {
-                            name: variant.name,
+                            name: work.name(),
                             passed: 0,
                             failed: 0,
                             ignored: 0,
@@ -368,10 +326,11 @@ fn one(
     variant: &Variant,
     script: &Path,
     additions: &[String],
-    log: &Path,
+    logs: &Path,
     options: &Options,
 ) -> Result<Ran> {
     let began = Instant::now();
+    let log = logs.join(format!("{}.log", variant.name));
     // Two of us may run at once: the log is this run's own until it is done.
     let partial = log.with_extension(format!("{}.partial", std::process::id()));
     let outcome = vm::boot(
@@ -392,8 +351,8 @@ fn one(
         },
         Streams::File(partial.clone()),
     )?;
-    fs::rename(partial, log)?;
-    let text = String::from_utf8_lossy(&fs::read(log)?).into_owned();
+    fs::rename(partial, &log)?;
+    let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
     let ran = Ran {
         name: variant.name,
         passed: count(&text, "passed"),
@@ -411,7 +370,7 @@ fn one(
         "-- {}: {} s, log {}\n",
         variant.name,
         began.elapsed().as_secs(),
-        log.strip_prefix(root()?).unwrap_or(log).display()
+        log.strip_prefix(root()?).unwrap_or(&log).display()
     );
     if options.verbose || ran.failed > 0 || ran.wrong.is_some() {
         said.push_str(&text);

@@ -77,6 +77,13 @@ pub const CRASHED: i32 = 125;
 /// Lines of the console that are shown then.
 const CONSOLE_LINES: usize = 80;
 
+/// The emulated processor. `rep movsb` and `rep stosb` are a byte a step here, and kernels copy and clear whole pages by them
+/// where the processor says that they are fast; a fifth level of page tables is one more look-up for each miss.
+const EMULATED: &str = "max,-erms,-la57";
+/// What emulated machines boot with. Translations are found by virtual address (QEMU 7.2): where each start of a program has
+/// addresses of its own, each is translated anew, which is most of what a fork and exec takes.
+const EMULATED_CMDLINE: &str = "norandmaps";
+
 /// How long KVM may take to boot a kernel that only powers off.
 const KVM_TRIAL: Duration = Duration::from_secs(10);
 
@@ -175,12 +182,14 @@ fn boot_in(
     let initramfs = added(boot, work, &image.initramfs)?;
     let console = work.join("console");
     let mut command = Command::new("qemu-system-x86_64");
+    let mut cmdline = "console=ttyS0 quiet panic=-1 oops=panic".to_owned();
     if accelerator == Accelerator::Kvm && !boot.qemu.contains("-icount") {
         command.args(["-accel", "kvm", "-cpu", "host"]);
     } else {
         // One thread for all processors: with one for each, a processor may go on with a stale translation of code that
         // another patches at that moment (seen on 5.10: it took a breakpoint for ever that text_poke had removed).
-        command.args(["-accel", "tcg,thread=single", "-cpu", "max"]);
+        command.args(["-accel", "tcg,thread=single", "-cpu", EMULATED]);
+        cmdline = format!("{cmdline} {EMULATED_CMDLINE}");
     }
     command
         .args(["-nodefaults", "-display", "none", "-no-reboot"])
@@ -193,10 +202,7 @@ fn boot_in(
         .arg("-initrd")
         .arg(&initramfs)
         .arg("-append")
-        .arg(format!(
-            "console=ttyS0 quiet panic=-1 oops=panic {}",
-            boot.cmdline
-        ))
+        .arg(format!("{cmdline} {}", boot.cmdline))
         .args(["-rtc", "base=utc"])
         .args(["-object", "rng-random,filename=/dev/urandom,id=random"])
         .args(["-device", "virtio-rng-pci,rng=random"])
