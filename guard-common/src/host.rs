@@ -71,14 +71,42 @@ pub struct Host {
     /// As it stood when all that had been made by then was last looked at; the daemon's to store. While it is another, a device of the
     /// device mapper that is known may be another one with the same number.
     pub thin_looked: u32,
-    /// Reserved, zero.
-    pub reserved: u32,
+    /// The load whose programs are attached ahead of those that act and wait for their turn, or wait no longer while the others are still
+    /// attached; 0: none. See [`WAITING`]. The daemon's to store.
+    pub taking_over: u32,
     /// What was ever counted in the kernel table `THIN`: when it moves, it is time to look there.
     pub thin_counted: u64,
     /// `user_made` by whose they are: by [`user_of`] the cgroup that all of a user's are below.
     pub user_made_by: [u32; USERS],
 }
 const _: () = assert!(size_of::<Host>() == 216 + 4 * USERS);
+
+/// Entries of the kernel table of the same name: by the last bits of a task's number, the task that the waiting programs of a hook have
+/// let pass on to those that act.
+pub const WAITING: u32 = 1024;
+const _: () = assert!(WAITING.is_power_of_two());
+
+/// What the programs of one load do that come to a hook while another takes over; those of both are attached then, the new ones first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// They judge what the task is about to do.
+    pub judges: bool,
+    /// The task is marked afterwards.
+    pub marks: bool,
+}
+
+impl Turn {
+    /// Whose turn it is is one word, which may be stored while a task is on its way from the new programs, which let it pass, to the old
+    /// ones, whose turn it is no more. So the new ones mark the task as they let it pass, and wipe that off as they judge it; the old ones
+    /// judge a marked task also when it is not their turn.
+    #[must_use]
+    pub const fn of(acts: bool, new: bool, marked: bool) -> Self {
+        Self {
+            judges: acts || !new && marked,
+            marks: if new { !acts } else { marked },
+        }
+    }
+}
 
 impl Host {
     /// Forks under way: judged, and neither done nor failed. Below zero after one that began before it was counted.
@@ -102,4 +130,45 @@ pub const USER_LEVEL: u32 = 2;
 pub const fn user_of(id: u64) -> usize {
     // Fibonacci hashing: ids come in steps, and a remainder would put users who came one after the other together.
     (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - USERS.trailing_zeros())) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: u32 = 7;
+    const NEW: u32 = 8;
+
+    /// How often each of three steps of one task is judged, if the turn goes to the new programs before so many of the six runs, and each
+    /// program asks so often.
+    fn judged(switch: usize, asks: usize) -> [usize; 3] {
+        let (mut generation, mut marked) = (OLD, false);
+        let mut judged = [0; 3];
+        let runs = (0..3).flat_map(|step| [(step, NEW), (step, OLD)]);
+        for (at, (step, load)) in runs.enumerate() {
+            if at == switch {
+                generation = NEW;
+            }
+            let answers = (0..asks).filter(|_| {
+                let turn = Turn::of(load == generation, load == NEW, marked);
+                marked = turn.marks;
+                turn.judges
+            });
+            judged[step] += answers.count();
+        }
+        judged
+    }
+
+    #[test]
+    fn whenever_the_turn_goes_over_each_step_is_judged_once() {
+        for (switch, asks) in (0..=6).flat_map(|switch| [(switch, 1), (switch, 3)]) {
+            assert_eq!(judged(switch, asks), [asks; 3], "{switch}, {asks}");
+        }
+    }
+
+    #[test]
+    fn without_new_programs_at_a_hook_the_old_ones_go_on() {
+        assert!(Turn::of(false, false, true).judges);
+        assert!(!Turn::of(false, false, false).judges);
+    }
 }

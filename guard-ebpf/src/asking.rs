@@ -33,7 +33,7 @@ impl Ask for ByReading {
 pub extern "C" fn asking_by_reading(action: u64) -> u32 {
     let may_all = || kernel::is_kernel_thread() || who().tgid == 1;
     let ask = || {
-        let host = subject::host()?;
+        let host = subject::host_of_witness()?;
         let subject = subject::of_current(host)?;
         gate::ask_of(host, subject, gate::numbered(action)?, may_all, who)
     };
@@ -48,7 +48,7 @@ pub fn about_by_reading(
     argument: Option<Argument>,
     [one, two]: Argument,
 ) -> Option<Verdict> {
-    let host = subject::host()?;
+    let host = subject::host_of_witness()?;
     let case = Case::of(host, subject::of_current(host)?)?;
     if !case.is_about(action.bit(), &[Fate::Refused, Fate::Audited]) {
         return None;
@@ -78,7 +78,7 @@ impl Ask for ByHelpers {
 #[inline(never)]
 pub extern "C" fn asking_by_helpers(action: u64) -> u32 {
     let ask = || {
-        let host = subject::host()?;
+        let host = subject::host_of_witness()?;
         let subject = subject::of_current_unread()?;
         gate::ask_of(
             host,

@@ -93,7 +93,8 @@ pub extern "C" fn gate_tell_fork(what: u64, now_ns: u64) -> u32 {
         assert!(Kind::Audited as u32 == Kind::Refused as u32 + 1);
     }
     let (slot, audited) = (what as u32, (what >> 32) as u32 & 1);
-    let (Some(host), Some(container)) = (subject::host(), CONTAINERS.get_ptr_mut(slot)) else {
+    let (Some(host), Some(container)) = (subject::host_of_all(), CONTAINERS.get_ptr_mut(slot))
+    else {
         return 0;
     };
     if is_told(container, audited as usize, now_ns) {

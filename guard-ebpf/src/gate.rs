@@ -247,7 +247,8 @@ impl What {
 #[inline(never)]
 pub extern "C" fn gate_close(what: u64, one: u64, two: u64) -> u32 {
     let what = What::of(what);
-    let (Some(host), Some(container)) = (subject::host(), CONTAINERS.get_ptr_mut(what.slot)) else {
+    let (Some(host), Some(container)) = (subject::host_of_all(), CONTAINERS.get_ptr_mut(what.slot))
+    else {
         return 0;
     };
     let told = [one, two, 0, 0, 0, 0, 0];

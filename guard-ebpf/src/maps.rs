@@ -10,7 +10,7 @@ use guard_common::{
     action::{ARGUMENTS as ARGUMENTS_MAX, ArgumentKey},
     bpf::OWN as OWN_MAX,
     fork_storm::{PROFILES as PROFILES_MAX, Profile},
-    host::Host,
+    host::{Host, WAITING as WAITING_MAX},
     identity::{NameMatcher, Walk},
     kernel_log::{ENDED as ENDED_MAX, Ended, PRINTED_BYTES},
     rtnetlink::{READS as READS_MAX, Read},
@@ -46,6 +46,10 @@ pub static ARGUMENTS: HashMap<ArgumentKey, u32> = HashMap::with_max_entries(ARGU
 /// The host's own numbers.
 #[map]
 pub static HOST: Array<Host> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// See [`guard_common::host::WAITING`].
+#[map]
+pub static WAITING: Array<u64> = Array::with_max_entries(WAITING_MAX, 0);
 
 /// Two automata over cgroup paths; `Host::matcher` names the one in force.
 #[map]

@@ -52,7 +52,7 @@ pub fn identity_attach_task(ctx: FEntryContext) -> i32 {
 
 #[inline(always)]
 fn made(cgroup: u64, path: u64) -> Option<()> {
-    let host = subject::host()?;
+    let host = subject::host_of_witness()?;
     if !kernel::in_our_hierarchy(cgroup) {
         return None;
     }
@@ -302,7 +302,7 @@ fn unrecognised(host: *mut Host) -> Option<()> {
 
 #[inline(always)]
 fn removed(cgroup: u64) -> Option<()> {
-    let host = subject::host()?;
+    let host = subject::host_of_witness()?;
     if !kernel::in_our_hierarchy(cgroup) {
         return None;
     }
@@ -340,7 +340,7 @@ fn removed(cgroup: u64) -> Option<()> {
 /// A task inside a container that moves a task out of it is on record.
 #[inline(always)]
 fn moved(destination: u64) -> Option<()> {
-    let host = subject::host()?;
+    let host = subject::host_of_witness()?;
     let mover = subject::of_current(host)?;
     if !kernel::in_our_hierarchy(destination) {
         return None;

@@ -1,15 +1,15 @@
 //! Who: the container that a task or a cgroup belongs to, if any.
 
-use aya_ebpf::helpers::bpf_get_current_ancestor_cgroup_id;
+use aya_ebpf::helpers::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid};
 use guard_common::{
     Container, HINTS as HINTS_MAX, Subject,
     config::{Field, MISSING},
-    host::Host,
+    host::{Host, Turn, WAITING as WAITING_MAX},
 };
 
 use crate::{
     kernel::{self, add, config},
-    maps::{CONTAINERS, HINTS, HOST, SUBJECTS},
+    maps::{CONTAINERS, HINTS, HOST, SUBJECTS, WAITING},
 };
 
 /// The first level below the hierarchy's root on which a container's own cgroup is not looked for, once a table has overflowed.
@@ -17,13 +17,60 @@ const WALK: u32 = 16;
 /// Levels above a task on which the container's own cgroup is looked for, the first time that it forks.
 const CLIMB: u64 = 256;
 
-/// The host's numbers, if these programs are the ones that act.
+/// The host's numbers, if these programs are the ones that act. For hooks that refuse: see [`subject_hand_over`].
 #[inline(always)]
 pub fn host() -> Option<*mut Host> {
     let host = HOST.get_ptr_mut(0)?;
     // SAFETY: a live map value; the daemon stores the word whole.
+    let taking_over = unsafe { (&raw const (*host).taking_over).read_volatile() };
+    let acts = match taking_over {
+        0 => acts(host),
+        _ => subject_hand_over() != 0,
+    };
+    acts.then_some(host)
+}
+
+/// The same for programs that only see what is done: those that were attached first run first there, and one event that is seen twice or not at all
+/// refuses nothing.
+#[inline(always)]
+pub fn host_of_witness() -> Option<*mut Host> {
+    let host = HOST.get_ptr_mut(0)?;
+    acts(host).then_some(host)
+}
+
+#[inline(always)]
+fn acts(host: *mut Host) -> bool {
+    // SAFETY: a live map value; the daemon stores the word whole.
     let generation = unsafe { (&raw const (*host).generation).read_volatile() };
-    (generation == config(Field::Generation)).then_some(host)
+    generation == config(Field::Generation)
+}
+
+/// Whether these programs judge what the running task is about to do, while one load takes over from another: [`Turn::of`]. Global, as
+/// `gate_close` is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn subject_hand_over() -> u64 {
+    let task = bpf_get_current_pid_tgid();
+    let (Some(host), Some(mark)) = (
+        HOST.get_ptr_mut(0),
+        WAITING.get_ptr_mut(task as u32 % WAITING_MAX),
+    ) else {
+        return 0;
+    };
+    // SAFETY: live map values; words are stored whole.
+    let (new, marked) = unsafe {
+        let taking_over = (&raw const (*host).taking_over).read_volatile();
+        (
+            taking_over == config(Field::Generation),
+            mark.read_volatile() == task,
+        )
+    };
+    let turn = Turn::of(acts(host), new, marked);
+    if turn.marks != marked {
+        // SAFETY: as above.
+        unsafe { mark.write_volatile(if turn.marks { task } else { 0 }) };
+    }
+    u64::from(turn.judges)
 }
 
 /// The host's numbers, whichever programs act: for those that only keep what the next ones must know as well.

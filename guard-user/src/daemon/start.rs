@@ -92,7 +92,10 @@ impl Daemon {
         let mut links = match kernel.attach_identity(&btf) {
             Ok(links) => links,
             // What an earlier daemon left in force is better than what we could do: it stays, and we go.
-            Err(error) if kernel.refused_before() => return Err(error.into()),
+            Err(error) if kernel.refused_before() => {
+                kernel.unpin_own();
+                return Err(error.into());
+            }
             Err(error) => {
                 notes.stand(
                     "identity",

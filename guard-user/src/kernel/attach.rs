@@ -1,6 +1,7 @@
 //! Programs into the kernel: each loaded for the way on which it is attached, from the one object.
 
 use std::{
+    borrow::Cow,
     ffi::CStr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
@@ -14,6 +15,7 @@ use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 
 use super::{
     btf::Btf,
+    fold,
     functions::Functions,
     hooks::{self, Hook, Place},
     load::{Kernel, LoadError},
@@ -369,8 +371,20 @@ impl Kernel {
             log,
         };
         let code = variables::resolved(btf, &code.instructions)?;
-        let functions = Functions::of(&self.object, program, &code)
+        let mut functions = Functions::of(&self.object, program, &code)
             .map_err(|source| refused(source, "of the types of its functions".to_owned()))?;
+        let folded = fold::folded(&code, &self.constants);
+        tracing::debug!(
+            "{program}: {} instructions of {}",
+            folded
+                .as_ref()
+                .map_or(code.len(), |folded| folded.code.len()),
+            code.len()
+        );
+        if let (Some(functions), Some(folded)) = (&mut functions, &folded) {
+            functions.follow(folded);
+        }
+        let code = folded.map_or(code, |folded| Cow::Owned(folded.code));
         let loaded = sys::load(&sys::Load {
             kind: kind as u32,
             attach,

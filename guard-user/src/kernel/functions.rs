@@ -20,10 +20,10 @@ use aya_obj::{
     },
 };
 
-use super::sys;
+use super::{fold::Folded, sys};
 
 /// The kernel side's global functions, and how many numbers each takes.
-const GLOBAL: [(&str, usize); 12] = [
+const GLOBAL: [(&str, usize); 13] = [
     ("asking_by_helpers", 1),
     ("asking_by_reading", 1),
     ("climb", 2),
@@ -35,6 +35,7 @@ const GLOBAL: [(&str, usize); 12] = [
     ("rtnetlink_many_steps", 0),
     ("rtnetlink_step", 0),
     ("rtnetlink_steps", 0),
+    ("subject_hand_over", 0),
     ("thin_discard_search", 2),
 ];
 
@@ -79,6 +80,15 @@ impl Functions {
         }
         let types = sys::load_types(&types(program))?;
         Ok(Some(Self { types, begins }))
+    }
+
+    /// The code was folded: its functions begin elsewhere, if they are still called.
+    pub fn follow(&mut self, folded: &Folded) {
+        self.begins.retain_mut(|one| {
+            let at = folded.moved(one.at);
+            one.at = at.unwrap_or_default();
+            at.is_some()
+        });
     }
 
     pub fn types(&self) -> BorrowedFd<'_> {

@@ -25,6 +25,7 @@ use thiserror::Error;
 
 use super::{
     attach::{GOVERNOR, Link},
+    fold::Constants,
     object::{self, Tables},
     own::Own,
     pins, sys,
@@ -141,6 +142,8 @@ pub struct Kernel {
     /// Keeps the tables that nobody took out of it.
     _tables: Tables,
     pub(super) object: aya_obj::Object,
+    /// What programs read of `CONFIG`.
+    pub(super) constants: Constants,
     /// Number of this load.
     pub generation: u32,
     /// Nested cgroups that may stand in `subjects`.
@@ -240,6 +243,7 @@ impl Kernel {
             fd.map_err(|source| LoadError::Map { name, source })
         };
         let matchers = descriptor("MATCHERS")?;
+        let constants = tables.constants(config)?;
         let ids: Vec<OwnedFd> = tables.all().map_err(LoadError::Own)?;
         let own = Own::new(tables.take("OWN")?);
         for table in &ids {
@@ -249,6 +253,7 @@ impl Kernel {
         }
         let kernel = Self {
             object,
+            constants,
             generation,
             nested_total: config[Field::NestedTotal as usize],
             pins: pins.map(Path::to_path_buf),
@@ -274,6 +279,10 @@ impl Kernel {
                 .host
                 .word(0, offset_of!(Host, slot_floor))
                 .store(SLOTS - 1, Ordering::Release);
+        }
+        // Before a program of ours is attached.
+        if taken_over {
+            kernel.takes_over(generation);
         }
         Ok(kernel)
     }
@@ -319,6 +328,13 @@ impl Kernel {
             .store(generation, Ordering::Release);
     }
 
+    /// The load that waits ahead of the one that acts; 0: none.
+    fn takes_over(&self, generation: u32) {
+        self.host
+            .word(0, offset_of!(Host, taking_over))
+            .store(generation, Ordering::Release);
+    }
+
     /// Whether the load that acts, which is not ours, refuses forks.
     #[must_use]
     pub fn refused_before(&self) -> bool {
@@ -339,6 +355,7 @@ impl Kernel {
 
     /// Takes away what was pinned for this load: it is not used after all.
     pub fn unpin_own(&self) {
+        self.takes_over(0);
         if let Some(directory) = self.links() {
             let _ = remove_pins(&directory);
         }
@@ -389,6 +406,7 @@ impl Kernel {
     /// Takes away the pinned links of earlier loads, which no longer act, and all that a daemon of another version left.
     pub fn unpin_others(&self) {
         self.unpin_pins_of_others();
+        self.takes_over(0);
         self.own.forget_others();
     }
 

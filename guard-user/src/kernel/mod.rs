@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod btf;
 mod bytes;
+mod fold;
 mod functions;
 pub mod hooks;
 pub mod install;

@@ -14,6 +14,7 @@ use aya_obj::{EbpfSectionKind, Object};
 use guard_common::config::FIELDS;
 
 use super::{
+    fold::Constants,
     load::{LoadError, Sizes},
     sys,
 };
@@ -24,7 +25,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/prebuilt
 const CONFIG: &str = ".rodata";
 
 /// Tables that a later daemon takes over.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 14] = [
     "SUBJECTS",
     "CONTAINERS",
     "FREE_SLOTS",
@@ -38,6 +39,7 @@ const PINNED: [&str; 13] = [
     "OWN",
     "SETTING_UP",
     "THIN",
+    "WAITING",
 ];
 
 /// The object's tables, by name.
@@ -58,6 +60,14 @@ impl Tables {
         (all.into_iter())
             .map(|(_, table)| table.fd().as_fd().try_clone_to_owned())
             .collect()
+    }
+
+    /// What programs read of `config`, which is in its table for good.
+    pub(super) fn constants(&self, config: [u32; FIELDS]) -> Result<Constants, LoadError> {
+        Ok(Constants {
+            table: self.get(CONFIG)?.fd().as_fd().as_raw_fd(),
+            bytes: bytes(config),
+        })
     }
 
     /// One of them, as what it is.
@@ -125,7 +135,7 @@ pub(super) fn open(
 fn constants(map: aya_obj::Map, name: &str, config: [u32; FIELDS]) -> Result<MapData, MapError> {
     let size = map.value_size() as usize;
     let bytes = match name {
-        CONFIG => config.into_iter().flat_map(u32::to_ne_bytes).collect(),
+        CONFIG => bytes(config),
         _ => map.data().to_vec(),
     };
     if size != bytes.len() {
@@ -137,6 +147,10 @@ fn constants(map: aya_obj::Map, name: &str, config: [u32; FIELDS]) -> Result<Map
     let data = MapData::create(map, name, None)?;
     sys::set_constants(data.fd().as_fd(), &bytes)?;
     Ok(data)
+}
+
+fn bytes(config: [u32; FIELDS]) -> Vec<u8> {
+    config.into_iter().flat_map(u32::to_ne_bytes).collect()
 }
 
 /// A table of another layout may not be taken for ours: what is in it means something else.

@@ -54,7 +54,7 @@ pub fn fork_storm_task_alloc(ctx: LsmContext) -> i32 {
 // Runs in the parent, after the child is made: the rung that can only watch.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 pub fn fork_storm_process_fork(_ctx: RawTracePointContext) -> i32 {
-    if let Some(host) = subject::host() {
+    if let Some(host) = subject::host_of_witness() {
         let _ = judge(host, None);
     }
     0

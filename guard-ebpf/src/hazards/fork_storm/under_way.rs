@@ -105,7 +105,7 @@ pub fn reaches(host: *mut Host, ended: u64, pids: u64, ceiling: u64) -> bool {
 // the kernel's own count by now.
 #[btf_tracepoint(function = "task_newtask")]
 pub fn fork_storm_landed(ctx: BtfTracePointContext) -> i32 {
-    let Some(host) = subject::host() else {
+    let Some(host) = subject::host_of_witness() else {
         return 0;
     };
     // SAFETY: a live map value; counters are only added to.
@@ -122,7 +122,7 @@ pub fn fork_storm_landed(ctx: BtfTracePointContext) -> i32 {
 // What fails before comes here as well: an event that may not be inherited (`perf_event_init_task`), the audit context.
 #[fentry(function = "perf_event_free_task")]
 pub fn fork_storm_failed(ctx: FEntryContext) -> i32 {
-    if let Some(host) = subject::host()
+    if let Some(host) = subject::host_of_witness()
         && was_judged(ctx.arg(0))
     {
         fails(host);
@@ -143,7 +143,7 @@ fn was_judged(child: u64) -> bool {
 // Every task comes here in the end; for kernels whose type information lacks the function above (Debian's 5.10).
 #[fentry(function = "security_task_free")]
 pub fn fork_storm_freed(ctx: FEntryContext) -> i32 {
-    let Some(host) = subject::host() else {
+    let Some(host) = subject::host_of_witness() else {
         return 0;
     };
     // SAFETY: the function's argument. A copy of its parent's until the fork is done (`init_task_pid`, kernel/fork.c), null

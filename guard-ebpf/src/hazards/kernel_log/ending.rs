@@ -36,7 +36,7 @@ pub fn kernel_log_ended(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let pid = bpf_get_current_pid_tgid() as u32;
-    if let Some(host) = subject::host()
+    if let Some(host) = subject::host_of_witness()
         && let Some(subject) = subject::of_current(host)
         && let Some(cgroup) = kernel::current_cgroup_id()
         && let Some(start_ns) = kernel::read(kernel::current(), Field::TaskStart)

@@ -84,7 +84,7 @@ fn last_record() -> Option<u64> {
 
 #[inline(always)]
 fn tell(words: Words, is_interrupt: impl Fn() -> Option<bool>) {
-    if let Some(host) = subject::host() {
+    if let Some(host) = subject::host_of_witness() {
         tell_of(host, words, is_interrupt);
     }
 }

@@ -43,7 +43,7 @@ fn arrived(bio: u64) -> Option<()> {
     {
         return None;
     }
-    let host = subject::host()?;
+    let host = subject::host_of_witness()?;
     let device = THIN.get_ptr_mut(&number(bio)?)?;
     // SAFETY: live map values; counters are only added to, and of two who write their names at once either may stand there.
     unsafe {

@@ -189,7 +189,7 @@ fn thin(number: u32) -> Option<*mut Device> {
     let own = THIN.get_ptr_mut(&number);
     // Since the daemon last looked another device may have got the number.
     if let Some(of_all) = of_all
-        && (own.is_none() || subject::host().is_some_and(is_outdated))
+        && (own.is_none() || subject::host_of_all().is_some_and(is_outdated))
     {
         return Some(of_all);
     }
