@@ -101,8 +101,6 @@ fields! {
     RegisterSecond32 = "pt_regs.cx",
     /// How many arguments `security_perf_event_open` has: 2 where what is asked for stands before them (to 6.11).
     PerfArguments = "",
-    /// 1: nothing but forks and changes of credentials is asked about where a user namespace is made (before 6.1).
-    UserNamespacesUnasked = "",
     /// A file is read to be loaded as a module; the same of one that is compressed (7.x).
     ReadingModule = "kernel_read_file_id:READING_MODULE",
     /// See the former.

@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use guard_common::{action::Action, setup::CLONE_NEWNET};
 
-use super::user_namespace::{self, unshares};
+use super::user_namespace::unshares;
 use crate::{
     gate::{self, Verdict},
     kernel::apart,
@@ -29,23 +29,16 @@ pub fn net_namespace_capable(ctx: LsmContext) -> i32 {
     ALLOW
 }
 
-/// Whether a fork with these flags would make a namespace that is denied; of clone(2) and clone3(2), which has them where they can
-/// change.
-#[inline(always)]
-pub fn is_denied_at_fork(flags: u64) -> bool {
-    let (user, net) = (
-        user_namespace::is_asked_at_fork(flags),
-        flags & CLONE_NEWNET != 0,
-    );
-    (user || net) && namespaces_denied(u64::from(user), u64::from(net)) != 0
-}
-
-/// 1: one of the two is refused to the running task. A function by itself: forks that make none are not to pay for it.
-#[unsafe(no_mangle)]
-#[inline(never)]
-fn namespaces_denied(user: u64, net: u64) -> u64 {
-    u64::from(
-        user != 0 && gate::denies(Action::UserNamespaceCreate)
-            || net != 0 && gate::denies(Action::NetNamespaceCreate),
-    )
+// int security_task_alloc(struct task_struct *task, unsigned long clone_flags)   5.10
+// int security_task_alloc(struct task_struct *task, u64 clone_flags)             7.3
+// Of clone(2) and clone3(2), which has its flags where they can change. The daemon attaches it ahead of the governor of forks: what is
+// refused here has not begun.
+#[lsm(hook = "task_alloc")]
+pub fn net_namespace_task_alloc(ctx: LsmContext) -> i32 {
+    if ctx.arg::<u64>(1) & CLONE_NEWNET != 0
+        && gate::ask(Action::NetNamespaceCreate) == Some(Verdict::Deny)
+    {
+        return apart(-EPERM);
+    }
+    ALLOW
 }

@@ -2,12 +2,12 @@
 //! it would reach code that only root was meant to.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use guard_common::{action::Action, config::Field, setup::CLONE_NEWUSER};
+use guard_common::{action::Action, setup::CLONE_NEWUSER};
 
 use crate::{
     call::Call,
     gate::{self, Verdict},
-    kernel::{apart, config},
+    kernel::apart,
 };
 
 const ALLOW: i32 = 0;
@@ -45,8 +45,14 @@ pub fn unshares(namespace: u64) -> Option<bool> {
     Some(u64::from(UNSHARE.running()?.first()?) & namespace != 0)
 }
 
-/// Whether a fork with these flags would make a user namespace of which nobody asks but at forks (before 6.1).
-#[inline(always)]
-pub fn is_asked_at_fork(flags: u64) -> bool {
-    config(Field::UserNamespacesUnasked) == 1 && flags & CLONE_NEWUSER != 0
+// int security_task_alloc(struct task_struct *task, unsigned long clone_flags)   5.10
+// Before 6.1 nobody asks at clone(2) and clone3(2) but here; as `net_namespace_task_alloc`.
+#[lsm(hook = "task_alloc")]
+pub fn user_namespace_task_alloc(ctx: LsmContext) -> i32 {
+    if ctx.arg::<u64>(1) & CLONE_NEWUSER != 0
+        && gate::ask(Action::UserNamespaceCreate) == Some(Verdict::Deny)
+    {
+        return apart(-EPERM);
+    }
+    ALLOW
 }

@@ -15,7 +15,7 @@ use guard_user::{
     kernel::{
         attach::functions,
         btf::Btf,
-        hooks,
+        hooks::{self, Hook},
         load::{Kernel, Sizes},
         open, prove,
         rungs::{self, Rung},
@@ -112,15 +112,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let moves = kernel.attach_moves(&btf);
     let rung = arguments.rung;
     let mut setup = Setup::default();
-    let mut hooks = hooks::attach(
-        &mut kernel,
-        &btf,
-        &hierarchy,
-        hooks::all(),
-        &mut setup,
-        rung,
-    );
-    let proved = prove::prove(&mut kernel, &btf, &hierarchy, rung)?;
+    let (at_forks, others): (Vec<_>, Vec<_>) = hooks::all().partition(|hook| hook.is_at_forks());
+    let mut attach = |kernel: &mut Kernel, these: &[&'static Hook]| {
+        let these = these.iter().copied();
+        hooks::attach(kernel, &btf, &hierarchy, these, &mut setup, rung)
+    };
+    let mut hooks = attach(&mut kernel, &others);
+    let proved = prove::prove(&mut kernel, &btf, &hierarchy, rung, |kernel| {
+        attach(kernel, &at_forks)
+    })?;
+    hooks.extend(proved.ahead);
     hooks::prove(&mut kernel, &btf, &hierarchy, &mut hooks, &mut setup, rung)?;
     if !proved.inherits {
         degraded.push(

@@ -24,7 +24,7 @@ use crate::{
     kernel::{
         attach::functions,
         btf::Btf,
-        hooks,
+        hooks::{self, Hook},
         load::{Kernel, PINS, Sizes},
         prove,
         rungs::{self, Rung},
@@ -126,20 +126,23 @@ impl Daemon {
         }
         kernel.pin(&links)?;
         // Attached before an earlier daemon's stop acting, and tried when they act.
-        let needed = super::hooks::needed_at_once(&plan, kernel.taken_over);
+        let (at_forks, others): (Vec<_>, Vec<_>) =
+            super::hooks::needed_at_once(&plan, kernel.taken_over)
+                .into_iter()
+                .partition(|hook| hook.is_at_forks());
         let mut setup = Setup::default();
-        let mut hooks = hooks::attach(
-            &mut kernel,
-            &btf,
-            &hierarchy,
-            needed,
-            &mut setup,
-            options.rung,
-        );
-        let proved = prove::prove(&mut kernel, &btf, &hierarchy, options.rung)
-            .inspect_err(|_| kernel.unpin_own())?;
+        let mut attach = |kernel: &mut Kernel, these: &[&'static Hook]| {
+            let these = these.iter().copied();
+            hooks::attach(kernel, &btf, &hierarchy, these, &mut setup, options.rung)
+        };
+        let mut hooks = attach(&mut kernel, &others);
+        let proved = prove::prove(&mut kernel, &btf, &hierarchy, options.rung, |kernel| {
+            attach(kernel, &at_forks)
+        })
+        .inspect_err(|_| kernel.unpin_own())?;
         let pids = set_ceiling(&kernel, &host, &plan);
         links.extend(proved.links);
+        hooks.extend(proved.ahead);
         hooks::prove(
             &mut kernel,
             &btf,

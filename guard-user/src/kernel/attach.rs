@@ -29,10 +29,13 @@ use crate::identity::tree::{Hierarchy, Version};
 /// The program that refuses forks.
 pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
 
+/// Where the kernel asks its security modules before a fork.
+pub const SECURITY_TASK_ALLOC: &str = "security_task_alloc";
+
 /// Functions of the kernel that programs attach to which are no hooks.
 const FUNCTIONS: [&str; 8] = [
     "bpf_lsm_task_alloc",
-    "security_task_alloc",
+    SECURITY_TASK_ALLOC,
     "cgroup_attach_task",
     "btf_trace_task_newtask",
     "btf_trace_signal_deliver",
@@ -117,7 +120,7 @@ impl Kernel {
     pub fn attach_governor(&self, btf: &Btf, rung: Rung) -> Result<Vec<Link>, LoadError> {
         let (program, how) = match rung {
             Rung::Lsm => (GOVERNOR, How::Lsm("bpf_lsm_task_alloc")),
-            Rung::FmodRet => (GOVERNOR, How::ModifyReturn("security_task_alloc")),
+            Rung::FmodRet => (GOVERNOR, How::ModifyReturn(SECURITY_TASK_ALLOC)),
             Rung::Observe => (
                 "fork_storm_process_fork",
                 How::RawTracepoint(c"sched_process_fork"),

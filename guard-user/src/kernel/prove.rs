@@ -8,9 +8,9 @@ use thiserror::Error;
 use nix::{errno::Errno, libc};
 
 use super::{
-    attach::{CREATE_USER_NS, Link},
+    attach::Link,
     btf::Btf,
-    hooks::PERF_EVENT_OPEN,
+    hooks::{self, PERF_EVENT_OPEN},
     load::{Kernel, PINS},
     rungs::{self, Rung},
     self_test::{self, DONE, FORK, Outcome, SelfTestError},
@@ -69,6 +69,8 @@ pub struct Proved {
     pub tried: Vec<Tried>,
     /// The programs that now act.
     pub links: Vec<Link>,
+    /// The hooks at forks, ahead of the governor; nothing is proved of them.
+    pub ahead: Vec<hooks::Proved>,
     /// New cgroups are entered by the kernel side, before they can be used.
     pub inherits: bool,
     /// Forks under way are counted, or why not.
@@ -90,7 +92,6 @@ pub fn config(btf: &Btf, hierarchy: &Hierarchy) -> [u32; FIELDS] {
         (Field::UserMadeMax, USER_MADE_MAX),
         (Field::UserMadeEach, USER_MADE_EACH),
         (Field::HostNet, host_net()),
-        (Field::UserNamespacesUnasked, unasked(btf)),
         (
             Field::PerfArguments,
             btf.arguments(PERF_EVENT_OPEN).unwrap_or(MISSING),
@@ -99,11 +100,6 @@ pub fn config(btf: &Btf, hierarchy: &Hierarchy) -> [u32; FIELDS] {
         words[field as usize] = word;
     }
     words
-}
-
-/// 1 where nothing by itself asks before a user namespace is made.
-fn unasked(btf: &Btf) -> u32 {
-    u32::from(btf.is_some() && btf.function(CREATE_USER_NS).is_none())
 }
 
 /// The number of the host's first network namespace; [`MISSING`]: it is not known, and every one counts as nested.
@@ -141,7 +137,8 @@ pub fn missing(words: &[u32; FIELDS]) -> Vec<&'static str> {
         .collect()
 }
 
-/// Tries the rungs from the best down, or the one that is forced, and leaves the first that works attached.
+/// Tries the rungs from the best down, or the one that is forced, and leaves the first that works attached. `ahead` attaches the hooks at
+/// forks, which run ahead of the governor when they come after it: what they refuse it does not count.
 ///
 /// # Errors
 /// [`ProveError`]. What an earlier daemon left is then still in force.
@@ -150,6 +147,7 @@ pub fn prove(
     btf: &Btf,
     hierarchy: &Hierarchy,
     forced: Option<Rung>,
+    mut ahead: impl FnMut(&mut Kernel) -> Vec<hooks::Proved>,
 ) -> Result<Proved, ProveError> {
     let mut tried = Vec::new();
     // What it refuses is let go of only for something that refuses as well, or on request.
@@ -199,10 +197,12 @@ pub fn prove(
             say(false, error.in_short());
             continue;
         }
-        let back = |kernel: &Kernel, links: &[Link]| {
+        let mut ahead = ahead(kernel);
+        let mut back = |kernel: &Kernel, links: &[Link]| {
             kernel.act_as(before);
             kernel.count_forking(counted);
             kernel.unpin(links);
+            ahead.iter_mut().for_each(|hook| hook.let_go(kernel));
         };
         kernel.count_forking(counting);
         kernel.act();
@@ -245,6 +245,7 @@ pub fn prove(
                 rung,
                 tried,
                 links,
+                ahead,
                 inherits: outcome.inherits,
                 forking,
             });
@@ -264,6 +265,7 @@ pub fn prove(
         rung: Rung::Setting,
         tried,
         links: Vec::new(),
+        ahead: ahead(kernel),
         inherits,
         forking: Err("no program can be attached".to_owned()),
     })

@@ -13,7 +13,6 @@ use guard_common::{
 use crate::{
     attempt::Attempt,
     gate::Verdict,
-    hazards::net_namespace,
     kernel::{self, add},
     maps::PROFILES,
     subject,
@@ -22,7 +21,6 @@ use crate::{
 mod under_way;
 
 const ALLOW: i32 = 0;
-const EPERM: i32 = 1;
 const EAGAIN: i32 = 11;
 
 const ENFORCED: usize = 0;
@@ -36,10 +34,6 @@ pub fn fork_storm_task_alloc(ctx: LsmContext) -> i32 {
     let Some(host) = subject::host() else {
         return ALLOW;
     };
-    // Before the fork is counted: what is refused here has not begun.
-    if net_namespace::is_denied_at_fork(ctx.arg(1)) {
-        return kernel::apart(-EPERM);
-    }
     under_way::begins(host);
     match judge(host, Some(ctx.arg(0))) {
         Some(Verdict::Deny) => {

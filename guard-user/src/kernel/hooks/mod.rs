@@ -28,7 +28,7 @@ use guard_common::action::Action;
 use nix::{errno::Errno, libc};
 
 use super::{
-    attach::Link,
+    attach::{Link, SECURITY_TASK_ALLOC},
     btf::Btf,
     load::Kernel,
     rungs::{self, Rung},
@@ -132,6 +132,11 @@ const BY_ITSELF: Hook = Hook {
 };
 
 impl Hook {
+    /// Whether it stands where the governor of forks does.
+    pub fn is_at_forks(&self) -> bool {
+        matches!(self.place, Place::Asked { security, .. } if security == SECURITY_TASK_ALLOC)
+    }
+
     /// Whether runtimes do themselves what it judges, so that it must be known when they do.
     fn is_of_setup(&self) -> bool {
         self.actions.iter().any(|action| action.is_setup())
@@ -254,8 +259,9 @@ pub fn attach(
     forced: Option<Rung>,
 ) -> Vec<Proved> {
     let mut all = Vec::new();
+    let has = |function| btf.function(function).is_some();
     let stands = |hook: &&'static Hook| {
-        (hook.with).is_none_or(|function| !btf.is_some() || btf.function(function).is_some())
+        !btf.is_some() || hook.with.is_none_or(has) && !hook.without.is_some_and(has)
     };
     for hook in hooks.into_iter().filter(stands) {
         let proved = attach_one(kernel, btf, hierarchy, hook, setup, forced);

@@ -3,11 +3,17 @@
 use guard_common::action::Action;
 use nix::libc;
 
-use super::{BY_ITSELF, Hook, Place, Tool, UNTRIED, came_of};
-use crate::kernel::{attach::CREATE_USER_NS, self_test::DONE};
+use super::{
+    BY_ITSELF, Hook, Place, Tool, UNTRIED, came_of,
+    net_namespace::{TASK_ALLOC, try_clone},
+};
+use crate::kernel::attach::CREATE_USER_NS;
 
-/// The hook of user namespaces, since 6.1.
-pub static USER_NAMESPACE: [Hook; 1] = [Hook {
+/// The hooks of user namespaces: one since 6.1, two before.
+pub static USER_NAMESPACE: [Hook; 2] = [BY_ALL, CLONE];
+
+/// Since 6.1.
+const BY_ALL: Hook = Hook {
     hazard: "user_namespace",
     name: "userns_create",
     program: "user_namespace_create",
@@ -21,9 +27,9 @@ pub static USER_NAMESPACE: [Hook; 1] = [Hook {
     actions: &[Action::UserNamespaceCreate],
     trial: unshare,
     ..BY_ITSELF
-}];
+};
 
-/// Before 6.1. Of clone(2) the governor of forks asks.
+/// Before 6.1. The kernel takes what the hook says for a lack of memory.
 static UNSHARE: Hook = Hook {
     hazard: "user_namespace",
     name: "cred_prepare",
@@ -32,11 +38,25 @@ static UNSHARE: Hook = Hook {
         lsm: "bpf_lsm_cred_prepare",
         security: "security_prepare_creds",
     },
-    what: "making a user namespace by unshare(2), which says ENOMEM then, and, at task_alloc, by clone(2) and clone3(2)",
-    open: &["making user namespaces"],
+    what: "making a user namespace by unshare(2), which says ENOMEM then",
+    open: &["making user namespaces by unshare(2)"],
     without: Some(CREATE_USER_NS),
     actions: &[Action::UserNamespaceCreate],
-    trial: both_ways,
+    trial: unshare_unsaid,
+    ..BY_ITSELF
+};
+
+/// Before 6.1.
+const CLONE: Hook = Hook {
+    hazard: "user_namespace",
+    name: "task_alloc",
+    program: "user_namespace_task_alloc",
+    place: TASK_ALLOC,
+    what: "making a user namespace by clone(2) and clone3(2)",
+    open: &["making user namespaces by clone(2)"],
+    without: Some(CREATE_USER_NS),
+    actions: &[Action::UserNamespaceCreate],
+    trial: clone,
     ..BY_ITSELF
 };
 
@@ -51,18 +71,28 @@ fn unshare() -> Result<Tool, String> {
     })
 }
 
-/// The kernel takes what the hook says for a lack of memory. Of clone(2) another program is asked.
 #[expect(
     clippy::unnecessary_wraps,
     reason = "the others may lack what they need"
 )]
-fn both_ways() -> Result<Tool, String> {
+fn unshare_unsaid() -> Result<Tool, String> {
     Ok(Tool {
         file: None,
         run: |_| match try_unshare() {
-            libc::ENOMEM => try_clone(),
+            libc::ENOMEM => libc::EPERM,
             came => came,
         },
+    })
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the others may lack what they need"
+)]
+fn clone() -> Result<Tool, String> {
+    Ok(Tool {
+        file: None,
+        run: |_| try_clone(libc::CLONE_NEWUSER),
     })
 }
 
@@ -72,24 +102,5 @@ fn try_unshare() -> i32 {
         // `user.max_user_namespaces` is 0: nobody makes any, and no hook is asked.
         libc::ENOSPC => UNTRIED,
         came => came,
-    }
-}
-
-fn try_clone() -> i32 {
-    let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
-    // SAFETY: the child is a copy of this process, which has one thread, on a copy of its stack, and ends at once.
-    unsafe {
-        match libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) {
-            0 => libc::_exit(0),
-            child if child > 0 => {
-                libc::waitpid(child as libc::pid_t, std::ptr::null_mut(), 0);
-                DONE
-            }
-            refused => match came_of(refused) {
-                // As above; unshare(2) was refused all the same, and that is counted.
-                libc::ENOSPC => libc::EPERM,
-                came => came,
-            },
-        }
     }
 }
