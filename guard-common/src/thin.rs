@@ -128,6 +128,22 @@ pub struct Device {
 }
 const _: () = assert!(size_of::<Device>() == 56);
 
+/// A key of the kernel table `ORIGINS`: who gave a device a discard that reached it. The value is how many.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The device's number.
+    pub device: u32,
+    /// 1: a kernel thread, such as a file system's journal or a worker.
+    pub kernel: u32,
+    /// The task's name.
+    pub name: [u8; 16],
+}
+const _: () = assert!(size_of::<Origin>() == 24);
+
+/// Entries of that table; who has not been seen for longest is forgotten first.
+pub const ORIGINS: u32 = 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use guard_common::{
     kernel_log::{ENDED as ENDED_MAX, Ended, PRINTED_BYTES},
     rtnetlink::{READS as READS_MAX, Read},
     setup::{SETTING_UP as SETTING_UP_MAX, Setup},
-    thin::{CONTEXTS as CONTEXTS_MAX, DEVICES as THIN_MAX, Device},
+    thin::{CONTEXTS as CONTEXTS_MAX, DEVICES as THIN_MAX, Device, ORIGINS as ORIGINS_MAX, Origin},
 };
 
 /// cgroup id → whose it is.
@@ -86,6 +86,10 @@ pub static SETTING_UP: LruHashMap<u32, Setup> = LruHashMap::with_max_entries(SET
 /// Number of a device → whether it stands on dm-thin, and what became of its discards.
 #[map]
 pub static THIN: HashMap<u32, Device> = HashMap::with_max_entries(THIN_MAX, 0);
+
+/// Who gave a device a discard that reached it → how many.
+#[map]
+pub static ORIGINS: LruHashMap<Origin, u64> = LruHashMap::with_max_entries(ORIGINS_MAX, 0);
 
 /// File system that is being set up, by its `struct fs_context` → that it was asked to discard by itself.
 #[map]

@@ -19,7 +19,7 @@ use guard_common::{
     identity::NameMatcher,
     kernel_log::{ENDED, Ended},
     setup::Setup,
-    thin::Device,
+    thin::{Device, Origin},
 };
 use thiserror::Error;
 
@@ -170,6 +170,8 @@ pub struct Kernel {
     pub events: RingBuf<MapData>,
     /// Number of a device → whether it stands on dm-thin.
     pub thin: Table<MapData, u32, Plain<Device>>,
+    /// Who gave a device a discard that reached it → how many.
+    pub origins: Table<MapData, Plain<Origin>, u64>,
     /// Process → that a runtime sets a container up by it.
     pub(super) setting_up: Table<MapData, u32, Plain<Setup>>,
     /// Who printed which line of the kernel log; taken by its reader.
@@ -269,6 +271,7 @@ impl Kernel {
             events: tables.take("EVENTS")?,
             setting_up: tables.take("SETTING_UP")?,
             thin: tables.take("THIN")?,
+            origins: tables.take("ORIGINS")?,
             printed: Some(tables.take("PRINTED")?),
             ended: Some(ended),
             _tables: tables,

@@ -25,7 +25,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/prebuilt
 const CONFIG: &str = ".rodata";
 
 /// Tables that a later daemon takes over.
-const PINNED: [&str; 14] = [
+const PINNED: [&str; 15] = [
     "SUBJECTS",
     "CONTAINERS",
     "FREE_SLOTS",
@@ -40,6 +40,7 @@ const PINNED: [&str; 14] = [
     "SETTING_UP",
     "THIN",
     "WAITING",
+    "ORIGINS",
 ];
 
 /// The object's tables, by name.

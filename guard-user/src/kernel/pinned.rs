@@ -5,7 +5,11 @@ use std::{
 };
 
 use aya::maps::{HashMap as Table, Map, MapData, MapError};
-use guard_common::{Container, SLOTS, host::Host, thin::Device};
+use guard_common::{
+    Container, SLOTS,
+    host::Host,
+    thin::{Device, Origin},
+};
 
 use super::{
     load::PINS,
@@ -18,6 +22,7 @@ pub struct Pinned {
     host: Mapped<Host>,
     containers: Mapped<Container>,
     thin: Option<Table<MapData, u32, Plain<Device>>>,
+    origins: Option<Table<MapData, Plain<Origin>, u64>>,
 }
 
 impl Pinned {
@@ -47,6 +52,9 @@ impl Pinned {
             thin: table("THIN")?
                 .and_then(|data| Map::from_map_data(data).ok())
                 .and_then(|map| Table::try_from(map).ok()),
+            origins: table("ORIGINS")?
+                .and_then(|data| Map::from_map_data(data).ok())
+                .and_then(|map| Table::try_from(map).ok()),
         }))
     }
 
@@ -61,6 +69,15 @@ impl Pinned {
         (0..self.containers.count())
             .map(|slot| self.containers.get(slot))
             .filter(|state| state.id != 0)
+    }
+
+    /// Who gave devices the discards that reached them, and how many.
+    #[must_use]
+    pub fn origins(&self) -> Vec<(Origin, u64)> {
+        let entries = self.origins.iter().flat_map(Table::iter);
+        (entries.filter_map(Result::ok))
+            .map(|(Plain(origin), count)| (origin, count))
+            .collect()
     }
 
     /// What the kernel side knows of block devices, by number.

@@ -8,6 +8,7 @@ pub mod devices;
 pub mod discard;
 pub mod head;
 pub mod mounts;
+pub mod origin;
 pub mod pool;
 pub mod recover;
 pub mod report;

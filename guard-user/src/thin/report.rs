@@ -13,6 +13,7 @@ use super::{
     defaults::{Unasked, is_discarding},
     devices::{Devices, open_here, queues_are_heeded},
     mounts::Mounted,
+    origin::{self, From},
     pool::Pool,
     stack::{Block, Stack},
     user::User,
@@ -101,6 +102,8 @@ pub struct DeviceReport {
     pub arrived: u64,
     /// Of these, those that a kernel thread gave it.
     pub by_kernel: u64,
+    /// Who gave it those.
+    pub origins: Vec<From>,
 }
 
 impl Report {
@@ -112,6 +115,7 @@ impl Report {
         let (sys, devices) = (Path::new(SYS), Devices::open());
         let stack = Stack::of(sys, &devices)?;
         let counted = pinned.map(Pinned::devices).unwrap_or_default();
+        let origins = pinned.map(Pinned::origins).unwrap_or_default();
         let mounted: Vec<(u32, Mounted)> = (remount::mounted().unwrap_or_default().into_iter())
             .filter_map(|mounted| Some((mounted.device()?, mounted)))
             .collect();
@@ -176,6 +180,7 @@ impl Report {
                     audited: counts.audited,
                     arrived: counts.arrived,
                     by_kernel: counts.by_kernel,
+                    origins: origin::of(&origins, number),
                 }
             })
             .collect();

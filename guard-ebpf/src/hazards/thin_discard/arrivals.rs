@@ -5,12 +5,12 @@ use aya_ebpf::{
 };
 use guard_common::{
     config::{Field, MISSING},
-    thin::Class,
+    thin::{Class, Origin},
 };
 
 use crate::{
     kernel::{add, config, current_name, is_kernel_thread, read},
-    maps::THIN,
+    maps::{ORIGINS, THIN},
     subject,
 };
 
@@ -44,7 +44,8 @@ fn arrived(bio: u64) -> Option<()> {
         return None;
     }
     let host = subject::host_of_witness()?;
-    let device = THIN.get_ptr_mut(&number(bio)?)?;
+    let number = number(bio)?;
+    let device = THIN.get_ptr_mut(&number)?;
     // SAFETY: live map values; counters are only added to, and of two who write their names at once either may stand there.
     unsafe {
         if (&raw const (*device).class).read_volatile() != Class::Thin as u32 {
@@ -54,11 +55,29 @@ fn arrived(bio: u64) -> Option<()> {
         if is_kernel_thread() {
             add(&raw mut (*device).by_kernel, 1);
         }
-        add(&raw mut (*host).thin_counted, 1);
         (*device).process = (bpf_get_current_pid_tgid() >> 32) as u32;
         (*device).name = current_name();
     }
+    came_from(Origin {
+        device: number,
+        kernel: u32::from(is_kernel_thread()),
+        name: current_name(),
+    });
+    // SAFETY: a live map value. Last: who sees that it moved finds the rest.
+    unsafe { add(&raw mut (*host).thin_counted, 1) };
     Some(())
+}
+
+#[inline(always)]
+fn came_from(origin: Origin) {
+    match ORIGINS.get_ptr_mut(&origin) {
+        // SAFETY: a live map value; it is only added to.
+        Some(count) => unsafe { add(count, 1) },
+        // Two who are the first may both be 1.
+        None => {
+            let _ = ORIGINS.insert(&origin, &1, 0);
+        }
+    }
 }
 
 /// The number of the device that a request is for.

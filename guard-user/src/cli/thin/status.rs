@@ -12,6 +12,7 @@ use guard_user::{
     control::{SOCKET, client},
     kernel::pinned::Pinned,
     thin::{
+        origin,
         report::{DeviceReport, PoolReport, Report},
         user::User,
         watch::roughly,
@@ -152,6 +153,9 @@ fn print_device(out: &mut impl Write, device: &DeviceReport, is_heeded: bool) ->
         if count > 0 {
             write!(out, "; {count} {words}")?;
         }
+    }
+    if let Some(words) = origin::words(&device.origins) {
+        write!(out, ": {words}")?;
     }
     writeln!(out)
 }

@@ -14,7 +14,7 @@ use guard_common::{
     action::Action,
     device::Device as Number,
     host::Host as HostTable,
-    thin::{Class, Device, NO_DEVICE, all_of, number},
+    thin::{Class, Device, NO_DEVICE, Origin, all_of, number},
 };
 
 use super::Daemon;
@@ -322,6 +322,12 @@ impl Daemon {
             self.note("thin-table", error);
         }
         let _ = self.kernel.thin.remove(&number);
+        let origins: Vec<Plain<Origin>> = (self.kernel.origins.keys())
+            .filter_map(|key| key.ok().filter(|Plain(origin)| origin.device == number))
+            .collect();
+        for origin in origins {
+            let _ = self.kernel.origins.remove(&origin);
+        }
         self.thin.table.remove(&number);
         // The next one with this number was never changed by us.
         if discards::is_gone(Path::new(SYS), number)

@@ -2,7 +2,7 @@
 
 use guard_common::{
     device::Device as Number,
-    thin::{Device, NO_DEVICE},
+    thin::{Device, NO_DEVICE, Origin},
 };
 
 use super::{Counts, Daemon};
@@ -10,6 +10,7 @@ use crate::{
     kernel::tables::Plain,
     policy::model::THIN,
     record::{Kind, Mode, Record, Severity, Verdict},
+    thin::origin,
 };
 
 impl Daemon {
@@ -52,9 +53,15 @@ impl Daemon {
             self.say(record);
         }
         if let Some(count) = new(now.arrived, known.told.arrived) {
+            let origins: Vec<(Origin, u64)> = (self.kernel.origins.iter())
+                .filter_map(Result::ok)
+                .map(|(Plain(origin), count)| (origin, count))
+                .collect();
+            let all = origin::words(&origin::of(&origins, number));
+            let of_all = all.map_or_else(String::new, |words| format!("; so far {words}"));
             let record = record(count)
                 .severity(Severity::High)
-                .outcome(format!("discards reached {name} all the same"));
+                .outcome(format!("discards reached {name} all the same{of_all}"));
             self.say(record);
         }
         Ok(())

@@ -191,6 +191,14 @@ fn code_that_is_not_known_stays_as_it_is() {
 }
 
 #[test]
+fn what_is_negated_is_known() {
+    let negate = op(BPF_ALU64 | BPF_NEG, 0, 0, 0, 0);
+    let code = [mov(0, 5), negate, exit()];
+    let number = op(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, -5);
+    assert_eq!(fold(&code, &[]), listed(&[number, exit()]));
+}
+
+#[test]
 fn a_number_in_a_comparison_has_a_sign_also_where_the_comparison_has_none() {
     // RFC 9669, 4.3: BPF_JLT compares with what the number is when it is extended by its sign.
     let branch = op(BPF_JMP | 0xa0 | BPF_K, 1, 0, 2, -1);
@@ -228,8 +236,10 @@ fn operand() -> impl Strategy<Value = Operand> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // BPF_DIV is not done here; END neither, and rbpf has it otherwise.
-    let operations = (BPF_ADD..=BPF_ARSH).step_by(0x10).filter(|op| *op != 0x90);
+    // BPF_MOD is not done here, nor BPF_END; rbpf's BPF_NEG panics at the lowest number.
+    let operations = (BPF_ADD..=BPF_ARSH)
+        .step_by(0x10)
+        .filter(|op| ![0x80, 0x90].contains(op));
     let operations: Vec<u32> = operations.collect();
     let branches: Vec<u32> = (BPF_JEQ..=0xd0)
         .step_by(0x10)
@@ -257,7 +267,7 @@ impl Step {
             Self::Alu(operation, wide, register, operand) => {
                 let class = if *wide { BPF_ALU64 } else { BPF_ALU };
                 let operand = match (*operation, operand) {
-                    (BPF_NEG, _) | (BPF_DIV, Operand::Number(0)) => &Operand::Number(1),
+                    (BPF_DIV, Operand::Number(0)) => &Operand::Number(1),
                     // What the verifier asks for; registers are kept to as many bits by a step before.
                     (BPF_LSH | 0x70 | BPF_ARSH, Operand::Number(number)) => {
                         &Operand::Number(number & 31)
@@ -281,11 +291,6 @@ impl Step {
             Self::Input(register, word) => vec![load(*register, 9, i16::from(*word) * 4)],
             Self::Branch(comparison, wide, register, operand, _) => {
                 let class = if *wide { BPF_JMP } else { BPF_JMP32 };
-                let operand = match operand {
-                    // rbpf 0.4 extends them by zeros where it compares without signs; see the test above.
-                    Operand::Number(number) if *wide => &Operand::Number(number & i32::MAX),
-                    operand => operand,
-                };
                 vec![with(class | comparison, *register, operand, over)]
             }
         }
@@ -312,14 +317,50 @@ fn program(steps: &[Step]) -> Vec<bpf_insn> {
     code
 }
 
+/// rbpf 0.4 extends a negative number by zeros where it compares without signs, and RFC 9669 by its sign: such a number is put into
+/// a register that nothing else uses.
+fn as_rbpf_takes_it(code: &[bpf_insn]) -> Vec<bpf_insn> {
+    let is_branch = |one: &bpf_insn| {
+        matches!(
+            Instruction::of(one).kind,
+            Some(Kind::Branch { .. } | Kind::Jump)
+        )
+    };
+    let is_taken_amiss = |one: &bpf_insn| {
+        Instruction::of(one).kind == Some(Kind::Branch { wide: true })
+            && u32::from(one.code) & BPF_X == 0
+            && one.imm < 0
+    };
+    let mut position = vec![0_usize];
+    for one in code {
+        let length = if is_taken_amiss(one) { 2 } else { 1 };
+        position.push(position.last().copied().unwrap_or_default() + length);
+    }
+    let mut new = Vec::new();
+    for (at, one) in code.iter().enumerate() {
+        let mut one = *one;
+        if is_branch(&one) {
+            let target = (at as i64 + 1 + i64::from(one.off)) as usize;
+            one.off = (position[target] as i64 - position[at + 1] as i64) as i16;
+        }
+        if is_taken_amiss(&one) {
+            new.push(mov(8, one.imm));
+            one = op(u32::from(one.code) | BPF_X, one.dst_reg(), 8, one.off, 0);
+        }
+        new.push(one);
+    }
+    new
+}
+
 /// What it comes to where `input` is what r1 leads to.
 fn run(code: &[bpf_insn], words: &[u32], input: &[u32]) -> u64 {
     let bytes =
         |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
     let (words, input) = (bytes(words), bytes(input));
+    let code = as_rbpf_takes_it(code);
     let mut text = Vec::new();
     let mut second = 0;
-    for one in code {
+    for one in &code {
         let mut one = *one;
         if one.code == 0 {
             one.imm = second;

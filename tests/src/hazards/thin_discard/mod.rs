@@ -8,6 +8,7 @@ mod rare;
 mod silent;
 mod tools;
 mod unasked;
+mod window;
 
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ pub const SCENARIOS: &[&[Scenario]] = &[
         },
     ],
     kept_off::SCENARIOS,
+    window::SCENARIOS,
     daemons::SCENARIOS,
     filling::SCENARIOS,
     rare::SCENARIOS,
