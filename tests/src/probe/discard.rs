@@ -1,13 +1,23 @@
-//! Has a block device discard by io_uring, as no tool of Debian's does.
+//! Has a block device discard in ways that no tool of Debian's has.
 
-use std::{fs::OpenOptions, io, os::fd::AsRawFd, path::PathBuf};
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::fd::{AsFd, AsRawFd},
+    path::PathBuf,
+};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use io_uring::{IoUring, opcode, types};
 
-/// Has the first bytes of a block device discarded by io_uring.
+use super::compat;
+
+/// Has the first bytes of a block device discarded.
 #[derive(Args, Clone, Debug)]
 pub struct Discard {
+    /// How.
+    #[arg(long, value_enum, default_value = "io-uring")]
+    pub way: Way,
     /// The device.
     pub device: PathBuf,
     /// How many bytes.
@@ -15,6 +25,17 @@ pub struct Discard {
     pub bytes: u64,
 }
 
+/// How it is asked.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Way {
+    /// By io_uring, since 6.12.
+    IoUring,
+    /// By `BLKDISCARD` of a 32-bit program.
+    Ioctl32,
+}
+
+/// `BLKDISCARD` (include/uapi/linux/fs.h): where it begins and how long it is, of 64 bits each.
+const IOCTL: u64 = 0x1277;
 /// `BLOCK_URING_CMD_DISCARD` (include/uapi/linux/blkdev.h, 6.12).
 const DISCARD: u32 = 0x1200;
 
@@ -28,6 +49,16 @@ impl Discard {
             .read(true)
             .write(true)
             .open(&self.device)?;
+        match self.way {
+            Way::IoUring => self.by_uring(&device),
+            Way::Ioctl32 => {
+                let range = [0_u64.to_ne_bytes(), self.bytes.to_ne_bytes()].concat();
+                compat::ioctl(device.as_fd(), IOCTL, &range)
+            }
+        }
+    }
+
+    fn by_uring(&self, device: &File) -> io::Result<()> {
         let mut ring = IoUring::new(2)?;
         // Where the range begins stands in `addr`, and how long it is in `addr3` (block/ioctl.c, blkdev_uring_cmd): behind the
         // command's own sixteen bytes in the crate's order.

@@ -4,12 +4,14 @@ use std::{
     fs::File,
     io,
     mem::zeroed,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    process, ptr,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    process,
 };
 
 use clap::{Args, ValueEnum};
 use io_uring::{IoUring, opcode, types};
+
+use super::compat;
 
 /// Makes links by hand-written messages of rtnetlink, or by ioctl(2).
 #[derive(Args, Clone, Debug)]
@@ -247,41 +249,8 @@ impl Link {
 
     fn by_ioctl_of_32_bits(&self) -> io::Result<()> {
         let socket = any_socket()?;
-        // SAFETY: a page of our own, where a 32-bit pointer can point to.
-        let page = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                4096,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT,
-                -1,
-                0,
-            )
-        };
-        if page == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let name = text(&self.name);
-        let mut result = 54_i64;
-        // SAFETY: the name fits the page; then the 32-bit system call ioctl, which keeps all registers but r8 to r11. rbx, which
-        // may not be named, is put back.
-        unsafe {
-            ptr::copy_nonoverlapping(name.as_ptr(), page.cast(), name.len().min(4095));
-            std::arch::asm!(
-                "xchg rbx, {socket}",
-                "int 0x80",
-                "xchg rbx, {socket}",
-                socket = inout(reg) i64::from(socket.as_raw_fd()) => _,
-                inout("rax") result,
-                in("rcx") 0x89a0_u64,
-                in("rdx") page,
-                out("r8") _, out("r9") _, out("r10") _, out("r11") _,
-            );
-        }
-        match result as i32 {
-            errno if errno < 0 => Err(io::Error::from_raw_os_error(-errno)),
-            _ => Ok(()),
-        }
+        // SIOCBRADDBR.
+        compat::ioctl(socket.as_fd(), 0x89a0, &text(&self.name))
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod bomb;
 pub mod call;
+mod compat;
 pub mod cost;
 pub mod crash;
 pub mod crowd;

@@ -42,6 +42,8 @@ pub enum Way {
     Made,
     /// The first one, and an option.
     Given,
+    /// fspick(2) and fsconfig(2): what is mounted there has other options.
+    Picked,
     /// open_tree(2) and move_mount(2): a bind mount.
     Tree,
 }
@@ -49,6 +51,7 @@ pub enum Way {
 const SET_FLAG: i64 = 0;
 const SET_STRING: i64 = 1;
 const CREATE: i64 = 6;
+const RECONFIGURE: i64 = 7;
 const FROM_EMPTY_PATH: i64 = 4;
 const CLONE: i64 = 1;
 
@@ -75,9 +78,16 @@ impl Mount {
                 })?;
                 show(&tree, &at)?;
             }
-            Way::New | Way::Made | Way::Given => {
-                // SAFETY: a text that ends with a NUL.
-                let context = file(unsafe { libc::syscall(libc::SYS_fsopen, fs.as_ptr(), 0) })?;
+            Way::New | Way::Made | Way::Given | Way::Picked => {
+                // SAFETY: texts that end with NULs.
+                let context = file(unsafe {
+                    match self.way {
+                        Way::Picked => {
+                            libc::syscall(libc::SYS_fspick, libc::AT_FDCWD, at.as_ptr(), 0)
+                        }
+                        _ => libc::syscall(libc::SYS_fsopen, fs.as_ptr(), 0),
+                    }
+                })?;
                 let own = context.as_raw_fd();
                 for option in &self.option {
                     let (key, value) = match option.split_once('=') {
@@ -102,9 +112,13 @@ impl Mount {
                 if self.way == Way::Given {
                     return Ok(());
                 }
+                let command = match self.way {
+                    Way::Picked => RECONFIGURE,
+                    _ => CREATE,
+                };
                 // SAFETY: the command takes no arguments.
-                came(unsafe { libc::syscall(libc::SYS_fsconfig, own, CREATE, 0, 0, 0) })?;
-                if self.way == Way::Made {
+                came(unsafe { libc::syscall(libc::SYS_fsconfig, own, command, 0, 0, 0) })?;
+                if matches!(self.way, Way::Made | Way::Picked) {
                     return Ok(());
                 }
                 // SAFETY: a descriptor of a file system.

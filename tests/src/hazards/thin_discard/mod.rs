@@ -132,9 +132,9 @@ fn every_way() -> Result<()> {
     let container = Cgroup::container()?;
     let neighbour = Cgroup::at("/neighbour")?;
     let us = Some(&container);
-    let mut ways = vec!["blkdiscard"];
+    let mut ways = vec!["blkdiscard", "bulkhead-probe discard --way ioctl32"];
     if release() >= (6, 12) {
-        ways.push("bulkhead-probe discard");
+        ways.push("bulkhead-probe discard --way io-uring");
     }
     each(&pool, &all, &ways, &[(us, Came::Done)]).context("without Bulkhead")?;
     // A rule for containers, and nothing for the host: both edges.
@@ -303,14 +303,23 @@ fn file_systems() -> Result<()> {
             if seen == Came::Done {
                 must(&undo)?;
             }
+            let newly = format!(
+                "bulkhead-probe mount --way new --fs {kind} --option source={device} --option discard --at {at}"
+            );
+            let seen = came(us, &newly)?;
+            ensure!(seen == expected, "{newly}: {seen:?}, and not {expected:?}");
             let without = format!("mount -t {kind} -o nodiscard {device} {at}");
             ensure!(came(us, &without)? == Came::Done, "refused: {without}");
-            let anew = format!("mount -o remount,discard {at}");
-            let seen = came(us, &anew)?;
-            ensure!(
-                seen == expected,
-                "{kind} on {device}: {anew}: {seen:?}, and not {expected:?}"
-            );
+            for anew in [
+                format!("mount -o remount,discard {at}"),
+                format!("bulkhead-probe mount --way picked --option discard --at {at}"),
+            ] {
+                let seen = came(us, &anew)?;
+                ensure!(
+                    seen == expected,
+                    "{kind} on {device}: {anew}: {seen:?}, and not {expected:?}"
+                );
+            }
             must(&undo)?;
         }
         let mount = format!("mount -t {kind} -o discard {thin} {at}");
