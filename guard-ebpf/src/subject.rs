@@ -30,8 +30,8 @@ pub fn host() -> Option<*mut Host> {
     acts.then_some(host)
 }
 
-/// The same for programs that only see what is done: those that were attached first run first there, and one event that is seen twice or not at all
-/// refuses nothing.
+/// The same for programs that see what is done, and for those of cgroups, which 5.10 tells nothing of the task: as one load takes over
+/// from another, what happens at that moment may be seen, or judged, by both or by neither.
 #[inline(always)]
 pub fn host_of_witness() -> Option<*mut Host> {
     let host = HOST.get_ptr_mut(0)?;

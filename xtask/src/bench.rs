@@ -51,7 +51,7 @@ enum What {
 }
 
 /// One instruction is two nanoseconds; nothing but instructions moves the clock while a task runs. All that QEMU can emulate, which
-/// is what every figure in docs/ was counted on.
+/// is what every count in docs/ was made on.
 const COUNTING: &str = "-icount shift=1,sleep=off -cpu max";
 /// The same addresses at every boot.
 const STILL: &str = "norandmaps nokaslr";

@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use guard_common::{action::Action, setup::CLONE_NEWNET};
 
-use super::user_namespace::unshares;
+use super::{fork_storm, user_namespace::unshares};
 use crate::{
     gate::{self, Verdict},
     kernel::apart,
@@ -31,14 +31,14 @@ pub fn net_namespace_capable(ctx: LsmContext) -> i32 {
 
 // int security_task_alloc(struct task_struct *task, unsigned long clone_flags)   5.10
 // int security_task_alloc(struct task_struct *task, u64 clone_flags)             7.3
-// Of clone(2) and clone3(2), which has its flags where they can change. The daemon attaches it ahead of the governor of forks: what is
-// refused here has not begun.
+// Of clone(2) and clone3(2), which has its flags where they can change. It runs ahead of the governor of forks, attached after it
+// on the same rung.
 #[lsm(hook = "task_alloc")]
 pub fn net_namespace_task_alloc(ctx: LsmContext) -> i32 {
     if ctx.arg::<u64>(1) & CLONE_NEWNET != 0
         && gate::ask(Action::NetNamespaceCreate) == Some(Verdict::Deny)
     {
-        return apart(-EPERM);
+        return fork_storm::refused_ahead();
     }
     ALLOW
 }

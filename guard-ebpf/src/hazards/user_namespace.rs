@@ -4,6 +4,7 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use guard_common::{action::Action, setup::CLONE_NEWUSER};
 
+use super::fork_storm;
 use crate::{
     call::Call,
     gate::{self, Verdict},
@@ -52,7 +53,7 @@ pub fn user_namespace_task_alloc(ctx: LsmContext) -> i32 {
     if ctx.arg::<u64>(1) & CLONE_NEWUSER != 0
         && gate::ask(Action::UserNamespaceCreate) == Some(Verdict::Deny)
     {
-        return apart(-EPERM);
+        return fork_storm::refused_ahead();
     }
     ALLOW
 }

@@ -113,13 +113,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let rung = arguments.rung;
     let mut setup = Setup::default();
     let (at_forks, others): (Vec<_>, Vec<_>) = hooks::all().partition(|hook| hook.is_at_forks());
-    let mut attach = |kernel: &mut Kernel, these: &[&'static Hook]| {
+    let mut attach = |kernel: &mut Kernel, these: &[&'static Hook], rung| {
         let these = these.iter().copied();
         hooks::attach(kernel, &btf, &hierarchy, these, &mut setup, rung)
     };
-    let mut hooks = attach(&mut kernel, &others);
-    let proved = prove::prove(&mut kernel, &btf, &hierarchy, rung, |kernel| {
-        attach(kernel, &at_forks)
+    let mut hooks = attach(&mut kernel, &others, rung);
+    let proved = prove::prove(&mut kernel, &btf, &hierarchy, rung, |kernel, governor| {
+        attach(kernel, &at_forks, hooks::forced_at_forks(governor, rung))
     })?;
     hooks.extend(proved.ahead);
     hooks::prove(&mut kernel, &btf, &hierarchy, &mut hooks, &mut setup, rung)?;

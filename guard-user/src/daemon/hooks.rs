@@ -61,11 +61,21 @@ impl Daemon {
 
     /// Attaches what the policy needs and is not there yet.
     pub(super) fn attach_missing(&mut self, btf: &Btf) {
-        let missing: Vec<&'static Hook> = self.missing_hooks().collect();
+        let (at_forks, others): (Vec<_>, Vec<_>) =
+            (self.missing_hooks()).partition(|hook| hook.is_at_forks());
         let rung = self.options.rung;
+        let at_forks_on = hooks::forced_at_forks(self.rung, rung);
         let setup = &mut self.setup;
         let kernel = &mut self.kernel;
-        let mut new = hooks::attach(kernel, btf, &self.hierarchy, missing, setup, rung);
+        let mut new = hooks::attach(kernel, btf, &self.hierarchy, others, setup, rung);
+        new.extend(hooks::attach(
+            kernel,
+            btf,
+            &self.hierarchy,
+            at_forks,
+            setup,
+            at_forks_on,
+        ));
         let proved = hooks::prove(kernel, btf, &self.hierarchy, &mut new, setup, rung);
         self.hooks.extend(new);
         if let Err(error) = proved {

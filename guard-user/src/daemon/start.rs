@@ -131,13 +131,14 @@ impl Daemon {
                 .into_iter()
                 .partition(|hook| hook.is_at_forks());
         let mut setup = Setup::default();
-        let mut attach = |kernel: &mut Kernel, these: &[&'static Hook]| {
+        let forced = options.rung;
+        let mut attach = |kernel: &mut Kernel, these: &[&'static Hook], forced| {
             let these = these.iter().copied();
-            hooks::attach(kernel, &btf, &hierarchy, these, &mut setup, options.rung)
+            hooks::attach(kernel, &btf, &hierarchy, these, &mut setup, forced)
         };
-        let mut hooks = attach(&mut kernel, &others);
-        let proved = prove::prove(&mut kernel, &btf, &hierarchy, options.rung, |kernel| {
-            attach(kernel, &at_forks)
+        let mut hooks = attach(&mut kernel, &others, forced);
+        let proved = prove::prove(&mut kernel, &btf, &hierarchy, forced, |kernel, rung| {
+            attach(kernel, &at_forks, hooks::forced_at_forks(rung, forced))
         })
         .inspect_err(|_| kernel.unpin_own())?;
         let pids = set_ceiling(&kernel, &host, &plan);

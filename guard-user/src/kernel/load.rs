@@ -210,10 +210,11 @@ impl Kernel {
         config[Field::Generation as usize] = generation;
         let entries = sizes.subjects.unwrap_or(guard_common::SUBJECTS);
         config[Field::NestedTotal as usize] = entries - entries / 8;
-        // Left by a start that died before its programs acted.
+        // Left by a start that died before its programs acted, or before it let go of those that had acted before: of two loads, and no
+        // more, each knows what the other does.
         if let Some(pins) = pins {
-            let stale = pins.join(format!("links-{generation}"));
-            if stale.exists() {
+            let acting = pins.join(format!("links-{}", generation.wrapping_sub(1)));
+            for stale in links_below(pins).filter(|links| *links != acting) {
                 remove_pins(&stale).map_err(|source| LoadError::Pin {
                     path: stale,
                     source,
@@ -422,12 +423,18 @@ impl Kernel {
         for other in versions.flatten().filter(|entry| entry.path() != *pins) {
             let _ = remove_pins(&other.path());
         }
-        for entry in fs::read_dir(pins).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("links-") && entry.path() != own {
-                let _ = remove_pins(&entry.path());
-            }
+        for others in links_below(pins).filter(|links| *links != own) {
+            let _ = remove_pins(&others);
         }
     }
+}
+
+/// Where the links of each load are pinned.
+fn links_below(pins: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(pins).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("links-"))
+        .map(|entry| entry.path())
 }
 
 /// Takes away a directory of pins, whatever it holds.

@@ -147,7 +147,7 @@ pub fn prove(
     btf: &Btf,
     hierarchy: &Hierarchy,
     forced: Option<Rung>,
-    mut ahead: impl FnMut(&mut Kernel) -> Vec<hooks::Proved>,
+    mut ahead: impl FnMut(&mut Kernel, Rung) -> Vec<hooks::Proved>,
 ) -> Result<Proved, ProveError> {
     let mut tried = Vec::new();
     // What it refuses is let go of only for something that refuses as well, or on request.
@@ -197,7 +197,7 @@ pub fn prove(
             say(false, error.in_short());
             continue;
         }
-        let mut ahead = ahead(kernel);
+        let mut ahead = ahead(kernel, rung);
         let mut back = |kernel: &Kernel, links: &[Link]| {
             kernel.act_as(before);
             kernel.count_forking(counted);
@@ -260,12 +260,13 @@ pub fn prove(
     // Containers are recognised all the same, for what can be done from user space.
     kernel.count_forking(Counting::default());
     kernel.act();
-    let Outcome { inherits, .. } = self_test::run(kernel, &hierarchy.mount, id_of, &FORK)?;
+    let Outcome { inherits, .. } = self_test::run(kernel, &hierarchy.mount, id_of, &FORK)
+        .inspect_err(|_| kernel.act_as(before))?;
     Ok(Proved {
         rung: Rung::Setting,
         tried,
         links: Vec::new(),
-        ahead: ahead(kernel),
+        ahead: ahead(kernel, Rung::Setting),
         inherits,
         forking: Err("no program can be attached".to_owned()),
     })

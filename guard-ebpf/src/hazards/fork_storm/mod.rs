@@ -21,6 +21,7 @@ use crate::{
 mod under_way;
 
 const ALLOW: i32 = 0;
+const EPERM: i32 = 1;
 const EAGAIN: i32 = 11;
 
 const ENFORCED: usize = 0;
@@ -42,6 +43,16 @@ pub fn fork_storm_task_alloc(ctx: LsmContext) -> i32 {
         }
         Some(Verdict::Allow) | None => ALLOW,
     }
+}
+
+/// A fork was refused ahead of the governor, which is not asked then: it counts as one that began, since it will be seen to fail.
+#[inline(always)]
+pub fn refused_ahead() -> i32 {
+    if let Some(host) = subject::host_of_all() {
+        under_way::begins(host);
+        under_way::refused(host);
+    }
+    kernel::apart(-EPERM)
 }
 
 // TRACE_EVENT(sched_process_fork, TP_PROTO(struct task_struct *parent, struct task_struct *child))   5.10 to 7.3

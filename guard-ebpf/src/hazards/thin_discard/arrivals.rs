@@ -14,6 +14,8 @@ use crate::{
     subject,
 };
 
+/// Only where there is none (include/uapi/linux/bpf.h).
+const BPF_NOEXIST: u64 = 1;
 /// Bits of `bi_opf` that say what is asked (`REQ_OP_BITS`, include/linux/blk_types.h).
 const OPERATION: u32 = 0xff;
 /// Bits of a minor number (`MINORBITS`, include/linux/kdev_t.h).
@@ -70,13 +72,13 @@ fn arrived(bio: u64) -> Option<()> {
 
 #[inline(always)]
 fn came_from(origin: Origin) {
-    match ORIGINS.get_ptr_mut(&origin) {
+    // Of two who are the first one finds it there.
+    if ORIGINS.get_ptr_mut(&origin).is_none() {
+        let _ = ORIGINS.insert(&origin, &0, BPF_NOEXIST);
+    }
+    if let Some(count) = ORIGINS.get_ptr_mut(&origin) {
         // SAFETY: a live map value; it is only added to.
-        Some(count) => unsafe { add(count, 1) },
-        // Two who are the first may both be 1.
-        None => {
-            let _ = ORIGINS.insert(&origin, &1, 0);
-        }
+        unsafe { add(count, 1) };
     }
 }
 

@@ -154,7 +154,9 @@ fn print_device(out: &mut impl Write, device: &DeviceReport, is_heeded: bool) ->
             write!(out, "; {count} {words}")?;
         }
     }
-    if let Some(words) = origin::words(&device.origins) {
+    if device.arrived > 0
+        && let Some(words) = origin::words(&device.origins)
+    {
         write!(out, ": {words}")?;
     }
     writeln!(out)

@@ -1,9 +1,9 @@
 //! Instructions, as far as folding must know them.
 
 use aya_obj::generated::{
-    BPF_ALU, BPF_ALU64, BPF_ATOMIC, BPF_B, BPF_CALL, BPF_DW, BPF_EXIT, BPF_H, BPF_IMM, BPF_JA,
-    BPF_JMP, BPF_JMP32, BPF_K, BPF_LD, BPF_LDX, BPF_MEM, BPF_MOV, BPF_PSEUDO_CALL, BPF_PSEUDO_FUNC,
-    BPF_ST, BPF_STX, BPF_W, BPF_X, bpf_insn,
+    BPF_ADD, BPF_ALU, BPF_ALU64, BPF_AND, BPF_ATOMIC, BPF_B, BPF_CALL, BPF_DW, BPF_EXIT, BPF_FETCH,
+    BPF_H, BPF_IMM, BPF_JA, BPF_JMP, BPF_JMP32, BPF_K, BPF_LD, BPF_LDX, BPF_MEM, BPF_MOV, BPF_OR,
+    BPF_PSEUDO_CALL, BPF_PSEUDO_FUNC, BPF_ST, BPF_STX, BPF_W, BPF_X, BPF_XOR, bpf_insn,
 };
 
 use super::known::{Operation, operation};
@@ -40,7 +40,11 @@ pub enum Kind {
     Exit,
 }
 
-fn kind(code: u32, source: u32) -> Option<Kind> {
+/// `BPF_XCHG` and `BPF_CMPXCHG`, without `BPF_FETCH`.
+const EXCHANGE: u32 = 0xe0;
+const COMPARE: u32 = 0xf0;
+
+fn kind(code: u32, source: u32, imm: u32) -> Option<Kind> {
     let (class, operation) = (code & 0x07, code & 0xf0);
     Some(match class {
         BPF_LD => {
@@ -53,7 +57,13 @@ fn kind(code: u32, source: u32) -> Option<Kind> {
         BPF_ST => (code & 0xe0 == BPF_MEM).then_some(Kind::StoreNumber)?,
         BPF_STX => match code & 0xe0 {
             BPF_MEM => Kind::Store { atomic: false },
-            BPF_ATOMIC => Kind::Store { atomic: true },
+            // The others of RFC 9669, 5.3, and none that loads or stores (6.15).
+            BPF_ATOMIC => match imm & !BPF_FETCH {
+                BPF_ADD | BPF_OR | BPF_AND | BPF_XOR | EXCHANGE | COMPARE => {
+                    Kind::Store { atomic: true }
+                }
+                _ => return None,
+            },
             _ => return None,
         },
         BPF_ALU | BPF_ALU64 => Kind::Alu {
@@ -102,7 +112,7 @@ impl Instruction {
             source,
             off: raw.off,
             imm: raw.imm,
-            kind: kind(u32::from(raw.code), u32::from(source)),
+            kind: kind(u32::from(raw.code), u32::from(source), raw.imm as u32),
         }
     }
 
@@ -123,7 +133,7 @@ impl Instruction {
             source: 0,
             off,
             imm,
-            kind: kind(code, 0),
+            kind: kind(code, 0, imm as u32),
         }
     }
 

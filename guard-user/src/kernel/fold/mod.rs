@@ -6,7 +6,7 @@
 //! become numbers, and what they lead to alone is left out.
 //!
 //! Conditional constant propagation (Wegman and Zadeck, 1991) over the registers, then removal of what nobody uses; each function for itself.
-//! Instructions are those of RFC 9669. Code that holds one that is not known here stays as it is.
+//! Instructions are those of RFC 9669. Code that comes to one that is not known here stays as it is.
 
 mod instruction;
 mod known;
@@ -39,7 +39,7 @@ impl Constants {
 /// A program without what `CONFIG` has decided.
 pub struct Folded {
     pub code: Vec<bpf_insn>,
-    /// For each instruction that there was, and the end: where it is, or what comes in its place; `None`: nothing comes to it.
+    /// For each instruction that there was: where it is, or what comes in its place; `None`: nothing comes to it.
     moved: Vec<Option<u32>>,
 }
 

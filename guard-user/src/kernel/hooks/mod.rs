@@ -247,6 +247,15 @@ pub fn need_setup(hooks: &[Proved]) -> bool {
     (hooks.iter()).any(|proved| proved.link.is_some() && proved.hook.is_of_setup())
 }
 
+/// What hooks at forks are forced to, where the governor runs on this rung: on the same one the last that was attached runs first.
+#[must_use]
+pub fn forced_at_forks(governor: Rung, forced: Option<Rung>) -> Option<Rung> {
+    match governor.refuses() {
+        true => Some(governor),
+        false => forced,
+    }
+}
+
 /// Attaches hooks, on the rung that this host's security modules offer; where one cannot be, what takes its place: beside it, or
 /// alone if nothing is amiss then. Nothing is proved by that.
 #[must_use]
