@@ -279,19 +279,13 @@ const fn of_64(operation: Operation, first: u64, second: u64) -> u64 {
     }
 }
 
+// But for what is shifted, the low half of a result is that of the low halves.
 const fn of_32(operation: Operation, first: u32, second: u32) -> u32 {
     match operation {
-        Operation::Add => first.wrapping_add(second),
-        Operation::Subtract => first.wrapping_sub(second),
-        Operation::Multiply => first.wrapping_mul(second),
-        Operation::Or => first | second,
-        Operation::And => first & second,
-        Operation::Xor => first ^ second,
         Operation::Left => first.wrapping_shl(second),
         Operation::Right => first.wrapping_shr(second),
         Operation::SignedRight => (first as i32).wrapping_shr(second) as u32,
-        Operation::Negate => first.wrapping_neg(),
-        Operation::Move => second,
+        _ => of_64(operation, first as u64, second as u64) as u32,
     }
 }
 
