@@ -1,9 +1,9 @@
-//! Debian's dockerd and containerd with their volumes in a thin pool, told to discard what they remove: switched off for the host they
+//! Debian's dockerd, containerd and podman with their volumes in a thin pool, told to discard what they remove: switched off for the host they
 //! go on, and nothing reaches the pool's data. That is a loop device's file, and grows smaller by what it is told.
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     daemon::{Daemon, Policy, succeed},
-    docker::{Docker, IMAGE},
+    docker::{Docker, IMAGE, LONG, make_image_root},
     hazards::{Needs, Scenario},
     host::wait_for,
 };
@@ -32,6 +32,11 @@ pub const SCENARIOS: &[Scenario] = &[
         needs: Needs::Runtimes,
         run: containerd,
     },
+    Scenario {
+        name: "thin_discard::podman_on_a_pool_goes_on_and_discards_nothing",
+        needs: Needs::Runtimes,
+        run: podman,
+    },
 ];
 
 /// Bytes of a block of the pool.
@@ -42,17 +47,27 @@ const SOON: Duration = Duration::from_secs(60);
 const WRITTEN: u64 = 24;
 const GIVEN_BACK: u64 = 16 << 20;
 
-/// What becomes of the pool's blocks, and of the file below it, while something is removed: whether each gets them back.
-fn removed(pool: &Pool, remove: impl FnOnce() -> Result<()>) -> Result<[bool; 2]> {
+/// What becomes of the pool's blocks of so many bytes, and of the file below it, while something is removed: whether each gets them back.
+fn removed(pool: &Pool, block: u64, remove: impl FnOnce() -> Result<()>) -> Result<[bool; 2]> {
     must("sync")?;
     let (used, taken) = (pool.used()?, pool.taken("data")?);
     remove()?;
-    let is_free = || Ok(used.saturating_sub(pool.used()?) * BLOCK > GIVEN_BACK);
+    let is_free = || Ok(used.saturating_sub(pool.used()?) * block > GIVEN_BACK);
     let blocks = wait_for("blocks to be free", SOON, is_free).is_ok();
     Ok([
         blocks,
         taken.saturating_sub(pool.taken("data")?) > GIVEN_BACK,
     ])
+}
+
+/// `thin status` says whose a volume is.
+fn used_by(program: &str) -> Result<()> {
+    let said = succeed(&["thin", "status"])?;
+    let is_named = |line: &str| {
+        line.trim_start().starts_with("thin ") && line.contains(&format!(", {program})"))
+    };
+    ensure!(said.lines().any(is_named), "no volume of {program}: {said}");
+    Ok(())
 }
 
 fn dockerd() -> Result<()> {
@@ -75,10 +90,14 @@ fn dockerd() -> Result<()> {
         ))?;
         docker.done(&["cp", "/tmp/big", "web:/big"])?;
         fs::remove_file("/tmp/big")?;
-        let came = removed(pool, || docker.done(&["rm", "web"]).map(drop))?;
+        let came = removed(pool, BLOCK, || docker.done(&["rm", "web"]).map(drop))?;
         // And goes on: what comes next has a volume, and runs.
         let said = docker.done(&["run", "--rm", "--network=none", IMAGE, "echo", "alive"])?;
         ensure!(said.trim() == "alive", "{said}");
+        let sleeps = ["-d", "--name=up", "--network=none", IMAGE, "sleep", LONG];
+        docker.done(&[&["run"], &sleeps[..]].concat())?;
+        used_by("docker")?;
+        docker.done(&["rm", "-f", "up"])?;
         Ok(came)
     };
     let came = run(&Pool::make()?).context("without Bulkhead")?;
@@ -196,8 +215,95 @@ fn snapshot(pool: &Pool, discards: bool) -> Result<[bool; 2]> {
         "mount -o nodiscard /dev/mapper/{device} {at}
          dd if=/dev/urandom of={at}/big bs=1M count={WRITTEN} conv=fsync status=none; umount {at}"
     ))?;
-    removed(pool, || {
+    used_by("containerd")?;
+    removed(pool, BLOCK, || {
         containerd.snapshots("rm snapshot")?;
         containerd.wait_until_gone(&device)
     })
+}
+
+/// podman with a thin pool of its own making, on a device that it is given.
+struct Podman {
+    pool: Pool,
+    device: String,
+}
+
+/// Where it keeps images and containers.
+const STORE: &str = "/tmp/bulkhead-podman";
+/// What it calls the volume group of its pool, and the device mapper that.
+const GROUP: &str = "storage";
+const THINPOOL: &str = "storage-thinpool";
+/// Bytes of a block there.
+const LARGE: u64 = 512 << 10;
+
+impl Podman {
+    fn make() -> Result<Self> {
+        let mut pool = Pool::none()?;
+        let device = pool.attach("data", 2 << 30)?;
+        pool.is_called(THINPOOL);
+        let podman = Self { pool, device };
+        let root = format!("{STORE}-image");
+        make_image_root(Path::new(&root))?;
+        podman.done(
+            &format!("import - {IMAGE}"),
+            &format!("tar -C {root} -c . |"),
+        )?;
+        Ok(podman)
+    }
+
+    /// Runs it with these arguments, behind what feeds it.
+    fn done(&self, arguments: &str, fed_by: &str) -> Result<String> {
+        let mut options = String::new();
+        for option in [
+            &format!("directlvm_device={}", self.device),
+            "directlvm_device_force=true",
+            "basesize=300M",
+            "fs=ext4",
+            "blkdiscard=true",
+            "override_udev_sync_check=true",
+        ] {
+            options.push_str(&format!(" --storage-opt dm.{option}"));
+        }
+        must(&format!(
+            "{fed_by} podman --root {STORE} --runroot {STORE}-run --storage-driver devicemapper {options} {arguments}"
+        ))
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        let _ = self.done("rm -af", "");
+        let _ = self.done("rmi -af", "");
+        let _ = must(&format!("vgremove -fy {GROUP}; pvremove {}", self.device));
+        for folder in ["", "-run", "-image"] {
+            let _ = fs::remove_dir_all(format!("{STORE}{folder}"));
+        }
+    }
+}
+
+fn podman() -> Result<()> {
+    let run = || -> Result<[bool; 2]> {
+        let podman = Podman::make()?;
+        let done = |arguments: &str| podman.done(arguments, "");
+        done(&format!("create --name web {IMAGE} sh"))?;
+        let at = done("mount web")?;
+        must(&format!(
+            "dd if=/dev/urandom of={at}/big bs=1M count={WRITTEN} conv=fsync status=none"
+        ))?;
+        used_by("containers/storage (podman, CRI-O)")?;
+        done("umount web")?;
+        let came = removed(&podman.pool, LARGE, || done("rm web").map(drop))?;
+        let said = done(&format!(
+            "run --rm --network=none --cgroups=disabled {IMAGE} echo alive"
+        ))?;
+        ensure!(said == "alive", "{said}");
+        Ok(came)
+    };
+    let came = run().context("without Bulkhead")?;
+    ensure!(came == [true, true], "without Bulkhead: {came:?}");
+    let policy = Policy::write("enforce", "pids: {max: 4000}", OFF)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    let came = run()?;
+    ensure!(came == [true, false], "off for the host: {came:?}");
+    Ok(())
 }

@@ -29,6 +29,11 @@ pub const SCENARIOS: &[Scenario] = &[
         needs: Needs::Ends,
         run: fails,
     },
+    Scenario {
+        name: "thin_discard::metadata_that_is_held_or_fills_up_or_must_be_checked_is_told_of",
+        needs: Needs::Ends,
+        run: metadata,
+    },
 ];
 
 const RULE: &str = "pids: {max: 4000}";
@@ -215,4 +220,93 @@ fn fails() -> Result<()> {
         "{record}"
     );
     Ok(())
+}
+
+fn metadata() -> Result<()> {
+    // As little as there can be: 512 blocks.
+    let mut pool = Pool::with_metadata(2 << 20)?;
+    let thin = pool.volume()?;
+    let name = pool.name().to_owned();
+    let host = "reserve: {pids: 300}, thin: {discard: leave, alarm: {metadata: 30%, left: 1m}}";
+    let policy = Policy::write("audit", RULE, host)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    wait_for("the pool", Duration::from_secs(60), || {
+        Ok(pool_of(&status()?).is_ok())
+    })?;
+    let says = |words: &str| {
+        let shown = succeed(&["thin", "status"])?;
+        ensure!(shown.contains(words), "no {words}: {shown}");
+        wait_for(words, Duration::from_secs(10), || {
+            let seen = status()?;
+            Ok(pool_of(&seen)?["state"]
+                .as_str()
+                .unwrap_or_default()
+                .contains(words))
+        })
+    };
+    must(&format!("dmsetup message {name} 0 reserve_metadata_snap"))?;
+    let held = Instant::now();
+    says("a snapshot of its metadata is held")?;
+    // Each volume takes a block of metadata and none of data.
+    let mut volumes = 1;
+    let mut make = |until: u64| {
+        while pool.metadata()?.0 < until {
+            volumes += 1;
+            must(&format!("dmsetup message {name} 0 'create_thin {volumes}'"))?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    // One below the threshold, and at it: 154 of 512 blocks are more than 30 %, 153 are not.
+    make(153)?;
+    let (used, total) = pool.metadata()?;
+    ensure!((used, total) == (153, 512), "{used} of {total}");
+    let fills = |one: &Value| {
+        (one["outcome"].as_str()).is_some_and(|words| {
+            words.contains("of its metadata is used") && words.contains("are left")
+        })
+    };
+    sleep(Duration::from_secs(4));
+    ensure!(
+        !policy.records()?.iter().any(fills),
+        "told at 153 of 512 blocks"
+    );
+    make(154)?;
+    let record = told(&policy, "blocks are left")?;
+    println!("    {}", record["outcome"]);
+    ensure!(
+        fills(&record) && record["severity"] == "high" && record["reason"].is_string(),
+        "{record}"
+    );
+    // A tool that reads a snapshot of the metadata releases it soon; this one was forgotten.
+    let forgotten = "holds a snapshot of its metadata since a minute";
+    let is_told = || {
+        let all = policy.records()?;
+        let has = |one: &Value| {
+            one["outcome"]
+                .as_str()
+                .unwrap_or_default()
+                .contains(forgotten)
+        };
+        Ok::<_, anyhow::Error>(all.iter().any(has))
+    };
+    let so_long = held.elapsed();
+    println!("    {} s after it was held", so_long.as_secs());
+    ensure!(
+        so_long < Duration::from_secs(55) && !is_told()?,
+        "told, or too late to see that it is not: {so_long:?}"
+    );
+    wait_for(forgotten, Duration::from_secs(90), is_told)?;
+    must(&format!("dmsetup message {name} 0 release_metadata_snap"))?;
+    told(&policy, "holds no snapshot of its metadata any more")?;
+    // Its metadata can be read, and written no more.
+    must(&format!(
+        "modprobe dm_flakey; on=$(dmsetup table {name}-metadata | cut -d' ' -f4); dmsetup suspend --noflush --nolockfs {name}-metadata; \
+         dmsetup load {name}-metadata --table \"0 4096 flakey $on 0 0 3600 1 error_writes\"; dmsetup resume {name}-metadata"
+    ))?;
+    let _ = fill(&thin, 0, 4);
+    let record = told(&policy, "says needs_check")?;
+    ensure!(record["severity"] == "high", "{record}");
+    let record = told(&policy, "is read-only now")?;
+    ensure!(record["severity"] == "critical", "{record}");
+    says("needs_check: deactivate it, then thin_check and thin_repair")
 }

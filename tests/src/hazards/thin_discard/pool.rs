@@ -104,12 +104,20 @@ impl Pool {
     /// # Errors
     /// It cannot be made.
     pub fn small() -> Result<Self> {
+        Self::with_metadata(8 << 20)
+    }
+
+    /// The same with so many bytes of metadata.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn with_metadata(bytes: u64) -> Result<Self> {
         let mut pool = Self::none()?;
         let name = pool.name.clone();
-        let metadata = pool.attach("metadata", 8 << 20)?;
+        let metadata = pool.attach("metadata", bytes)?;
         let metadata = pool.map(
             &format!("{name}-metadata"),
-            &format!("0 {} linear {metadata} 0", (8 << 20) / 512),
+            &format!("0 {} linear {metadata} 0", bytes / 512),
         )?;
         let data = pool.attach("data", 64 << 20)?;
         pool.map(
@@ -226,15 +234,30 @@ impl Pool {
     /// # Errors
     /// It has none.
     pub fn used(&self) -> Result<u64> {
+        Ok(self.space(5)?.0)
+    }
+
+    /// Blocks of metadata that are used, and that there are.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn metadata(&self) -> Result<(u64, u64)> {
+        self.space(4)
+    }
+
+    /// One of the spaces in the pool's status: what is used, and what there is.
+    fn space(&self, word: usize) -> Result<(u64, u64)> {
         let status = must(&format!("dmsetup status {}", self.name))?;
-        let data = status
-            .split_whitespace()
-            .nth(5)
-            .context("no data in the pool's status")?;
-        let (used, _) = data
-            .split_once('/')
-            .context("the pool's status is another")?;
-        Ok(used.parse()?)
+        let words = status.split_whitespace().nth(word);
+        let (used, total) = words
+            .and_then(|words| words.split_once('/'))
+            .with_context(|| format!("the pool's status is another: {status}"))?;
+        Ok((used.parse()?, total.parse()?))
+    }
+
+    /// The pool is one that a tool makes on what was attached.
+    pub fn is_called(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
     }
 
     /// The pool's name.

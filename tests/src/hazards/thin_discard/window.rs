@@ -39,6 +39,11 @@ pub const SCENARIOS: &[Scenario] = &[
         run: stands_still,
     },
     Scenario {
+        name: "thin_discard::what_is_newly_put_onto_a_volume_is_refused_discards_as_well",
+        needs: Needs::Ordinary,
+        run: put_onto,
+    },
+    Scenario {
         name: "thin_discard::what_arrives_all_the_same_is_told_by_who_gave_it",
         needs: Needs::Ordinary,
         run: arrived,
@@ -226,6 +231,48 @@ fn in_the_window(pool: &mut Pool, thin: &str, container: &Cgroup) -> Result<()> 
         );
     }
     ensure!(pool.used()? == before, "something was given back");
+    Ok(())
+}
+
+/// An array of md and a loop device over a file, made on volumes while the daemon lives: neither is the device mapper's, so that each is one
+/// on dm-thin only when the daemon has heard of it.
+fn put_onto() -> Result<()> {
+    let mut pool = Pool::make()?;
+    let container = Cgroup::container()?;
+    let plain = pool.attach("plain", 64 << 20)?;
+    let (below, holds) = (pool.volume()?, pool.volume()?);
+    let at = pool.place()?.display().to_string();
+    must(&format!(
+        "mkfs.ext4 -qF -E nodiscard {holds}; mount {holds} {at}; dd if=/dev/urandom of={at}/file bs=1M count=32 conv=fsync status=none"
+    ))?;
+    let policy = Policy::write("enforce", RULE, OFF)?;
+    let _daemon = Daemon::start(&policy, &[])?;
+    for what in ["md", "loop"] {
+        let new = match what {
+            "md" => pool.array(&below)?,
+            _ => must(&format!("losetup --find --show {at}/file"))?,
+        };
+        let made = Instant::now();
+        write(&new)?;
+        let before = pool.used()?;
+        let discard = format!("blkdiscard {new}");
+        let tries = [Some(&container), None].map(|who| came(who, &discard));
+        let took = made.elapsed().as_millis();
+        if what == "loop" {
+            must(&format!("losetup -d {new}; umount {at}"))?;
+        }
+        let [contained, host] = tries;
+        println!(
+            "    {what}: the container's is {contained:?}, the host's {host:?}, within {took} ms"
+        );
+        ensure!(contained? == Came::Refused, "the container may, on {what}");
+        ensure!(host? == Came::Unsupported, "the host may, on {what}");
+        ensure!(pool.used()? >= before, "something was given back by {what}");
+    }
+    ensure!(
+        came(Some(&container), &format!("blkdiscard {plain}"))? == Came::Done,
+        "the neighbour is refused"
+    );
     Ok(())
 }
 

@@ -15,16 +15,21 @@ use crate::{
     host::wait_for,
 };
 
+/// All scenarios of this theme.
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "thin_recover::a_pool_whose_activation_crashed_the_kernel_is_held_back",
     needs: Needs::Ends,
     run: held,
 }];
 
-const FOLDER: &str = "/var/lib/bulkhead/thin/activating";
+/// Where the markers are.
+pub const FOLDER: &str = "/var/lib/bulkhead/thin/activating";
 
 /// As a kernel that died meanwhile left it: the marker of this boot, with another boot's id in it.
-fn crash() -> Result<()> {
+///
+/// # Errors
+/// There is no such marker.
+pub fn crash() -> Result<()> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     for marker in fs::read_dir(FOLDER)? {
         let path = marker?.path();

@@ -1,6 +1,6 @@
 //! Lost volumes: what stands in a pool that must not be activated comes back whole, and the pool stays as it was.
 
-mod activate;
+pub mod activate;
 mod bed;
 mod docker;
 mod trouble;
