@@ -2,11 +2,7 @@
 //!
 //! Format: Documentation/bpf/btf.rst. Kinds that this reader does not know end the reading with an error.
 
-use std::{
-    collections::{HashMap, HashSet},
-    io,
-    path::Path,
-};
+use std::{collections::HashMap, io, path::Path};
 
 use foldhash::fast::FixedState;
 use guard_common::config::{
@@ -65,7 +61,7 @@ pub struct PreemptCount {
 }
 
 /// Kinds and names that are asked for.
-type Wanted<'n> = HashSet<(u32, &'n str), FixedState>;
+type Wanted<'n> = HashMap<(u32, &'n [u8]), &'n str, FixedState>;
 
 /// One type: where it stands, and its three words.
 #[derive(Clone, Copy)]
@@ -78,12 +74,17 @@ struct Type {
 
 impl Type {
     fn at(data: &[u8], at: usize) -> Option<Self> {
-        let three = data.get(at..at.checked_add(12)?)?;
+        let three: &[u8; 12] = data.get(at..)?.first_chunk()?;
+        let [name, info, size] = [0, 4, 8].map(|from| {
+            let mut word = [0; 4];
+            word.copy_from_slice(&three[from..from + 4]);
+            u32::from_le_bytes(word)
+        });
         Some(Self {
             at,
-            name: word(three, 0)?,
-            info: word(three, 4)?,
-            size: word(three, 8)?,
+            name,
+            info,
+            size,
         })
     }
     fn kind(self) -> u32 {
@@ -97,17 +98,34 @@ impl Type {
     }
     /// Bytes that follow the three words.
     fn tail(self) -> Option<usize> {
-        let count = self.members();
-        Some(match self.kind() {
-            2 | 7..=12 | 16 | 18 => 0,
-            1 | 14 | 17 => 4,
-            3 => 12,
-            STRUCT | UNION | 15 | 19 => 12 * count,
-            ENUM | 13 => 8 * count,
-            _ => return None,
-        })
+        let (once, each) = TAILS[self.kind() as usize]?;
+        Some(usize::from(once) + usize::from(each) * self.members())
     }
 }
+
+/// By kind: bytes that follow the three words once, and for each member. A table, since this is asked of each type of the kernel.
+const TAILS: [Option<(u8, u8)>; 32] = {
+    const NONE: Option<(u8, u8)> = Some((0, 0));
+    const ONE_WORD: Option<(u8, u8)> = Some((4, 0));
+    const THREE_EACH: Option<(u8, u8)> = Some((0, 12));
+    const TWO_EACH: Option<(u8, u8)> = Some((0, 8));
+    let mut tails = [None; 32];
+    // Integers, pointers, arrays;
+    (tails[1], tails[2], tails[3]) = (ONE_WORD, NONE, Some((12, 0)));
+    (tails[STRUCT as usize], tails[UNION as usize]) = (THREE_EACH, THREE_EACH);
+    tails[ENUM as usize] = TWO_EACH;
+    // declarations, typedefs, `volatile`, `const`, `restrict`, functions and their prototypes;
+    (tails[7], tails[TYPEDEF as usize], tails[9]) = (NONE, NONE, NONE);
+    (tails[10], tails[11], tails[FUNC as usize]) = (NONE, NONE, NONE);
+    tails[13] = TWO_EACH;
+    // variables, sections, floating-point numbers, tags of declarations and of types, enums of 64 bits.
+    (tails[VAR as usize], tails[15], tails[16]) = (ONE_WORD, THREE_EACH, NONE);
+    (tails[17], tails[18], tails[19]) = (ONE_WORD, NONE, THREE_EACH);
+    tails
+};
+
+/// Kinds that are looked for by name, a bit each.
+const NAMED: u32 = 1 << STRUCT | 1 << ENUM | 1 << TYPEDEF | 1 << FUNC | 1 << VAR;
 
 impl Btf {
     /// That of a kernel that says nothing of its types: every field and function is missing.
@@ -170,37 +188,43 @@ impl Btf {
                 (!name.is_empty()).then_some((STRUCT, name))
             }))
             .collect();
-        // Of a hundred thousand types, few names begin like one of these: only those are read whole.
-        let mut begins = vec![false; 1 << 16];
+        // Of a hundred thousand types, hardly a name begins like one of these but they: only those are read whole.
+        let mut begins = vec![false; BEGINS];
         for (_, name) in &wanted {
-            begins[first_two(name.as_bytes())] = true;
+            begins[beginning(name.as_bytes())] = true;
         }
-        let wanted: Wanted<'_> = wanted.into_iter().collect();
+        let wanted: Wanted<'_> = wanted
+            .into_iter()
+            .map(|(kind, name)| ((kind, name.as_bytes()), name))
+            .collect();
         let mut types = Vec::with_capacity((end - begin) / 24);
         types.push(0);
         let mut named = HashMap::new();
         let mut at = begin;
         while at < end {
-            let kind = Type::at(&data, at).ok_or(BtfError::Malformed(at))?;
-            if matches!(kind.kind(), STRUCT | ENUM | TYPEDEF | FUNC | VAR) && kind.name != 0 {
-                let from = strings.saturating_add(kind.name as usize);
-                let rest = data.get(from..).ok_or(BtfError::Malformed(at))?;
-                if begins[first_two(rest)] {
+            let Some((one, tail)) = Type::at(&data, at).and_then(|one| Some((one, one.tail()?)))
+            else {
+                return Err(BtfError::Malformed(at));
+            };
+            let kind = one.kind();
+            if NAMED >> kind & 1 != 0 && one.name != 0 {
+                let from = strings.saturating_add(one.name as usize);
+                let Some(rest) = data.get(from..) else {
+                    return Err(BtfError::Malformed(at));
+                };
+                if begins[beginning(rest)] {
                     let length = rest.iter().position(|byte| *byte == 0);
                     let name = &rest[..length.unwrap_or(rest.len())];
-                    if let Some((kind, name)) = str::from_utf8(name)
-                        .ok()
-                        .and_then(|name| wanted.get(&(kind.kind(), name)))
-                    {
+                    if let Some(name) = wanted.get(&(kind, name)) {
                         // A declaration without members says nothing; the first definition counts.
                         named
-                            .entry((*kind, (*name).to_owned()))
+                            .entry((kind, (*name).to_owned()))
                             .or_insert(types.len() as u32);
                     }
                 }
             }
             types.push(at as u32);
-            at += 12 + kind.tail().ok_or(BtfError::Malformed(at))?;
+            at += 12 + tail;
         }
         Ok(Self {
             data,
@@ -357,13 +381,23 @@ fn kind_of(name: &str) -> u32 {
     }
 }
 
-/// The first two bytes of a name, as an index.
-fn first_two(name: &[u8]) -> usize {
-    match name {
-        [first, second, ..] => usize::from(*first) << 8 | usize::from(*second),
-        [first] => usize::from(*first) << 8,
-        [] => 0,
+/// Beginnings of names that are told apart.
+const BEGINS: usize = 1 << 14;
+
+/// The first eight bytes of a name, or all before its NUL, as an index.
+fn beginning(name: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let mut eight = [0; 8];
+    match name.first_chunk() {
+        Some(first) => eight = *first,
+        None => eight[..name.len()].copy_from_slice(name),
     }
+    let word = u64::from_le_bytes(eight);
+    // The top bit of each byte that is 0, the lowest of them for certain.
+    let nul = word.wrapping_sub(ONES) & !word & ONES << 7;
+    let before = (nul & nul.wrapping_neg()).wrapping_sub(1);
+    // Fibonacci hashing, as in `guard_common::host::user_of`.
+    ((word & before).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - BEGINS.trailing_zeros())) as usize
 }
 
 fn word(data: &[u8], at: usize) -> Option<u32> {
@@ -407,6 +441,44 @@ mod tests {
         assert_eq!(words[Field::TaskCgroups as usize], 8);
         assert_eq!(words[Field::TaskFlags as usize], MISSING);
         assert_eq!((btf.function("f"), btf.function("g")), (Some(4), None));
+    }
+
+    #[test]
+    fn a_name_of_any_length_is_found_behind_a_type_of_any_kind() {
+        let names = ["", "f", "seventh", "eight888", "nine99999", "nine9999"];
+        let strings: Vec<u8> = (names.iter())
+            .flat_map(|name| name.bytes().chain([0]))
+            .collect();
+        let mut types: Vec<u32> = Vec::new();
+        // Each kind with two members, and as many words behind it as the format says (Documentation/bpf/btf.rst).
+        let words = [1, 0, 3, 6, 6, 4, 0, 0, 0, 0, 0, 0, 4, 1, 6, 0, 1, 0, 6];
+        for (kind, words) in (1_u32..).zip(words) {
+            types.extend([0, kind << 24 | 2, 0]);
+            types.extend(std::iter::repeat_n(0, words));
+        }
+        let mut at = 0;
+        for name in names {
+            types.extend([at, FUNC << 24, 0]);
+            at += name.len() as u32 + 1;
+        }
+        let types: Vec<u8> = types.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut data = MAGIC.to_le_bytes().to_vec();
+        data.extend([1, 0]);
+        let (length, all) = (types.len() as u32, strings.len() as u32);
+        for word in [24, 0, length, length, all] {
+            data.extend(word.to_le_bytes());
+        }
+        data.extend(types);
+        data.extend(&strings);
+        let asked = [&names[1..], &["eight88", "eight8888", "nine999999"]].concat();
+        // With and without the NUL behind the last.
+        for _ in 0..2 {
+            let btf = Btf::parse(data.clone(), &asked).unwrap();
+            let found: Vec<Option<u32>> = asked.iter().map(|name| btf.function(name)).collect();
+            let expected = (21..26).map(Some).chain([None; 3]);
+            assert_eq!(found, expected.collect::<Vec<_>>());
+            data.pop();
+        }
     }
 
     #[test]

@@ -106,19 +106,21 @@ pub fn matches(pattern: &str, path: &str) -> bool {
 /// Whether some cgroup is matched by both patterns.
 #[must_use]
 pub fn overlap(one: &str, other: &str) -> bool {
+    if begin_apart(one.as_bytes(), other.as_bytes()) {
+        return false;
+    }
     let one: Vec<&[u8]> = one.split('/').map(str::as_bytes).collect();
     let other: Vec<&[u8]> = other.split('/').map(str::as_bytes).collect();
     common(&one, &other, &|name| *name == b"**", &|one, other| {
-        // Most names differ in a letter before any star.
-        if let (Some(first), Some(with)) = (one.first(), other.first())
-            && first != with
-            && *first != b'*'
-            && *with != b'*'
-        {
-            return false;
-        }
-        common(one, other, &|byte| *byte == b'*', &u8::eq)
+        !begin_apart(one, other) && common(one, other, &|byte| *byte == b'*', &u8::eq)
     })
+}
+
+/// Whether two patterns differ in a byte before any star: most do, and have nothing in common then.
+fn begin_apart(one: &[u8], other: &[u8]) -> bool {
+    let mut bytes = one.iter().zip(other);
+    let first = bytes.find(|(a, b)| a != b || **a == b'*');
+    first.is_some_and(|(a, b)| *a != b'*' && *b != b'*')
 }
 
 /// Whether two sequences, in each of which some items stand for any number of items, have a sequence in common.
