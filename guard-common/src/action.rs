@@ -2,8 +2,8 @@
 
 macro_rules! actions {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $word:literal;)*) => {
-        /// What a task tries to do, as policy names it. Its number is a bit in [`crate::fork_storm::Profile`] and an index
-        /// into [`crate::Container::actions`].
+        /// What a task tries to do, as policy names it. Its number is an index into [`Fates`] and into
+        /// [`crate::Container::actions`].
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Action { $($(#[$doc])* $name = $number,)* }
@@ -88,12 +88,6 @@ actions! {
 pub const ACTIONS: usize = 30;
 
 impl Action {
-    /// Its bit in a profile's sets.
-    #[must_use]
-    pub const fn bit(self) -> u64 {
-        1 << self as u32
-    }
-
     /// Whether who refuses this refuses `other` too: who may not read takes nothing out either, and a forged line is no worse
     /// than a console that shows none.
     #[must_use]
@@ -241,7 +235,7 @@ const _: () = assert!(size_of::<ArgumentKey>() == 24);
 /// Entries of the kernel table `ARGUMENTS`: those of two policies, of which one is in force while the other is filled.
 pub const ARGUMENTS: u32 = 8192;
 
-/// What becomes of an action: an index into [`Sets`], and a bit of a value of the kernel table `ARGUMENTS`.
+/// What becomes of an action: a bit in [`Fates`], and of a value of the kernel table `ARGUMENTS`.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -263,8 +257,45 @@ impl Fate {
     }
 }
 
-/// For each [`Fate`] the actions that it is of: one [`Action::bit`] each.
-pub type Sets = [u64; 4];
+/// What becomes of each [`Action`]: in the lower four bits the [`Fate::bit`]s whatever it is done to; in the upper four those that it may
+/// have by what it is done to, as the kernel table `ARGUMENTS` says. A byte each, with room to spare: one load tells both.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fates([u8; 32]);
+const _: () = assert!(ACTIONS <= size_of::<Fates>());
+
+impl Fates {
+    /// It has this fate as well, whatever it is done to.
+    pub const fn add(&mut self, action: Action, fate: Fate) {
+        self.0[action as usize] |= fate.bit() as u8;
+    }
+
+    /// It may have this fate as well, by what it is done to.
+    pub const fn add_by_argument(&mut self, action: Action, fate: Fate) {
+        self.0[action as usize] |= (fate.bit() as u8) << 4;
+    }
+
+    /// Its fates whatever it is done to: a [`Fate::bit`] each.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(&self, action: Action) -> u32 {
+        self.0[action as usize] as u32 & 0xf
+    }
+
+    /// Those that it may have by what it is done to: a [`Fate::bit`] each.
+    #[must_use]
+    #[inline(always)]
+    pub const fn by_argument(&self, action: Action) -> u32 {
+        self.0[action as usize] as u32 >> 4
+    }
+
+    /// Those that it may have at all: a [`Fate::bit`] each.
+    #[must_use]
+    #[inline(always)]
+    pub const fn any(&self, action: Action) -> u32 {
+        self.of(action) | self.by_argument(action)
+    }
+}
 
 /// What became of one action in one container.
 #[repr(C)]
@@ -297,13 +328,44 @@ mod tests {
     }
 
     #[test]
-    fn numbers_bits_and_names_are_each_ones_own() {
+    fn numbers_are_each_ones_own() {
         for (index, action) in Action::ALL.into_iter().enumerate() {
             assert_eq!(action as usize, index);
-            assert_eq!(action.bit(), 1 << index);
             assert_eq!(Action::from_number(index as u32), Some(action));
         }
         assert_eq!(Action::from_number(ACTIONS as u32), None);
-        const { assert!(ACTIONS <= 64) };
+    }
+
+    #[test]
+    fn the_fates_of_one_action_are_no_others() {
+        const ALL: [Fate; 4] = [
+            Fate::Refused,
+            Fate::RefusedNested,
+            Fate::Audited,
+            Fate::AuditedNested,
+        ];
+        for (action, fate) in Action::ALL
+            .into_iter()
+            .flat_map(|one| ALL.map(|fate| (one, fate)))
+        {
+            let (mut whatever, mut by_argument) = (Fates::default(), Fates::default());
+            whatever.add(action, fate);
+            by_argument.add_by_argument(action, fate);
+            for other in Action::ALL {
+                let expected = if other == action { fate.bit() } else { 0 };
+                assert_eq!(
+                    (whatever.of(other), whatever.by_argument(other)),
+                    (expected, 0)
+                );
+                assert_eq!(
+                    (by_argument.of(other), by_argument.by_argument(other)),
+                    (0, expected)
+                );
+                assert_eq!(
+                    (whatever.any(other), by_argument.any(other)),
+                    (expected, expected)
+                );
+            }
+        }
     }
 }

@@ -44,6 +44,10 @@ fields! {
     Generation = "",
     /// 1: cgroups are told apart in the pids controller's v1 hierarchy; 2: in the v2 hierarchy.
     CgroupVersion = "",
+    /// The helper that says what a task's cgroup stands below on v2, where this kernel has it for hooks and tracepoints.
+    HelperAncestor = "",
+    /// Here no read overtakes an earlier one (x86-64), so that what is the host's can be remembered.
+    ReadsInOrder = "",
     /// Number of that hierarchy; ids are unique only within one.
     Hierarchy = "",
     /// Nested cgroups of one container that may stand in `SUBJECTS`.

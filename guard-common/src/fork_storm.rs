@@ -109,21 +109,19 @@ pub struct Profile {
     pub enforced: ForkLimits,
     /// The fork rate that is audited.
     pub audited: ForkLimits,
-    /// What becomes of actions, whatever they are done to.
-    pub actions: crate::action::Sets,
-    /// Actions of which it depends on what they are done to: what may become of them by the table `ARGUMENTS`.
-    pub by_argument: crate::action::Sets,
+    /// What becomes of actions.
+    pub fates: crate::action::Fates,
     /// The pids cap that is enforced; 0: none.
     pub pids_enforced: u32,
     /// The pids cap that is audited; 0: none.
     pub pids_audited: u32,
     /// What the host's reserve does to these containers: one of [`MODE_OFF`], [`MODE_AUDIT`], [`MODE_ENFORCE`].
     pub reserve: u32,
-    /// 1: every fork is refused, and all of `actions`, whoever is setting up and whatever is off; else 0. Only the daemon's own
+    /// 1: every fork is refused, and what `fates` says, whoever is setting up and whatever is off; else 0. Only the daemon's own
     /// self-test has such a profile.
     pub self_test: u32,
 }
-const _: () = assert!(size_of::<Profile>() == 112);
+const _: () = assert!(size_of::<Profile>() == 80);
 
 /// Index in `PROFILES` of the profile that the daemon's self-test runs under.
 pub const PROFILE_SELF_TEST: u32 = 0;

@@ -25,6 +25,9 @@ pub struct Host {
     pub init_pid_ns: u64,
     /// Cgroups inside containers that `SUBJECTS` has no entry for; while there are any, a miss walks the ancestors.
     pub unlisted: u64,
+    /// How often the daemon has entered a cgroup in `SUBJECTS`, or found no room there: behind that it adds to this. What the kernel side
+    /// enters is new, and nobody has asked about it.
+    pub entered: u64,
     /// Refusals, of all containers that ever were.
     pub refused: u64,
     /// Audited forks, of all containers that ever were.
@@ -79,7 +82,7 @@ pub struct Host {
     /// `user_made` by whose they are: by [`user_of`] the cgroup that all of a user's are below.
     pub user_made_by: [u32; USERS],
 }
-const _: () = assert!(size_of::<Host>() == 216 + 4 * USERS);
+const _: () = assert!(size_of::<Host>() == 224 + 4 * USERS);
 
 /// Entries of the kernel table of the same name: by the last bits of a task's number, the task that the waiting programs of a hook have
 /// let pass on to those that act.

@@ -44,8 +44,22 @@ const _: () = assert!(size_of::<Subject>() == 16);
 pub const SLOTS: u32 = 8192;
 /// Entries of the kernel table `SUBJECTS`: containers and the cgroups nested in them.
 pub const SUBJECTS: u32 = 65_536;
-/// Entries of the kernel table `HINTS`.
+/// Entries of the kernel tables `HINTS` and `OF_THE_HOST`.
 pub const HINTS: u32 = 4096;
+/// What the kernel table `OF_THE_HOST` holds of a cgroup that is in no container, as long as so many have been entered
+/// ([`host::Host::entered`], of which the lower half decides). 0, as the table holds at first, of an id that has no room beside that: such
+/// a one is not remembered. (An id has more than 32 bits once a kernel has made 2^31 of what it gives them, files of cgroups among them.)
+#[must_use]
+pub const fn of_the_host(id: u64, entered: u64) -> u64 {
+    if id >> 32 == 0 { id | entered << 32 } else { 0 }
+}
+
+/// Whether that is what is remembered.
+#[must_use]
+pub const fn is_of_the_host(remembered: u64, id: u64, entered: u64) -> bool {
+    remembered != 0 && remembered == of_the_host(id, entered)
+}
+
 /// Bytes of the kernel's ring buffer of events.
 pub const EVENT_BYTES: u32 = 1 << 20;
 
@@ -95,3 +109,29 @@ const _: () =
 
 /// The container's name could have been made by an unprivileged user.
 pub const SLOT_USER_MADE: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_as_the_hosts_holds_for_one_cgroup_until_another_is_entered() {
+        let all = [(7, 0), (7, 1), (8, 0), (8, 1), (u64::from(u32::MAX), 0)];
+        for (at, one) in all.iter().enumerate() {
+            for (beside, other) in all.iter().enumerate() {
+                let remembered = of_the_host(one.0, one.1);
+                let same = is_of_the_host(remembered, other.0, other.1);
+                assert_eq!(same, at == beside, "{one:?}, {other:?}");
+            }
+            assert!(!is_of_the_host(0, one.0, one.1), "{one:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_finds_no_room_is_never_remembered() {
+        for (id, other) in [(1 << 32, 1 << 32), (1 << 32 | 7, 7), (u64::MAX, 1 << 40)] {
+            let remembered = of_the_host(id, 3);
+            assert!(!is_of_the_host(remembered, id, 3) && !is_of_the_host(remembered, other, 3));
+        }
+    }
+}

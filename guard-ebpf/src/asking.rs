@@ -1,13 +1,13 @@
 //! Asking the gate from a program of a cgroup, to which the kernel gives fewer helpers than to others.
 
 use guard_common::{
-    action::{Action, Argument, Fate, Told},
+    action::{Action, Argument, Told},
     config::Field,
 };
 
 use crate::{
     event::Who,
-    gate::{self, Case, Verdict},
+    gate::{self, ANYWHERE, Case, Verdict},
     kernel, subject,
 };
 
@@ -34,7 +34,7 @@ pub extern "C" fn asking_by_reading(action: u64) -> u32 {
     let may_all = || kernel::is_kernel_thread() || who().tgid == 1;
     let ask = || {
         let host = subject::host_of_witness()?;
-        let subject = subject::of_current(host)?;
+        let subject = subject::of_current_in_cgroup(host)?;
         gate::ask_of(host, subject, gate::numbered(action)?, may_all, who)
     };
     u32::from(ask() == Some(Verdict::Deny))
@@ -49,8 +49,8 @@ pub fn about_by_reading(
     [one, two]: Argument,
 ) -> Option<Verdict> {
     let host = subject::host_of_witness()?;
-    let case = Case::of(host, subject::of_current(host)?)?;
-    if !case.is_about(action.bit(), &[Fate::Refused, Fate::Audited]) {
+    let case = Case::of(host, subject::of_current_in_cgroup(host)?)?;
+    if !case.is_about(action, ANYWHERE) {
         return None;
     }
     let mut fates = case.fates(action);

@@ -4,7 +4,7 @@ use core::mem::{offset_of, transmute};
 
 use guard_common::{
     Container, Subject,
-    action::{ACTIONS, Action, Argument, ArgumentKey, Asked, Fate, Sets, Told},
+    action::{ACTIONS, Action, Argument, ArgumentKey, Asked, Fate, Fates, Told},
     event::Kind,
     fork_storm::Profile,
     host::Host,
@@ -120,31 +120,28 @@ impl Case {
         !self.is_self_test() && setup::is_going_on(self.container)
     }
 
-    /// Whether any rule is about one of these actions, an [`Action::bit`] each, in one of these sets.
+    /// Whether any rule is about this action in one of these ways, a [`Fate::bit`] each.
     #[inline(always)]
-    pub fn is_about(&self, actions: u64, fates: &[Fate]) -> bool {
-        // SAFETY: a live map value.
-        let (all, by_argument) =
-            unsafe { (&(*self.profile).actions, &(*self.profile).by_argument) };
-        let mut sets = 0;
-        for fate in fates {
-            sets |= all[*fate as usize] | by_argument[*fate as usize];
-        }
-        sets & actions != 0
+    pub fn is_about(&self, action: Action, fates: u32) -> bool {
+        self.of_profile().any(action) & fates != 0
     }
 
     /// What becomes of an action, whatever it is done to: [`Fate::bit`]s.
     #[inline(always)]
     pub fn fates(&self, action: Action) -> u32 {
-        // SAFETY: a live map value.
-        fates_of(unsafe { &(*self.profile).actions }, action)
+        self.of_profile().of(action)
     }
 
     /// What becomes of an action where it is done to something, whatever that is: [`Fate::bit`]s.
     #[inline(always)]
     pub fn any_by_argument(&self, action: Action) -> u32 {
-        // SAFETY: a live map value.
-        fates_of(unsafe { &(*self.profile).by_argument }, action)
+        self.of_profile().by_argument(action)
+    }
+
+    #[inline(always)]
+    fn of_profile(&self) -> &Fates {
+        // SAFETY: a live map value, of bytes that the daemon stores whole.
+        unsafe { &(*self.profile).fates }
     }
 
     /// What becomes of an action where it is done to this: [`Fate::bit`]s.
@@ -307,12 +304,6 @@ fn settle(
     }
 }
 
-#[inline(always)]
-fn fates_of(sets: &Sets, action: Action) -> u32 {
-    let has = |fate: Fate| (sets[fate as usize] >> action as u32 & 1) as u32 * fate.bit();
-    has(Fate::Refused) | has(Fate::RefusedNested) | has(Fate::Audited) | has(Fate::AuditedNested)
-}
-
 /// What becomes of an action in containers of this profile, where it is done to this: [`Fate::bit`]s.
 #[inline(always)]
 pub fn fates_by_argument(profile: u32, action: Action, argument: Argument) -> u32 {
@@ -324,6 +315,9 @@ pub fn fates_by_argument(profile: u32, action: Action, argument: Argument) -> u3
     // SAFETY: entries are replaced whole and read once, under RCU.
     unsafe { ARGUMENTS.get(&key) }.copied().unwrap_or_default()
 }
+
+/// What becomes of an action wherever it is done.
+pub const ANYWHERE: u32 = Fate::Refused.bit() | Fate::Audited.bit();
 
 /// No argument.
 pub const NONE: Argument = [0; 2];
@@ -356,8 +350,14 @@ pub extern "C" fn gate_denies(action: u64) -> u32 {
 /// The action with this number.
 #[inline(always)]
 pub fn numbered(action: u64) -> Option<Action> {
+    let number = kernel::counted(action);
+    if number >= ACTIONS as u64 {
+        return None;
+    }
+    // What was compared is what is used, or the verifier of 5.10 knows of no bound.
+    let number = kernel::counted(number) as u32;
     // SAFETY: they are numbered from 0 on, as `Action::ALL` has them.
-    (action < ACTIONS as u64).then(|| unsafe { transmute::<u32, Action>(action as u32) })
+    Some(unsafe { transmute::<u32, Action>(number) })
 }
 
 /// The same as [`ask`] where a rule may be about what it is done to.
@@ -374,8 +374,7 @@ pub fn ask_about(action: Action, argument: Argument) -> Option<Verdict> {
 /// Whether any rule is about this action of the container's, and it is not its runtime that does it.
 #[inline(always)]
 pub fn is_asked(case: &Case, action: Action) -> bool {
-    case.is_about(action.bit(), &[Fate::Refused, Fate::Audited])
-        && !(action.is_setup() && case.is_setting_up())
+    case.is_about(action, ANYWHERE) && !(action.is_setup() && case.is_setting_up())
 }
 
 /// The same, for a program that may not call every helper; see [`Case::close_of`].

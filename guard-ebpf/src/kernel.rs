@@ -124,7 +124,8 @@ pub fn counted(mut value: u64) -> u64 {
     value
 }
 
-/// What is read after this is not read before.
+/// What is read after this is not read before, by the compiler; nor by the processor where that reads in order
+/// ([`Field::ReadsInOrder`]).
 #[inline(always)]
 pub fn in_order() {
     // SAFETY: no instruction at all; the compiler takes it for one that may write memory.

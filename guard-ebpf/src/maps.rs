@@ -27,6 +27,10 @@ pub static SUBJECTS: HashMap<u64, Subject> = HashMap::with_max_entries(SUBJECTS_
 #[map]
 pub static HINTS: Array<u32> = Array::with_max_entries(HINTS_MAX, 0);
 
+/// The last bits of a cgroup id → [`guard_common::of_the_host`] of the last with such bits that was found to be in no container.
+#[map]
+pub static OF_THE_HOST: Array<u64> = Array::with_max_entries(HINTS_MAX, 0);
+
 /// Slot → the state of a container.
 #[map]
 pub static CONTAINERS: Array<Container> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);

@@ -5,11 +5,12 @@ use guard_common::{
     Container, HINTS as HINTS_MAX, Subject,
     config::{Field, MISSING},
     host::{Host, Turn, WAITING as WAITING_MAX},
+    is_of_the_host, of_the_host,
 };
 
 use crate::{
-    kernel::{self, add, config},
-    maps::{CONTAINERS, HINTS, HOST, SUBJECTS, WAITING},
+    kernel::{self, add, config, in_order},
+    maps::{CONTAINERS, HINTS, HOST, OF_THE_HOST, SUBJECTS, WAITING},
 };
 
 /// The first level below the hierarchy's root on which a container's own cgroup is not looked for, once a table has overflowed.
@@ -82,7 +83,36 @@ pub fn host_of_all() -> Option<*mut Host> {
 /// Whose the running task is; `None`: the host's.
 #[inline(always)]
 pub fn of_current(host: *mut Host) -> Option<Subject> {
+    of_current_by(host, || {
+        if config(Field::CgroupVersion) == 2 && config(Field::HelperAncestor) != MISSING {
+            // SAFETY: a live map value.
+            unsafe { add(&raw mut (*host).walks, 1) };
+            return of_current_unread();
+        }
+        of_ancestors(host, kernel::current_cgroup()?).copied()
+    })
+}
+
+/// The same for programs of cgroups, which have no helper for ancestors on every kernel.
+#[inline(always)]
+pub fn of_current_in_cgroup(host: *mut Host) -> Option<Subject> {
+    of_current_by(host, || {
+        of_ancestors(host, kernel::current_cgroup()?).copied()
+    })
+}
+
+/// Whose the running task is. `walk` looks among the ancestors of its cgroup, the first time that there may be one without an entry.
+#[inline(always)]
+fn of_current_by(host: *mut Host, walk: impl Fn() -> Option<Subject>) -> Option<Subject> {
     let id = kernel::current_cgroup_id()?;
+    // SAFETY: a live map value. Before `SUBJECTS` is asked: what is entered meanwhile moves it on.
+    let entered = unsafe { (&raw const (*host).entered).read_volatile() };
+    in_order();
+    let remembered = OF_THE_HOST.get_ptr_mut(id as u32 % HINTS_MAX)?;
+    // SAFETY: a live map value; the word is stored whole.
+    if is_of_the_host(unsafe { remembered.read_volatile() }, id, entered) {
+        return None;
+    }
     if let Some(subject) = hinted(id) {
         return Some(subject);
     }
@@ -92,10 +122,16 @@ pub fn of_current(host: *mut Host) -> Option<Subject> {
         return Some(*subject);
     }
     // SAFETY: a live map value.
-    if unsafe { (&raw const (*host).unlisted).read_volatile() } == 0 {
-        return None;
+    if unsafe { (&raw const (*host).unlisted).read_volatile() } != 0 {
+        // Not remembered: the walk asks anew where the task stands, and somebody may have moved it meanwhile.
+        return walk();
     }
-    of_ancestors(host, kernel::current_cgroup()?).copied()
+    let word = of_the_host(id, entered);
+    if config(Field::ReadsInOrder) != MISSING && word != 0 {
+        // SAFETY: as above.
+        unsafe { remembered.write_volatile(word) };
+    }
+    None
 }
 
 /// Whose the running task is, by helpers alone: for a host where no kernel memory can be read. Cgroups that are nested in a
@@ -105,7 +141,8 @@ pub fn of_current_unread() -> Option<Subject> {
     if config(Field::CgroupVersion) != 2 {
         return None;
     }
-    for level in 1..WALK {
+    let mut level = 1;
+    while level < u64::from(WALK) {
         // SAFETY: the helper has no preconditions; it says 0 where the task stands higher.
         let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
         if id == 0 {
@@ -115,6 +152,7 @@ pub fn of_current_unread() -> Option<Subject> {
         if let Some(subject) = unsafe { SUBJECTS.get(&id) } {
             return Some(*subject);
         }
+        level = kernel::counted(level + 1);
     }
     None
 }

@@ -1,13 +1,10 @@
 //! bpf(2): a container that would call it although a policy denies it, or get at what is Bulkhead's own, is refused.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use guard_common::{
-    action::{Action, Fate},
-    bpf::opened_by_id,
-};
+use guard_common::{action::Action, bpf::opened_by_id};
 
 use crate::{
-    gate::{Case, NONE, Verdict},
+    gate::{ANYWHERE, Case, NONE, Verdict},
     kernel::{apart, read_at},
     maps::OWN,
 };
@@ -24,7 +21,7 @@ pub fn bpf_command(ctx: LsmContext) -> i32 {
         return ALLOW;
     };
     let (any, own) = (Action::Bpf, Action::GuardDisable);
-    if !case.is_about(any.bit() | own.bit(), &[Fate::Refused, Fate::Audited]) {
+    if !case.is_about(any, ANYWHERE) && !case.is_about(own, ANYWHERE) {
         return ALLOW;
     }
     if case.close(any, NONE, case.sentence(case.fates(any), 0)) == Verdict::Deny {

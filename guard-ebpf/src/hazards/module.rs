@@ -2,13 +2,13 @@
 
 use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, macros::lsm, programs::LsmContext};
 use guard_common::{
-    action::{Action, Fate, Told},
+    action::{Action, Told},
     config::{Field, MISSING},
     module::{NAME, argument},
 };
 
 use crate::{
-    gate::{self, Case, Verdict},
+    gate::{self, ANYWHERE, Case, Verdict},
     kernel::{apart, config},
 };
 
@@ -61,7 +61,7 @@ fn load() -> i32 {
 fn judge(name: u64) -> Option<Verdict> {
     let case = Case::of_current()?;
     let action = Action::ModuleAutoload;
-    if !case.is_about(action.bit(), &[Fate::Refused, Fate::Audited]) || case.is_setting_up() {
+    if !case.is_about(action, ANYWHERE) || case.is_setting_up() {
         return None;
     }
     let mut told = Told::default();

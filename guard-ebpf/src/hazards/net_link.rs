@@ -32,8 +32,6 @@ const IS_BRIDGE: u32 = 1;
 const IS_LINK: u32 = 2;
 pub const FATES: u32 = 8;
 
-pub const ACTIONS: u64 = Action::BridgeCreate.bit() | Action::NetLinkCreate.bit();
-
 const BRIDGE: Argument = match kind("bridge") {
     Some(kind) => kind,
     None => NONE,

@@ -32,7 +32,7 @@ pub fn netlink_netlink_send(ctx: LsmContext) -> i32 {
 #[inline(always)]
 fn judge(socket: u64, sent: u64) -> Option<Verdict> {
     let case = Case::of_current()?;
-    if !case.is_about(Action::Netlink.bit(), &ALL_FATES) {
+    if !case.is_about(Action::Netlink, ALL_FATES) {
         return None;
     }
     // SAFETY: the hook's argument, and a field of its type.

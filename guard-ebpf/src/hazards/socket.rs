@@ -1,13 +1,10 @@
 //! Sockets: a container that would make one of a family, type or protocol that a policy denies is refused.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use guard_common::{
-    action::{Action, Fate},
-    socket::Socket,
-};
+use guard_common::{action::Action, socket::Socket};
 
 use crate::{
-    gate::{Case, Verdict},
+    gate::{ANYWHERE, Case, Verdict},
     kernel,
 };
 
@@ -34,7 +31,7 @@ pub fn socket_socket_create(ctx: LsmContext) -> i32 {
 fn judge(socket: Socket) -> Option<Verdict> {
     let case = Case::of_current()?;
     let action = Action::Socket;
-    if !case.is_about(action.bit(), &[Fate::Refused, Fate::Audited]) {
+    if !case.is_about(action, ANYWHERE) {
         return None;
     }
     let mut fates = case.fates(action);

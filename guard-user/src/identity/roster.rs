@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     mem::offset_of,
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use guard_common::{
@@ -23,7 +23,6 @@ use crate::kernel::{
     install::Bank,
     load::Kernel,
     prove::{NESTED_MAX, USER_MADE_EACH, USER_MADE_MAX},
-    tables::Plain,
 };
 
 /// Slots that the daemon leaves to the kernel side when it takes one from its end of the table: more than there are CPUs
@@ -381,7 +380,7 @@ fn list(kernel: &mut Kernel, id: u64, slot: u32) -> Result<bool, RosterError> {
         slot,
         reserved: 0,
     };
-    if kernel.subjects.insert(id, Plain(subject), 0).is_ok() {
+    if kernel.enter(id, subject).is_ok() {
         return Ok(true);
     }
     give_back(kernel, id, slot)?;
@@ -400,14 +399,16 @@ fn nest(
     subject: Subject,
     replaces: bool,
 ) -> Result<(), RosterError> {
-    let nested = kernel
-        .containers
-        .word(slot as usize, offset_of!(Container, nested));
-    let all = kernel.host.long(0, offset_of!(Host, nested));
-    if nested.load(Ordering::Acquire) >= NESTED_MAX
-        || all.load(Ordering::Acquire) >= u64::from(kernel.nested_total)
-        || kernel.subjects.insert(id, Plain(subject), 0).is_err()
-    {
+    let room = {
+        let (nested, all) = nested_counts(kernel, slot);
+        nested.load(Ordering::Acquire) < NESTED_MAX
+            && all.load(Ordering::Acquire) < u64::from(kernel.nested_total)
+    };
+    if room && kernel.enter(id, subject).is_ok() {
+        let (nested, all) = nested_counts(kernel, slot);
+        nested.fetch_add(1, Ordering::Relaxed);
+        all.fetch_add(1, Ordering::Relaxed);
+    } else {
         if replaces {
             let _ = kernel.subjects.remove(&id);
         }
@@ -415,11 +416,16 @@ fn nest(
             .host
             .long(0, offset_of!(Host, unlisted))
             .fetch_add(1, Ordering::Relaxed);
-    } else {
-        nested.fetch_add(1, Ordering::Relaxed);
-        all.fetch_add(1, Ordering::Relaxed);
+        kernel.has_entered();
     }
     Ok(())
+}
+
+/// The nested cgroups of one container, and of all, that are entered.
+fn nested_counts(kernel: &Kernel, slot: u32) -> (&AtomicU32, &AtomicU64) {
+    let nested = offset_of!(Container, nested);
+    let nested = kernel.containers.word(slot as usize, nested);
+    (nested, kernel.host.long(0, offset_of!(Host, nested)))
 }
 
 /// Whether a container that was just entered was not removed in the meantime: the kernel side found no entry then.

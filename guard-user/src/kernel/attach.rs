@@ -321,13 +321,6 @@ impl Kernel {
     }
 
     fn attach(&self, btf: &Btf, program: &'static str, how: How<'_>) -> Result<Link, LoadError> {
-        let broken = || LoadError::Object(format!("no program {program}"));
-        let found = self.object.programs.get(program).ok_or_else(broken)?;
-        let code = self
-            .object
-            .functions
-            .get(&found.function_key())
-            .ok_or_else(broken)?;
         let function = |name| btf.function(name).ok_or(LoadError::NoFunction(name));
         let (kind, attach, id) = match how {
             How::Lsm(name) => (
@@ -373,8 +366,9 @@ impl Kernel {
             source,
             log,
         };
-        let code = variables::resolved(btf, &code.instructions)?;
-        let mut functions = Functions::of(&self.object, program, &code)
+        let linked = self.image.linked(program)?;
+        let code = variables::resolved(btf, &linked.code)?;
+        let mut functions = Functions::of(&self.image, program, &code)
             .map_err(|source| refused(source, "of the types of its functions".to_owned()))?;
         let folded = fold::folded(&code, &self.constants);
         tracing::debug!(
@@ -394,7 +388,7 @@ impl Kernel {
             function: id,
             code: &code,
             functions: functions.as_ref(),
-            license: &found.license,
+            license: &linked.license,
             name: program,
         })
         .map_err(|(source, log)| refused(source, log))?;

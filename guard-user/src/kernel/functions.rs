@@ -13,14 +13,14 @@ use std::{
 };
 
 use aya_obj::{
-    Function, Object,
+    Function,
     generated::{
         BPF_CALL, BPF_JMP, BPF_PSEUDO_CALL, BTF_INT_SIGNED, BTF_KIND_FUNC, BTF_KIND_FUNC_PROTO,
         BTF_KIND_INT, bpf_insn, btf_func_linkage,
     },
 };
 
-use super::{fold::Folded, sys};
+use super::{fold::Folded, image::Image, sys};
 
 /// The kernel side's global functions, and how many numbers each takes.
 const GLOBAL: [(&str, usize); 13] = [
@@ -62,18 +62,20 @@ impl Functions {
     ///
     /// # Errors
     /// What the kernel says to the type information.
-    pub fn of(object: &Object, program: &str, code: &[bpf_insn]) -> io::Result<Option<Self>> {
-        let globals: Vec<(&Function, usize)> = (object.functions.values())
-            .filter_map(|function| {
-                let mut all = GLOBAL.iter();
-                let at = all.position(|(name, _)| *name == function.name)?;
-                Some((function, at))
+    pub fn of(image: &Image, program: &str, code: &[bpf_insn]) -> io::Result<Option<Self>> {
+        let begins = image.with_functions(|all| {
+            let globals: Vec<(&Function, usize)> = all
+                .filter_map(|function| {
+                    let mut all = GLOBAL.iter();
+                    let at = all.position(|(name, _)| *name == function.name)?;
+                    Some((function, at))
+                })
+                .collect();
+            begins(code, |code| {
+                // Of two that look alike it is either: these take as many numbers.
+                let (_, at) = globals.iter().find(|(global, _)| is(global, code))?;
+                Some(*at)
             })
-            .collect();
-        let begins = begins(code, |code| {
-            // Of two that look alike it is either: these take as many numbers.
-            let (_, at) = globals.iter().find(|(global, _)| is(global, code))?;
-            Some(*at)
         });
         if begins.iter().all(|one| one.kind <= PROGRAM) {
             return Ok(None);

@@ -8,7 +8,7 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use aya::maps::{Array, HashMap as Table, MapData, Queue, RingBuf};
+use aya::maps::{Array, HashMap as Table, MapData, MapError, Queue, RingBuf};
 use guard_common::{
     Container, SLOTS, Subject,
     action::ArgumentKey,
@@ -26,6 +26,7 @@ use thiserror::Error;
 use super::{
     attach::{GOVERNOR, Link},
     fold::Constants,
+    image::Image,
     object::{self, Tables},
     own::Own,
     pins, sys,
@@ -33,7 +34,7 @@ use super::{
 };
 
 /// Where everything that outlives the daemon stands; the last name is the version of the tables' layout.
-pub const PINS: &str = "/sys/fs/bpf/bulkhead/v10";
+pub const PINS: &str = "/sys/fs/bpf/bulkhead/v11";
 
 /// Why the kernel side is not loaded.
 #[derive(Debug, Error)]
@@ -46,7 +47,7 @@ pub enum LoadError {
         /// Its name.
         name: String,
         /// What aya said.
-        source: aya::maps::MapError,
+        source: MapError,
     },
     /// A table cannot be mapped.
     #[error("cannot map the kernel table {name}")]
@@ -141,7 +142,7 @@ pub struct Sizes {
 pub struct Kernel {
     /// Keeps the tables that nobody took out of it.
     _tables: Tables,
-    pub(super) object: aya_obj::Object,
+    pub(super) image: Image,
     /// What programs read of `CONFIG`.
     pub(super) constants: Constants,
     /// Number of this load.
@@ -222,7 +223,7 @@ impl Kernel {
             }
         }
 
-        let (object, mut tables) = object::open(config, pins, sizes)?;
+        let (image, mut tables) = object::open(config, pins, sizes)?;
         let host =
             Mapped::new(tables.get("HOST")?.fd().as_fd(), 1).map_err(|source| LoadError::Map {
                 name: "HOST",
@@ -255,7 +256,7 @@ impl Kernel {
             }
         }
         let kernel = Self {
-            object,
+            image,
             constants,
             generation,
             nested_total: config[Field::NestedTotal as usize],
@@ -304,6 +305,22 @@ impl Kernel {
             })?;
         both.fill(bank as usize, matcher);
         Ok(())
+    }
+
+    /// Enters a cgroup: from now on it is that container's.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub fn enter(&mut self, id: u64, subject: Subject) -> Result<(), MapError> {
+        let entered = self.subjects.insert(id, Plain(subject), 0);
+        self.has_entered();
+        entered
+    }
+
+    /// A cgroup was entered, or found no room: whatever the programs remember to be the host's they look up anew.
+    pub fn has_entered(&self) {
+        let entered = self.host.long(0, offset_of!(Host, entered));
+        entered.fetch_add(1, Ordering::Release);
     }
 
     /// Slots that were ever given: by the kernel side from the first one on, by the daemon from the last one on.

@@ -6,6 +6,7 @@ mod bytes;
 mod fold;
 mod functions;
 pub mod hooks;
+mod image;
 pub mod install;
 pub mod load;
 pub mod loops;

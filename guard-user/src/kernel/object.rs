@@ -15,11 +15,13 @@ use guard_common::config::FIELDS;
 
 use super::{
     fold::Constants,
+    image::Image,
     load::{LoadError, Sizes},
     sys,
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../guard-ebpf/prebuilt/guard.bpf.o");
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!("../../../guard-ebpf/prebuilt/guard.bpf.o");
 
 /// The section that the kernel side's `CONFIG` stands in, alone.
 const CONFIG: &str = ".rodata";
@@ -97,7 +99,7 @@ pub(super) fn open(
     config: [u32; FIELDS],
     pins: Option<&Path>,
     sizes: &Sizes,
-) -> Result<(Object, Tables), LoadError> {
+) -> Result<(Image, Tables), LoadError> {
     let broken = |error: &dyn std::fmt::Display| LoadError::Object(error.to_string());
     let mut object = Object::parse(OBJECT).map_err(|error| broken(&error))?;
     let maps = std::mem::take(&mut object.maps);
@@ -125,10 +127,7 @@ pub(super) fn open(
     object
         .relocate_maps(used, &sections)
         .map_err(|error| broken(&error))?;
-    object
-        .relocate_calls(&sections)
-        .map_err(|error| broken(&error))?;
-    Ok((object, Tables(tables)))
+    Ok((Image::new(object, sections), Tables(tables)))
 }
 
 /// Read-only data, which the verifier takes for constants once it is frozen: the daemon's own words, and what the compiler put

@@ -14,6 +14,7 @@ use super::{
     load::{Kernel, PINS},
     rungs::{self, Rung},
     self_test::{self, DONE, FORK, Outcome, SelfTestError},
+    sys,
     under_way::Counting,
 };
 use crate::identity::tree::{Hierarchy, Version, id_of};
@@ -24,6 +25,9 @@ pub const NESTED_MAX: u32 = 4096;
 pub const USER_MADE_MAX: u32 = guard_common::SLOTS / 4;
 /// A quarter of these, for those of one user.
 pub const USER_MADE_EACH: u32 = USER_MADE_MAX / 4;
+
+/// `BPF_FUNC_get_current_ancestor_cgroup_id` (include/uapi/linux/bpf.h), which tracing programs and hooks may call on 6.1 and later, and not on 5.10.
+const ANCESTOR: i32 = 123;
 
 /// What became of one rung.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -92,6 +96,8 @@ pub fn config(btf: &Btf, hierarchy: &Hierarchy) -> [u32; FIELDS] {
         (Field::UserMadeMax, USER_MADE_MAX),
         (Field::UserMadeEach, USER_MADE_EACH),
         (Field::HostNet, host_net()),
+        (Field::HelperAncestor, word_of(sys::has_helper(ANCESTOR))),
+        (Field::ReadsInOrder, word_of(cfg!(target_arch = "x86_64"))),
         (
             Field::PerfArguments,
             btf.arguments(PERF_EVENT_OPEN).unwrap_or(MISSING),
@@ -100,6 +106,11 @@ pub fn config(btf: &Btf, hierarchy: &Hierarchy) -> [u32; FIELDS] {
         words[field as usize] = word;
     }
     words
+}
+
+/// A word that says whether something is so.
+const fn word_of(it_is: bool) -> u32 {
+    if it_is { 1 } else { MISSING }
 }
 
 /// The number of the host's first network namespace; [`MISSING`]: it is not known, and every one counts as nested.

@@ -80,7 +80,7 @@ pub struct Outcome {
     pub container: Container,
     /// A cgroup that was made in a container's was entered by the kernel side, before it could be used.
     pub inherits: bool,
-    /// Forks were seen to end while it ran: one that was done, and one that failed behind the verdict.
+    /// Of a trial of a fork: forks were seen to end while it ran, one that was done, and one that failed behind the verdict.
     pub ends: bool,
 }
 
@@ -129,14 +129,18 @@ pub fn run(
         self_test: 1,
         ..Profile::default()
     };
-    refusing.actions[Fate::Refused as usize] =
-        trial.actions.iter().fold(0, |all, one| all | one.bit());
+    for action in trial.actions {
+        refusing.fates.add(*action, Fate::Refused);
+    }
     kernel.profiles.set(PROFILE_SELF_TEST, Plain(refusing), 0)?;
-    kernel.subjects.insert(id, Plain(subject), 0)?;
+    kernel.enter(id, subject)?;
     let before = kernel.host.get(0);
     let tried = in_nested(kernel, &nested, subject, &id_of, trial);
     let refused = kernel.host.get(0);
-    fork_in_vain();
+    // A copy of this process, which only the trial of the governor is about.
+    if trial.actions.is_empty() {
+        fork_in_vain();
+    }
     let after = kernel.host.get(0);
     let ends =
         after.forks_landed != before.forks_landed && after.forks_failed != refused.forks_failed;
@@ -228,7 +232,7 @@ fn in_nested(
     let inherits = listed || kernel.host.get(0).unlisted > before;
     if !inherits {
         // The governor is to be seen by itself.
-        kernel.subjects.insert(id, Plain(subject), 0)?;
+        kernel.enter(id, subject)?;
     }
     let outcome = child(nested, trial);
     if !inherits {

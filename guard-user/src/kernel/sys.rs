@@ -9,7 +9,10 @@ use std::{
     path::Path,
 };
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn};
+use aya_obj::generated::{
+    BPF_ALU64, BPF_CALL, BPF_EXIT, BPF_JMP, BPF_K, BPF_MOV, bpf_attr, bpf_cmd, bpf_insn,
+    bpf_prog_type,
+};
 use nix::libc;
 
 use guard_common::bpf::Object;
@@ -109,6 +112,34 @@ fn load_with(load: &Load<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
         program.log_size = log.len() as u32;
     }
     bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(descriptor)
+}
+
+/// Whether a tracing program may call this helper with one number.
+pub fn has_helper(number: i32) -> bool {
+    let instruction = |code: u32, register, imm| bpf_insn {
+        code: code as u8,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(register, 0),
+        off: 0,
+        imm,
+    };
+    let set = BPF_ALU64 | BPF_MOV | BPF_K;
+    let code = [
+        instruction(set, 1, 0),
+        instruction(BPF_JMP | BPF_CALL, 0, number),
+        instruction(set, 0, 0),
+        instruction(BPF_JMP | BPF_EXIT, 0, 0),
+    ];
+    let load = Load {
+        kind: bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT as u32,
+        attach: 0,
+        function: 0,
+        code: &code,
+        functions: None,
+        license: c"GPL",
+        name: "helper",
+    };
+    load_with(&load, &mut []).is_ok()
 }
 
 /// Type information, for programs that are loaded with it.

@@ -243,7 +243,7 @@ fn treat(
         (reserve_mode == Some(Mode::Enforce)).then_some(Mode::Enforce),
     );
     let would = denied::would_be_denied(denied::denied(&rules, Mode::Audit), &refused);
-    let (actions, by_argument, arguments) = denied::fates(&refused, &would);
+    let (fates, arguments) = denied::fates(&refused, &would);
 
     let ladder = |of: Mode, rate: &Option<Applied<Forks>>, pids: &Option<Applied<u32>>| {
         let mut ladder: Vec<Step> = Vec::new();
@@ -284,8 +284,7 @@ fn treat(
                 Some(Mode::Enforce) => MODE_ENFORCE,
             },
             self_test: 0,
-            actions,
-            by_argument,
+            fates,
         },
         subjects,
         exempt: false,

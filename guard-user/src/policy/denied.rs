@@ -1,7 +1,7 @@
 //! What the rules of one kind of container deny, together: by which rule, and as the kernel side has it.
 
 use guard_common::{
-    action::{Action, Argument, Fate, Sets},
+    action::{Action, Argument, Fate, Fates},
     socket::Socket,
 };
 
@@ -104,12 +104,12 @@ fn each(denial: &Denial) -> impl Iterator<Item = Denied> {
     })
 }
 
-/// As the kernel side has it: what becomes of actions whatever they are done to, of which it depends on that, and then what.
+/// As the kernel side has it: what becomes of actions, and where that depends on what they are done to, what.
 pub(super) fn fates(
     refused: &[Applied<Denied>],
     audited: &[Applied<Denied>],
-) -> (Sets, Sets, Vec<ByArgument>) {
-    let (mut actions, mut by_argument) = (Sets::default(), Sets::default());
+) -> (Fates, Vec<ByArgument>) {
+    let mut fates = Fates::default();
     let mut table: Vec<ByArgument> = Vec::new();
     let refused = refused.iter().map(|applied| (&applied.limit, true));
     let audited = audited.iter().map(|applied| (&applied.limit, false));
@@ -121,10 +121,10 @@ pub(super) fn fates(
             (false, true) => Fate::AuditedNested,
         };
         let Some(kind) = &denied.kind else {
-            actions[fate as usize] |= denied.action.bit();
+            fates.add(denied.action, fate);
             continue;
         };
-        by_argument[fate as usize] |= denied.action.bit();
+        fates.add_by_argument(denied.action, fate);
         let of_it =
             |one: &&mut ByArgument| (one.action, one.argument) == (denied.action, kind.argument);
         match table.iter_mut().find(of_it) {
@@ -145,5 +145,5 @@ pub(super) fn fates(
             fates: general,
         });
     }
-    (actions, by_argument, table)
+    (fates, table)
 }

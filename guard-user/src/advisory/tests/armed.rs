@@ -1,6 +1,6 @@
 //! `kernel: affected`: armed on a kernel that has the bug, and in no table of the kernel's on one that has not.
 
-use guard_common::action::Action;
+use guard_common::action::{Action, Fates};
 
 use crate::{
     advisory::{
@@ -94,8 +94,7 @@ fn what_an_affected_kernel_arms_a_fixed_one_does_not_put_into_the_kernel() {
     let treatment = treatment(&policy);
     assert!(treatment.refused.is_empty() && treatment.audited.is_empty());
     assert!(treatment.arguments.is_empty());
-    assert_eq!(treatment.limits.actions, [0; 4]);
-    assert_eq!(treatment.limits.by_argument, [0; 4]);
+    assert_eq!(treatment.limits.fates, Fates::default());
     let line = describe::rules(&policy, None).remove(0);
     assert_eq!(line.mode, Mode::Enforce.name());
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use guard_common::{
-    action::{Action, Fate},
+    action::{Action, Fate, Fates},
     fork_storm::{ForkLimits, MODE_AUDIT, MODE_ENFORCE, MODE_OFF},
     rtnetlink,
 };
@@ -19,6 +19,24 @@ use crate::policy::{
 fn treatment<'c>(compiled: &'c Compiled, path: &str) -> &'c Treatment {
     let (_, label) = compiled.names.container(path.as_bytes()).unwrap();
     &compiled.treatments[usize::from(label & 0xff)]
+}
+
+/// The actions that have this fate, whatever they are done to.
+fn with(fates: &Fates, fate: Fate) -> Vec<Action> {
+    let has = |action: &Action| fates.of(*action) & fate.bit() != 0;
+    Action::ALL.into_iter().filter(has).collect()
+}
+
+/// These fates and no others: whatever an action is done to, and by what.
+fn fates(whatever: &[(Action, Fate)], by_argument: &[(Action, Fate)]) -> Fates {
+    let mut fates = Fates::default();
+    for (action, fate) in whatever {
+        fates.add(*action, *fate);
+    }
+    for (action, fate) in by_argument {
+        fates.add_by_argument(*action, *fate);
+    }
+    fates
 }
 
 fn docker(more: &str, call: Option<ModeOverride>) -> Treatment {
@@ -202,25 +220,29 @@ rules:
     .unwrap();
     let compiled = compile(&policy, None).unwrap();
     // Who may not read may not take lines out either.
-    let (read, clear, console) = (
-        Action::KernelLogRead.bit() | Action::KernelLogConsume.bit(),
-        Action::KernelLogClear.bit(),
-        Action::KernelLogConsole.bit(),
-    );
+    let read = [Action::KernelLogRead, Action::KernelLogConsume];
+    let clear = [Action::KernelLogClear];
     // Who may not write may not set the console's level either.
-    let write = Action::KernelLogWrite.bit() | console;
-    let judged = |path| {
-        let limits = &treatment(&compiled, path).limits;
-        // Whoever is refused anything may not switch that off.
-        assert!(limits.actions[0] & Action::GuardDisable.bit() != 0);
-        let of = |fate: Fate| limits.actions[fate as usize] & !Action::GuardDisable.bit();
-        (of(Fate::Refused), of(Fate::Audited))
+    let write = [Action::KernelLogWrite, Action::KernelLogConsole];
+    let all = |actions: &[&[Action]]| {
+        let mut all = actions.concat();
+        all.sort();
+        all
     };
-    assert_eq!(judged("/docker-a"), (read | clear, write));
-    assert_eq!(judged("/docker-monitor"), (clear, read | write));
+    let judged = |path| {
+        let fates = &treatment(&compiled, path).limits.fates;
+        let mut refused = with(fates, Fate::Refused);
+        // Whoever is refused anything may not switch that off.
+        let guard = refused.iter().position(|one| *one == Action::GuardDisable);
+        refused.remove(guard.unwrap());
+        (refused, with(fates, Fate::Audited))
+    };
+    assert_eq!(judged("/docker-a"), (all(&[&read, &clear]), all(&[&write])));
+    let monitor = (all(&[&clear]), all(&[&read, &write]));
+    assert_eq!(judged("/docker-monitor"), monitor);
     // A name that a user could have made takes nothing out.
     let claimed = "/user.slice/user-1000.slice/user@1000.service/docker-monitor";
-    assert_eq!(judged(claimed), (read | clear, write));
+    assert_eq!(judged(claimed), (all(&[&read, &clear]), all(&[&write])));
     // The first rule that refuses it is the one that is named.
     let refused = &treatment(&compiled, "/docker-a").refused;
     let named = |action| {
@@ -248,12 +270,14 @@ rules:
     )
     .unwrap();
     let compiled = compile(&policy, None).unwrap();
-    let (bridge, link) = (Action::BridgeCreate.bit(), Action::NetLinkCreate.bit());
+    let (bridge, link) = (Action::BridgeCreate, Action::NetLinkCreate);
     let all = treatment(&compiled, "/docker-a");
     // Refused in a nested namespace, and audited elsewhere.
-    let guard = Action::GuardDisable.bit();
-    assert_eq!(all.limits.actions, [guard, bridge, bridge, 0]);
-    assert_eq!(all.limits.by_argument, [0, link, link, 0]);
+    let elsewhere = |action| [(action, Fate::RefusedNested), (action, Fate::Audited)];
+    let [nested, audited] = elsewhere(bridge);
+    let guard = (Action::GuardDisable, Fate::Refused);
+    let expected = fates(&[guard, nested, audited], &elsewhere(link));
+    assert_eq!(all.limits.fates, expected);
     let fates = |path: &str, name: &str| {
         let of = rtnetlink::kind(name).unwrap();
         let mut all = treatment(&compiled, path).arguments.iter();
@@ -286,9 +310,12 @@ rules:
     .unwrap();
     let compiled = compile(&policy, None).unwrap();
     let all = treatment(&compiled, "/docker-a");
-    let traffic = Action::TrafficControl.bit();
-    let link = Action::NetLinkCreate.bit();
-    assert_eq!(all.limits.by_argument, [link, traffic, 0, 0]);
+    let guard = [(Action::GuardDisable, Fate::Refused)];
+    let by_kind = [
+        (Action::NetLinkCreate, Fate::Refused),
+        (Action::TrafficControl, Fate::RefusedNested),
+    ];
+    assert_eq!(all.limits.fates, fates(&guard, &by_kind));
     let fates = |action, name: &str| {
         let of = rtnetlink::kind(name).unwrap();
         let mut all = all.arguments.iter();
@@ -370,11 +397,10 @@ fn who_is_refused_anything_may_not_switch_that_off() {
         )
         .unwrap();
         let compiled = compile(&policy, None).unwrap();
-        let actions = treatment(&compiled, "/docker-a").limits.actions;
-        assert_eq!(actions[1..], [0; 3]);
-        actions[0]
+        treatment(&compiled, "/docker-a").limits.fates
     };
-    assert_eq!(refuses("enforce", "300"), Action::GuardDisable.bit());
+    let guard = [(Action::GuardDisable, Fate::Refused)];
+    assert_eq!(refuses("enforce", "300"), fates(&guard, &[]));
     // Auditing refuses nothing, this neither.
-    assert_eq!(refuses("audit", "300"), 0);
+    assert_eq!(refuses("audit", "300"), Fates::default());
 }

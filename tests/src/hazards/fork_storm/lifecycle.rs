@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use super::{BURST, RATE, RULE, bound};
 use crate::{
     bed,
-    cgroup::Cgroup,
+    cgroup::{self, Cgroup},
     daemon::{Daemon, PINS, Policy, bulkhead, counters, status, succeed},
     hazards::{Needs, Scenario},
     host,
@@ -40,6 +40,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "fork_storm::a_new_policy_counts_after_a_reload",
         needs: Needs::Ends,
         run: a_new_policy_counts_after_a_reload,
+    },
+    Scenario {
+        name: "fork_storm::what_was_the_hosts_is_governed_once_a_policy_names_it",
+        needs: Needs::Ends,
+        run: what_was_the_hosts_is_governed_once_a_policy_names_it,
     },
     Scenario {
         name: "fork_storm::a_stop_releases_everything",
@@ -216,6 +221,44 @@ fn a_new_policy_counts_after_a_reload() -> Result<()> {
         Ok(bed::run(&container, "bomb --attempts 100")?.refused > 0)
     })?;
     refuses()
+}
+
+/// The kernel side remembers of a cgroup that it is the host's: until a policy says otherwise.
+fn what_was_the_hosts_is_governed_once_a_policy_names_it() -> Result<()> {
+    let policy = Policy::enforce(RULE)?;
+    let daemon = Daemon::start(&policy, &[])?;
+    let number = cgroup::number();
+    let alone = Cgroup::at(&format!("/named-{number}-alone"))?;
+    let nested = Cgroup::at(&format!("/named-{number}/nested"))?;
+    let other = Cgroup::at(&format!("/other-{number}"))?;
+    let free = |cgroups: &[&Cgroup]| {
+        cgroups.iter().try_for_each(|cgroup| {
+            let bomb = bed::run(cgroup, "bomb --attempts 300")?;
+            ensure!(bomb.made == 300, "{}: {bomb:?}", cgroup.path);
+            Ok(())
+        })
+    };
+    free(&[&alone, &nested, &other])?;
+    let text = fs::read_to_string(&policy.file)?;
+    let naming = text.replacen("cgroups: [", "cgroups: [\"/named-*\", ", 1);
+    ensure!(naming != text, "no patterns in {text}");
+    policy.replace(&naming)?;
+    daemon.reload()?;
+    for cgroup in [&alone, &nested] {
+        host::wait_for("the new name", Duration::from_secs(10), || {
+            Ok(bed::run(cgroup, "bomb --attempts 100")?.refused > 0)
+        })?;
+        super::refuses(cgroup)?;
+    }
+    free(&[&other])?;
+    policy.replace(&text)?;
+    daemon.reload()?;
+    host::wait_for("the old names", Duration::from_secs(10), || {
+        let bombs = [&alone, &nested].map(|cgroup| bed::run(cgroup, "bomb --attempts 100"));
+        let [one, two] = bombs;
+        Ok(one?.refused + two?.refused == 0)
+    })?;
+    free(&[&alone, &nested, &other])
 }
 
 fn a_stop_releases_everything() -> Result<()> {

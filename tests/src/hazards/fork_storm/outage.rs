@@ -1,8 +1,9 @@
 //! The outage: one container leaks threads until the host has no pid left, and nobody can log in.
 
-use std::{process::Command, time::Duration};
+use std::{mem::offset_of, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use guard_common::host::Host;
 
 use crate::{
     bed,
@@ -208,9 +209,8 @@ fn a_changed_pid_max_counts_within_a_second() -> Result<()> {
     Ok(())
 }
 
-/// Forks that have begun and not ended, and what the daemon has put right of that: words of the table `HOST` (guard_common::host::Host).
+/// Forks that have begun and not ended, and what the daemon has put right of that: words of the table `HOST`.
 fn under_way() -> Result<(i64, u64)> {
-    const BEGUN: usize = 136;
     let said = Command::new("sh")
         .args([
             "-c",
@@ -227,10 +227,13 @@ fn under_way() -> Result<(i64, u64)> {
         }
         Ok(u64::from_le_bytes(word))
     };
-    let forking = word(BEGUN)?
-        .wrapping_sub(word(BEGUN + 8)?)
-        .wrapping_sub(word(BEGUN + 16)?);
-    Ok((forking as i64, word(BEGUN + 24)?))
+    let host = Host {
+        forks_begun: word(offset_of!(Host, forks_begun))?,
+        forks_landed: word(offset_of!(Host, forks_landed))?,
+        forks_failed: word(offset_of!(Host, forks_failed))?,
+        ..Host::default()
+    };
+    Ok((host.forking(), word(offset_of!(Host, misses_mended))?))
 }
 
 /// What is refused ahead of the governor is seen to fail as any fork is: it must have been seen to begin as well.
