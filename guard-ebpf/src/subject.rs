@@ -101,7 +101,7 @@ pub fn of_current_in_cgroup(host: *mut Host) -> Option<Subject> {
     })
 }
 
-/// Whose the running task is. `walk` looks among the ancestors of its cgroup, the first time that there may be one without an entry.
+/// Whose the running task is. `walk` looks among the ancestors of its cgroup, while there may be a cgroup without an entry.
 #[inline(always)]
 fn of_current_by(host: *mut Host, walk: impl Fn() -> Option<Subject>) -> Option<Subject> {
     let id = kernel::current_cgroup_id()?;
