@@ -52,10 +52,14 @@ pub struct Host {
     pub user_told: u64,
     /// Forks of the whole host that were judged, put right by what `misses_mended` says. With the two that follow, modulo 2^64: see [`Host::forking`].
     pub forks_begun: u64,
-    /// Of these, those that are done: the kernel's own count has their pid.
+    /// Of these, those that are done: the kernel's own count has their pid. Where `total_forks_at` is not 0: what is to be added to what
+    /// stands there.
     pub forks_landed: u64,
     /// Of these, those that failed, refused ones among them.
     pub forks_failed: u64,
+    /// Kernel address of `total_forks`, the kernel's own count of forks that are done (kernel/fork.c); 0: a program counts them. The
+    /// daemon's to store.
+    pub total_forks_at: u64,
     /// What was added to `forks_begun`, modulo 2^64, for runs that the kernel left out of the programs that act; the daemon's.
     pub misses_mended: u64,
     /// While fewer forks than these have begun, the host has not reached `pid_ceiling`. Any CPU stores it when it has looked at
@@ -82,7 +86,17 @@ pub struct Host {
     /// `user_made` by whose they are: by [`user_of`] the cgroup that all of a user's are below.
     pub user_made_by: [u32; USERS],
 }
-const _: () = assert!(size_of::<Host>() == 224 + 4 * USERS);
+const _: () = assert!(size_of::<Host>() == 232 + 4 * USERS);
+
+/// What the daemon asks the kernel's own count of forks by: the context of the program that says it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TotalForks {
+    /// Kernel address of `total_forks`; 0: it is looked up, and stands here then.
+    pub at: u64,
+    /// Forks that were done since the kernel was booted; 0: it does not say.
+    pub forks: u64,
+}
 
 /// Entries of the kernel table of the same name: by the last bits of a task's number, the task that the waiting programs of a hook have
 /// let pass on to those that act.
@@ -112,11 +126,12 @@ impl Turn {
 }
 
 impl Host {
-    /// Forks under way: judged, and neither done nor failed. Below zero after one that began before it was counted.
+    /// Forks under way: judged, and neither done nor failed. Below zero after one that began before it was counted. `total`: what stands at
+    /// `total_forks_at`, or 0 where that is 0.
     #[must_use]
-    pub const fn forking(&self) -> i64 {
+    pub const fn forking(&self, total: u64) -> i64 {
         self.forks_begun
-            .wrapping_sub(self.forks_landed)
+            .wrapping_sub(self.forks_landed.wrapping_add(total))
             .wrapping_sub(self.forks_failed) as i64
     }
 }

@@ -5,8 +5,8 @@ use core::arch::asm;
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel_str_bytes, generated},
-    macros::{fentry, raw_tracepoint},
-    programs::{FEntryContext, RawTracePointContext},
+    macros::{fentry, fexit, raw_tracepoint},
+    programs::{FEntryContext, FExitContext, RawTracePointContext},
 };
 use guard_common::{
     Container, SLOT_USER_MADE, Subject,
@@ -17,9 +17,10 @@ use guard_common::{
 };
 
 use crate::{
-    attempt::{TOLD_MOVED, WINDOW_NS, is_told},
+    attempt::{TOLD_MADE_OUTSIDE, TOLD_MOVED, WINDOW_NS, is_told},
+    call::Call,
     event,
-    kernel::{self, add, add32, config},
+    kernel::{self, add, add32, config, in_order},
     maps::{CONTAINERS, FREE_SLOTS, MATCHERS, SUBJECTS, WALK},
     subject,
 };
@@ -46,7 +47,31 @@ pub fn identity_cgroup_rmdir(ctx: RawTracePointContext) -> i32 {
 // At its entry the mover, if it moves itself, still stands where it comes from.
 #[fentry(function = "cgroup_attach_task")]
 pub fn identity_attach_task(ctx: FEntryContext) -> i32 {
-    let _ = moved(ctx.arg::<u64>(0));
+    let _ = leaves(ctx.arg(0), TOLD_MOVED);
+    0
+}
+
+/// `clone3(2)`, which alone makes a child straight in some cgroup (`CLONE_INTO_CGROUP`).
+const CLONE3: Call = Call(435, 435);
+
+// int cgroup_attach_permissions(struct cgroup *src_cgrp, struct cgroup *dst_cgrp, struct super_block *sb, bool threadgroup)   5.10
+// int cgroup_attach_permissions(struct cgroup *src_cgrp, struct cgroup *dst_cgrp, struct super_block *sb, bool threadgroup,
+//                               struct cgroup_namespace *ns)                                                                  7.3
+// The last that the kernel asks before it makes a child there; who moves a task comes here as well, and is seen above. For kernels on
+// which no program sees each fork that is done.
+#[fexit(function = "cgroup_attach_permissions")]
+pub fn identity_made_outside(ctx: FExitContext) -> i32 {
+    let refused: i32 = if config(Field::PermissionArguments) == 5 {
+        let refused = ctx.arg(5);
+        // Not one load from an address that is reckoned, as in `perf_event_open`.
+        in_order();
+        refused
+    } else {
+        ctx.arg(4)
+    };
+    if refused == 0 && Call::is_any([CLONE3]) {
+        let _ = leaves(ctx.arg(1), TOLD_MADE_OUTSIDE);
+    }
     0
 }
 
@@ -338,15 +363,16 @@ fn removed(cgroup: u64) -> Option<()> {
     None
 }
 
-/// A task inside a container that moves a task out of it is on record.
+/// A task inside a container that moves a task out of it, or makes one outside, is on record. `how`: one of the two of
+/// `Container::told_ns` that are about this.
 #[inline(always)]
-fn moved(destination: u64) -> Option<()> {
+pub fn leaves(destination: u64, how: usize) -> Option<()> {
     let host = subject::host_of_witness()?;
-    let mover = subject::of_current(host)?;
+    let who = subject::of_current(host)?;
     if !kernel::in_our_hierarchy(destination) {
         return None;
     }
-    let container = subject::container(&mover)?;
+    let container = subject::container(&who)?;
     if subject::contains(container, destination)? {
         return None;
     }
@@ -355,9 +381,9 @@ fn moved(destination: u64) -> Option<()> {
         add(&raw mut (*container).moved_out, 1);
         bpf_ktime_get_ns()
     };
-    if is_told(container, TOLD_MOVED, now_ns) {
-        let id = kernel::cgroup_id(destination)?;
-        event::tell(host, Kind::MovedOut as u32, 0, mover.slot, container, id);
+    if is_told(container, how, now_ns) {
+        let (reason, id) = ((how - TOLD_MOVED) as u32, kernel::cgroup_id(destination)?);
+        event::tell(host, Kind::MovedOut as u32, reason, who.slot, container, id);
     }
     None
 }

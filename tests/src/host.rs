@@ -73,6 +73,15 @@ pub fn tasks() -> Result<u64> {
         .context("/proc/loadavg is not what it was")
 }
 
+/// Forks that the kernel has done since it was booted, by its own count.
+pub fn forks() -> Result<u64> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let count = text
+        .lines()
+        .find_map(|line| line.strip_prefix("processes "));
+    Ok(count.context("/proc/stat counts no forks")?.parse()?)
+}
+
 /// The kernel's release, as numbers.
 #[must_use]
 pub fn release() -> (u32, u32) {

@@ -109,6 +109,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Some(result.map_or_else(|reason| reason, |()| "attached".to_owned()))
     };
     let identity = kernel.attach_identity(&btf);
+    kernel.ask_for_total_forks(&btf);
     let moves = kernel.attach_moves(&btf);
     let rung = arguments.rung;
     let mut setup = Setup::default();

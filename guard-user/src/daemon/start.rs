@@ -110,6 +110,7 @@ impl Daemon {
         for trouble in troubles {
             notes.stand("journal", trouble.to_string());
         }
+        kernel.ask_for_total_forks(&btf);
         // An earlier daemon's go on telling until ours do; where there are none, that can wait.
         if kernel.taken_over {
             links.extend(witness::attach(&kernel, &btf, &plan, &mut notes));

@@ -15,18 +15,18 @@ pub(super) fn attach(kernel: &Kernel, btf: &Btf, plan: &Plan, notes: &mut Notes)
         all.push((
             "printed",
             "nobody tells who prints into the kernel log",
-            kernel.attach_printed(btf),
+            kernel.attach_printed(btf).map(|link| vec![link]),
         ));
         all.push((
             "ended",
             "whom the kernel log is about is not told of those that have ended",
-            kernel.attach_ended(btf),
+            kernel.attach_ended(btf).map(|link| vec![link]),
         ));
     }
     let mut links = Vec::new();
-    for (what, lacks, link) in all {
-        match link {
-            Ok(link) => links.push(link),
+    for (what, lacks, attached) in all {
+        match attached {
+            Ok(attached) => links.extend(attached),
             Err(error) => {
                 notes.stand(what, format!("{lacks}: {}", error.in_short()));
             }

@@ -21,7 +21,7 @@ use super::{
     load::{Kernel, LoadError},
     rungs::{self, Rung},
     sys,
-    under_way::{self, Counting},
+    under_way::{self, Counting, Total},
     variables,
 };
 use crate::identity::tree::{Hierarchy, Version};
@@ -32,11 +32,16 @@ pub(super) const GOVERNOR: &str = "fork_storm_task_alloc";
 /// Where the kernel asks its security modules before a fork.
 pub const SECURITY_TASK_ALLOC: &str = "security_task_alloc";
 
+/// What the kernel asks last before a task is made in another cgroup than its parent's, or moved there; static, and not on every kernel
+/// a function of its own.
+pub const ATTACH_PERMISSIONS: &str = "cgroup_attach_permissions";
+
 /// Functions of the kernel that programs attach to which are no hooks.
-const FUNCTIONS: [&str; 8] = [
+const FUNCTIONS: [&str; 9] = [
     "bpf_lsm_task_alloc",
     SECURITY_TASK_ALLOC,
     "cgroup_attach_task",
+    ATTACH_PERMISSIONS,
     "btf_trace_task_newtask",
     "btf_trace_signal_deliver",
     "perf_event_free_task",
@@ -87,6 +92,8 @@ enum How<'r> {
     RawTracepoint(&'static CStr),
     Devices(BorrowedFd<'r>),
     Settings(BorrowedFd<'r>),
+    /// Not at all: the daemon runs it.
+    Run,
 }
 
 impl Link {
@@ -108,6 +115,7 @@ impl How<'_> {
             Self::RawTracepoint(_) => "raw tracepoint",
             Self::Devices(_) => "cgroup device",
             Self::Settings(_) => "cgroup sysctl",
+            Self::Run => "syscall",
         }
     }
 }
@@ -135,11 +143,14 @@ impl Kernel {
     /// # Errors
     /// [`LoadError`].
     pub fn attach_ends(&self, btf: &Btf, rung: Rung) -> Result<(Vec<Link>, Counting), LoadError> {
-        let landed = self.attach(
-            btf,
-            under_way::LANDED,
-            How::Tracepoint("btf_trace_task_newtask"),
-        )?;
+        let total_forks_at = self.total.as_ref().map_or(0, |total| total.at);
+        let landed = match &self.total {
+            Some(_) => None,
+            None => {
+                let how = How::Tracepoint("btf_trace_task_newtask");
+                Some(self.attach(btf, under_way::LANDED, how)?)
+            }
+        };
         let failed = How::Entry("perf_event_free_task");
         let (failed, refusal_ends) = match self.attach(btf, under_way::FAILED, failed) {
             Err(LoadError::NoFunction(_)) => {
@@ -153,8 +164,23 @@ impl Kernel {
         let counting = Counting {
             counts: true,
             refusal_ends,
+            total_forks_at,
         };
-        Ok((vec![landed, failed], counting))
+        Ok((landed.into_iter().chain([failed]).collect(), counting))
+    }
+
+    /// Asks the kernel for its own count of forks that are done. It is gone by, unless it says nothing, or with that nobody would see who
+    /// makes a task outside of his container, or an earlier load's program counts them, which ours goes on with.
+    pub fn ask_for_total_forks(&mut self, btf: &Btf) {
+        let before = self.counting();
+        if before.counts && before.total_forks_at == 0 || btf.function(ATTACH_PERMISSIONS).is_none()
+        {
+            return;
+        }
+        match self.load(btf, under_way::TOTAL, How::Run) {
+            Ok(program) => self.total = Total::asked(program, before.total_forks_at),
+            Err(error) => tracing::debug!("{}", error.in_short()),
+        }
     }
 
     /// Loads and attaches the program of a hook; where a rung makes no difference to it, whatever the rung.
@@ -238,16 +264,19 @@ impl Kernel {
         ])
     }
 
-    /// Loads and attaches the program that records moves out of a container; needs a trampoline.
+    /// Loads and attaches the programs that record who moves a task out of its container, or makes one outside, unless that is seen at each
+    /// fork that is done; needs a trampoline.
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn attach_moves(&self, btf: &Btf) -> Result<Link, LoadError> {
-        self.attach(
-            btf,
-            "identity_attach_task",
-            How::Entry("cgroup_attach_task"),
-        )
+    pub fn attach_moves(&self, btf: &Btf) -> Result<Vec<Link>, LoadError> {
+        let moved = How::Entry("cgroup_attach_task");
+        let mut links = vec![self.attach(btf, "identity_attach_task", moved)?];
+        if self.total.is_some() {
+            let made = How::Exit(ATTACH_PERMISSIONS);
+            links.push(self.attach(btf, "identity_made_outside", made)?);
+        }
+        Ok(links)
     }
 
     /// Loads and attaches the programs that tell what a runtime does in a container from what the container does. First what ends it:
@@ -321,6 +350,39 @@ impl Kernel {
     }
 
     fn attach(&self, btf: &Btf, program: &'static str, how: How<'_>) -> Result<Link, LoadError> {
+        let loaded = self.load(btf, program, how)?;
+        let fd = match how {
+            How::RawTracepoint(name) => sys::attach(loaded.as_fd(), Some(name)),
+            How::Lsm(_)
+            | How::ModifyReturn(_)
+            | How::Entry(_)
+            | How::Exit(_)
+            | How::Tracepoint(_)
+            | How::Run => sys::attach(loaded.as_fd(), None),
+            How::Devices(root) => {
+                let attach = bpf_attach_type::BPF_CGROUP_DEVICE as u32;
+                sys::attach_to_cgroup(loaded.as_fd(), root, attach)
+            }
+            How::Settings(root) => {
+                let attach = bpf_attach_type::BPF_CGROUP_SYSCTL as u32;
+                sys::attach_to_cgroup(loaded.as_fd(), root, attach)
+            }
+        }
+        .map_err(|source| LoadError::Program {
+            program,
+            how: how.name(),
+            source,
+            log: String::new(),
+        })?;
+        self.note_own(Object::Link, fd.as_fd());
+        Ok(Link {
+            name: program,
+            fd,
+            program: loaded,
+        })
+    }
+
+    fn load(&self, btf: &Btf, program: &'static str, how: How<'_>) -> Result<OwnedFd, LoadError> {
         let function = |name| btf.function(name).ok_or(LoadError::NoFunction(name));
         let (kind, attach, id) = match how {
             How::Lsm(name) => (
@@ -359,6 +421,7 @@ impl Kernel {
                 bpf_attach_type::BPF_CGROUP_SYSCTL as u32,
                 0,
             ),
+            How::Run => (bpf_prog_type::BPF_PROG_TYPE_SYSCALL, 0, 0),
         };
         let refused = |source, log| LoadError::Program {
             program,
@@ -393,24 +456,7 @@ impl Kernel {
         })
         .map_err(|(source, log)| refused(source, log))?;
         self.note_own(Object::Program, loaded.as_fd());
-        let fd = match how {
-            How::RawTracepoint(name) => sys::attach(loaded.as_fd(), Some(name)),
-            How::Lsm(_)
-            | How::ModifyReturn(_)
-            | How::Entry(_)
-            | How::Exit(_)
-            | How::Tracepoint(_) => sys::attach(loaded.as_fd(), None),
-            How::Devices(root) | How::Settings(root) => {
-                sys::attach_to_cgroup(loaded.as_fd(), root, attach)
-            }
-        }
-        .map_err(|source| refused(source, String::new()))?;
-        self.note_own(Object::Link, fd.as_fd());
-        Ok(Link {
-            name: program,
-            fd,
-            program: loaded,
-        })
+        Ok(loaded)
     }
 }
 

@@ -31,10 +31,11 @@ use super::{
     own::Own,
     pins, sys,
     tables::{Mapped, Plain},
+    under_way::Total,
 };
 
 /// Where everything that outlives the daemon stands; the last name is the version of the tables' layout.
-pub const PINS: &str = "/sys/fs/bpf/bulkhead/v11";
+pub const PINS: &str = "/sys/fs/bpf/bulkhead/v12";
 
 /// Why the kernel side is not loaded.
 #[derive(Debug, Error)]
@@ -140,6 +141,8 @@ pub struct Sizes {
 
 /// The kernel side: tables, and the programs ready to be loaded.
 pub struct Kernel {
+    /// The kernel's own count of forks that are done, where forks under way are counted by it.
+    pub(super) total: Option<Total>,
     /// Keeps the tables that nobody took out of it.
     _tables: Tables,
     pub(super) image: Image,
@@ -256,6 +259,7 @@ impl Kernel {
             }
         }
         let kernel = Self {
+            total: None,
             image,
             constants,
             generation,

@@ -8,7 +8,7 @@ use thiserror::Error;
 use nix::{errno::Errno, libc};
 
 use super::{
-    attach::Link,
+    attach::{ATTACH_PERMISSIONS, Link},
     btf::Btf,
     hooks::{self, PERF_EVENT_OPEN},
     load::{Kernel, PINS},
@@ -101,6 +101,10 @@ pub fn config(btf: &Btf, hierarchy: &Hierarchy) -> [u32; FIELDS] {
         (
             Field::PerfArguments,
             btf.arguments(PERF_EVENT_OPEN).unwrap_or(MISSING),
+        ),
+        (
+            Field::PermissionArguments,
+            btf.arguments(ATTACH_PERMISSIONS).unwrap_or(MISSING),
         ),
     ] {
         words[field as usize] = word;

@@ -134,16 +134,15 @@ pub fn run(
     }
     kernel.profiles.set(PROFILE_SELF_TEST, Plain(refusing), 0)?;
     kernel.enter(id, subject)?;
-    let before = kernel.host.get(0);
+    let landed = |kernel: &Kernel| (kernel.host.get(0).forks_landed, kernel.total());
+    let before = landed(kernel);
     let tried = in_nested(kernel, &nested, subject, &id_of, trial);
     let refused = kernel.host.get(0);
     // A copy of this process, which only the trial of the governor is about.
     if trial.actions.is_empty() {
         fork_in_vain();
     }
-    let after = kernel.host.get(0);
-    let ends =
-        after.forks_landed != before.forks_landed && after.forks_failed != refused.forks_failed;
+    let ends = landed(kernel) != before && kernel.host.get(0).forks_failed != refused.forks_failed;
     // Out of the table before the directory goes: its slot is never given to anyone.
     let removed = kernel.subjects.remove(&id);
     let counted = kernel.containers.get(slot as usize);

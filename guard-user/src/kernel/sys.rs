@@ -10,14 +10,17 @@ use std::{
 };
 
 use aya_obj::generated::{
-    BPF_ALU64, BPF_CALL, BPF_EXIT, BPF_JMP, BPF_K, BPF_MOV, bpf_attr, bpf_cmd, bpf_insn,
-    bpf_prog_type,
+    BPF_ALU64, BPF_CALL, BPF_EXIT, BPF_F_SLEEPABLE, BPF_JMP, BPF_K, BPF_MOV, bpf_attr, bpf_cmd,
+    bpf_insn, bpf_prog_type,
 };
 use nix::libc;
 
 use guard_common::bpf::Object;
 
-use super::functions::{Begins, Functions};
+use super::{
+    functions::{Begins, Functions},
+    tables::Plain,
+};
 
 /// What the kernel's verifier may say about a program that it refuses.
 const LOG_BYTES: usize = (1 << 24) - 1;
@@ -97,6 +100,10 @@ fn load_with(load: &Load<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
     program.insn_cnt = load.code.len() as u32;
     program.license = load.license.as_ptr() as u64;
     program.attach_btf_id = load.function;
+    if load.kind == bpf_prog_type::BPF_PROG_TYPE_SYSCALL as u32 {
+        // There is no other kind of these (kernel/bpf/verifier.c).
+        program.prog_flags = BPF_F_SLEEPABLE;
+    }
     if let Some(functions) = load.functions {
         program.prog_btf_fd = functions.types().as_raw_fd() as u32;
         program.func_info = functions.begins.as_ptr() as u64;
@@ -112,6 +119,15 @@ fn load_with(load: &Load<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
         program.log_size = log.len() as u32;
     }
     bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(descriptor)
+}
+
+/// Runs a program of type `BPF_PROG_TYPE_SYSCALL`, which reads its context and writes it.
+pub fn run<T: Copy>(program: BorrowedFd<'_>, context: &mut Plain<T>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.test.prog_fd = program.as_raw_fd() as u32;
+    attr.test.ctx_in = std::ptr::from_mut(context) as u64;
+    attr.test.ctx_size_in = size_of::<T>() as u32;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
 }
 
 /// Whether a tracing program may call this helper with one number.

@@ -1,17 +1,19 @@
 //! Forks under way: whether they are counted, and what keeps the count true over a long time.
 
 use std::{
+    fs,
     mem::offset_of,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use guard_common::host::Host;
+use guard_common::host::{Host, TotalForks};
 
 use super::{
     attach::{GOVERNOR, Link},
     load::Kernel,
     sys,
+    tables::Plain,
 };
 
 /// How forks under way are counted.
@@ -21,6 +23,51 @@ pub struct Counting {
     pub counts: bool,
     /// No program sees a refused fork fail.
     pub refusal_ends: bool,
+    /// Where the kernel counts those that are done; 0: a program does.
+    pub total_forks_at: u64,
+}
+
+/// The kernel's own count of forks that are done, `total_forks`, as a program of ours says it.
+pub(super) struct Total {
+    program: OwnedFd,
+    /// Its address.
+    pub at: u64,
+}
+
+impl Total {
+    /// Asks where it is, unless that is known (not 0); `None`: the kernel does not say, or another number stands there than it tells
+    /// everybody.
+    pub fn asked(program: OwnedFd, known: u64) -> Option<Self> {
+        let mut total = Self { program, at: known };
+        total.at = total.ask()?.at;
+        let before = total.forks();
+        let told = forks_told(&fs::read_to_string(TOLD).ok()?)?;
+        let right = total.at != 0 && (before..=total.forks()).contains(&told);
+        right.then_some(total)
+    }
+
+    /// Forks that were done since the kernel was booted.
+    fn forks(&self) -> u64 {
+        self.ask().map_or(0, |said| said.forks)
+    }
+
+    fn ask(&self) -> Option<TotalForks> {
+        let mut asked = Plain(TotalForks {
+            at: self.at,
+            forks: 0,
+        });
+        sys::run(self.program.as_fd(), &mut asked).ok()?;
+        Some(asked.0)
+    }
+}
+
+/// Where the kernel tells everybody, among much else (Documentation/filesystems/proc.rst).
+const TOLD: &str = "/proc/stat";
+
+/// The forks that it tells of there.
+fn forks_told(text: &str) -> Option<u64> {
+    let mut lines = text.lines();
+    lines.find_map(|line| line.strip_prefix("processes ")?.parse().ok())
 }
 
 impl Kernel {
@@ -30,25 +77,43 @@ impl Kernel {
         Counting {
             counts: host.counts_forking != 0,
             refusal_ends: host.refusal_ends != 0,
+            total_forks_at: host.total_forks_at,
         }
     }
 
-    /// From now on they are counted so.
+    /// What stands at [`Host::total_forks_at`]; 0 where that is 0.
+    pub(super) fn total(&self) -> u64 {
+        match (self.counting().total_forks_at, &self.total) {
+            (1.., Some(total)) => total.forks(),
+            _ => 0,
+        }
+    }
+
+    /// From now on they are counted so. As before, those under way are still known; otherwise none is.
     pub(super) fn count_forking(&self, counting: Counting) {
+        let before = self.counting();
         let store = |offset, value: bool| {
             self.host
                 .word(0, offset)
                 .store(value.into(), Ordering::Release);
         };
         store(offset_of!(Host, refusal_ends), counting.refusal_ends);
-        store(offset_of!(Host, counts_forking), counting.counts);
-        if !counting.counts {
-            // What had begun is not seen to end, and what there is room for is not known any more.
-            self.add_begun(self.host.get(0).forking().wrapping_neg());
-            self.host
-                .long(0, offset_of!(Host, room_until))
-                .store(0, Ordering::Release);
+        let same = before.total_forks_at == counting.total_forks_at;
+        if before.counts && counting.counts && same {
+            return;
         }
+        // Nobody goes by them while that changes.
+        store(offset_of!(Host, counts_forking), false);
+        let long = |offset, value| self.host.long(0, offset).store(value, Ordering::Release);
+        long(offset_of!(Host, total_forks_at), counting.total_forks_at);
+        let host = self.host.get(0);
+        let landed = host.forks_begun.wrapping_sub(host.forks_failed);
+        long(
+            offset_of!(Host, forks_landed),
+            landed.wrapping_sub(self.total()),
+        );
+        long(offset_of!(Host, room_until), 0);
+        store(offset_of!(Host, counts_forking), counting.counts);
     }
 
     /// Puts right what the kernel left out of the programs among `links`; how many forks were not judged, since the start.
@@ -66,11 +131,14 @@ impl Kernel {
             return unjudged;
         }
         self.mend_to(unjudged.wrapping_sub(of(Some(Side::Ends))));
-        // One that began before it was counted has ended all the same.
-        let host = self.host.get(0);
-        let ended = host.forks_landed.wrapping_add(host.forks_failed);
-        let begun = self.host.get(0).forks_begun;
-        let forking = begun.wrapping_sub(ended) as i64;
+        // One that began before it was counted has ended all the same. Ends first: what begins meanwhile is more.
+        let total = self.total();
+        let ended = self.host.get(0);
+        let forking = Host {
+            forks_begun: self.host.get(0).forks_begun,
+            ..ended
+        }
+        .forking(total);
         if forking < 0 {
             self.add_begun(forking.wrapping_neg());
         }
@@ -117,6 +185,8 @@ impl Kernel {
 
 /// The program that counts forks that are done.
 pub(super) const LANDED: &str = "fork_storm_landed";
+/// The program that says how many the kernel itself has counted.
+pub(super) const TOTAL: &str = "fork_storm_total";
 /// The program that counts forks that failed.
 pub(super) const FAILED: &str = "fork_storm_failed";
 /// The same, where [`FAILED`] has no function to attach to.
@@ -134,5 +204,18 @@ fn side_of(program: &str) -> Option<Side> {
         GOVERNOR => Some(Side::Begins),
         LANDED | FAILED | FREED => Some(Side::Ends),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forks_are_told_in_a_line_of_their_own() {
+        let text = "cpu  1 2 3\nctxt 5\nbtime 7\nprocesses 4711\nprocs_running 1\n";
+        assert_eq!(forks_told(text), Some(4711));
+        assert_eq!(forks_told("processes x\n"), None);
+        assert!(forks_told(&fs::read_to_string(TOLD).unwrap()) > Some(0));
     }
 }

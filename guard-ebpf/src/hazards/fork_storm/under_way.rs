@@ -2,18 +2,26 @@
 //! many forks can be there at once as there are tasks.
 
 use aya_ebpf::{
-    helpers::bpf_ktime_get_ns,
-    macros::{btf_tracepoint, fentry},
-    programs::{BtfTracePointContext, FEntryContext},
+    EbpfContext,
+    helpers::generated::bpf_kallsyms_lookup_name,
+    macros::{btf_tracepoint, fentry, raw_tracepoint},
+    programs::{BtfTracePointContext, FEntryContext, RawTracePointContext},
 };
-use guard_common::{config::Field, event::Kind, host::Host, setup::CLONE_INTO_CGROUP};
+use guard_common::{
+    action::name,
+    config::Field,
+    host::{Host, TotalForks},
+    setup::CLONE_INTO_CGROUP,
+};
 
 use crate::{
-    attempt::{TOLD_MADE_OUTSIDE, is_told},
-    event,
+    attempt::TOLD_MADE_OUTSIDE,
     kernel::{self, add},
-    subject,
+    names, subject,
 };
+
+/// The kernel's own count of forks that are done (kernel/fork.c).
+const TOTAL_FORKS: &str = "total_forks";
 
 /// One more. Every fork of the host is counted: it will take a pid as well.
 #[inline(always)]
@@ -67,8 +75,14 @@ pub fn has_room(host: *mut Host) -> bool {
 pub fn ended(host: *mut Host) -> u64 {
     // SAFETY: live map values.
     let ended = unsafe {
+        let total = match (&raw const (*host).total_forks_at).read_volatile() {
+            0 => 0,
+            at => kernel::word_at(at),
+        };
         let landed = (&raw const (*host).forks_landed).read_volatile();
-        landed.wrapping_add((&raw const (*host).forks_failed).read_volatile())
+        total
+            .wrapping_add(landed)
+            .wrapping_add((&raw const (*host).forks_failed).read_volatile())
     };
     kernel::in_order();
     ended
@@ -86,7 +100,11 @@ pub fn reaches(host: *mut Host, ended: u64, pids: u64, ceiling: u64) -> bool {
         )
     };
     let forking = begun.wrapping_sub(ended) as i64;
-    let others = if forking > 1 { forking as u64 - 1 } else { 0 };
+    let others = if counts && forking > 1 {
+        forking as u64 - 1
+    } else {
+        0
+    };
     // A task has one fork under way: a count that says more has lost some ends.
     if pids + others.min(pids) >= ceiling {
         return true;
@@ -102,7 +120,7 @@ pub fn reaches(host: *mut Host, ended: u64, pids: u64, ceiling: u64) -> bool {
 // TRACE_EVENT(task_newtask, TP_PROTO(struct task_struct *task, unsigned long clone_flags))   5.10
 // TRACE_EVENT(task_newtask, TP_PROTO(struct task_struct *task, u64 clone_flags))             7.3
 // Runs in the parent at the end of copy_process, also for a kernel thread, an io_uring worker and an idle task: the pid is in
-// the kernel's own count by now.
+// the kernel's own count by now. For kernels that do not say where `total_forks` is.
 #[btf_tracepoint(function = "task_newtask")]
 pub fn fork_storm_landed(ctx: BtfTracePointContext) -> i32 {
     let Some(host) = subject::host_of_witness() else {
@@ -112,7 +130,32 @@ pub fn fork_storm_landed(ctx: BtfTracePointContext) -> i32 {
     unsafe { count(host, &raw mut (*host).forks_landed) };
     let clone_flags: u64 = ctx.arg(1);
     if clone_flags & CLONE_INTO_CGROUP != 0 {
-        let _ = into_cgroup(host, ctx.arg(0));
+        let _ = kernel::cgroup_of(ctx.arg(0))
+            .and_then(|cgroup| names::leaves(cgroup, TOLD_MADE_OUTSIDE));
+    }
+    0
+}
+
+/// Says how many forks were done, and where the kernel counts them. Not attached to anything: the daemon runs it as a program of type
+/// `BPF_PROG_TYPE_SYSCALL` (5.14), which `raw_tracepoint` is the name of here for the object's sake alone; the helper is of 5.16.
+#[raw_tracepoint]
+pub fn fork_storm_total(ctx: RawTracePointContext) -> i32 {
+    const NAME: [u64; 2] = match name(TOTAL_FORKS) {
+        Some(name) => name,
+        None => [0; 2],
+    };
+    let total = ctx.as_ptr().cast::<TotalForks>();
+    // SAFETY: the program's context is a whole `TotalForks`; the helper reads a name with its NUL and writes a word.
+    unsafe {
+        let mut at = (*total).at;
+        if at == 0 {
+            // On the stack, and not a constant, for which there is no table.
+            let name = NAME.map(kernel::counted);
+            let length = TOTAL_FORKS.len() + 1;
+            bpf_kallsyms_lookup_name(name.as_ptr().cast(), length as i32, 0, &raw mut at);
+        }
+        (*total).at = at;
+        (*total).forks = kernel::word_at(at);
     }
     0
 }
@@ -153,24 +196,4 @@ pub fn fork_storm_freed(ctx: FEntryContext) -> i32 {
         fails(host);
     }
     0
-}
-
-/// A child was made straight in some cgroup: whose it is now is the kernel's to say.
-#[inline(always)]
-fn into_cgroup(host: *mut Host, child: u64) -> Option<()> {
-    let subject = subject::of_current(host)?;
-    let container = subject::container(&subject)?;
-    let cgroup = kernel::cgroup_of(child)?;
-    if subject::contains(container, cgroup)? {
-        return None;
-    }
-    // SAFETY: a live map value; the counter is only added to.
-    unsafe { add(&raw mut (*container).moved_out, 1) };
-    // SAFETY: the helper has no preconditions.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    if is_told(container, TOLD_MADE_OUTSIDE, now_ns) {
-        let id = kernel::cgroup_id(cgroup)?;
-        event::tell(host, Kind::MovedOut as u32, 1, subject.slot, container, id);
-    }
-    Some(())
 }

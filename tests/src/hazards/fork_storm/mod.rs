@@ -9,9 +9,12 @@ mod poor;
 mod rate;
 mod record;
 mod trouble;
+mod under_way;
 mod window;
 
 use anyhow::{Result, ensure};
+
+pub use trouble::EVERYTHING;
 
 use super::Scenario;
 use crate::{bed, cgroup::Cgroup};
@@ -19,6 +22,7 @@ use crate::{bed, cgroup::Cgroup};
 /// All scenarios of this hazard, by theme.
 pub const SCENARIOS: &[&[Scenario]] = &[
     outage::SCENARIOS,
+    under_way::SCENARIOS,
     rate::SCENARIOS,
     cap::SCENARIOS,
     paths::SCENARIOS,

@@ -1,9 +1,8 @@
 //! The outage: one container leaks threads until the host has no pid left, and nobody can log in.
 
-use std::{mem::offset_of, process::Command, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use guard_common::host::Host;
+use anyhow::{Result, ensure};
 
 use crate::{
     bed,
@@ -23,11 +22,6 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "fork_storm::a_thousand_forks_under_way_at_once_leave_the_hosts_reserve",
         needs: Needs::Ends,
         run: a_thousand_forks_under_way_at_once_leave_the_hosts_reserve,
-    },
-    Scenario {
-        name: "fork_storm::forks_that_are_refused_for_their_namespace_hide_none_that_is_under_way",
-        needs: Needs::Ends,
-        run: refused_ahead,
     },
     Scenario {
         name: "fork_storm::a_changed_pid_max_counts_within_a_second",
@@ -206,63 +200,5 @@ fn a_changed_pid_max_counts_within_a_second() -> Result<()> {
     ensure!(held.made <= 200, "{} made with room for 200", held.made);
     let (worked, error) = host::spawn(20);
     ensure!(worked == 20, "host spawns {worked} of 20: {error}");
-    Ok(())
-}
-
-/// Forks that have begun and not ended, and what the daemon has put right of that: words of the table `HOST`.
-fn under_way() -> Result<(i64, u64)> {
-    let said = Command::new("sh")
-        .args([
-            "-c",
-            "bpftool --json map dump pinned /sys/fs/bpf/bulkhead/v*/HOST",
-        ])
-        .output()?;
-    let said: serde_json::Value = serde_json::from_slice(&said.stdout)?;
-    let bytes = said[0]["value"].as_array().context("no table HOST")?;
-    let word = |at: usize| -> Result<u64> {
-        let mut word = [0; 8];
-        for (byte, said) in word.iter_mut().zip(&bytes[at..]) {
-            let said = said.as_str().unwrap_or_default();
-            *byte = u8::from_str_radix(said.trim_start_matches("0x"), 16)?;
-        }
-        Ok(u64::from_le_bytes(word))
-    };
-    let host = Host {
-        forks_begun: word(offset_of!(Host, forks_begun))?,
-        forks_landed: word(offset_of!(Host, forks_landed))?,
-        forks_failed: word(offset_of!(Host, forks_failed))?,
-        ..Host::default()
-    };
-    Ok((host.forking(), word(offset_of!(Host, misses_mended))?))
-}
-
-/// What is refused ahead of the governor is seen to fail as any fork is: it must have been seen to begin as well.
-fn refused_ahead() -> Result<()> {
-    const TRIED: u32 = 100;
-    let policy = Policy::write(
-        "enforce",
-        "deny: [net_namespace.create]\npids: {max: 1000000}",
-        "reserve: {pids: 300}",
-    )?;
-    let _daemon = Daemon::start(&policy, &[])?;
-    let container = Cgroup::container()?;
-    let (_, mended) = under_way()?;
-    let script = format!(
-        "for i in $(seq {TRIED}); do bulkhead-probe user-namespace --net --way clone && exit 1; done; exit 0"
-    );
-    let mut command = Command::new("sh");
-    command.args(["-c", &script]);
-    let refused = bed::output(Some(&container), command)?;
-    let (forking, mended) = {
-        let now = under_way()?;
-        (now.0, now.1.wrapping_sub(mended))
-    };
-    println!("    {TRIED} refused: {forking} under way, {mended} put right");
-    ensure!(refused.status.success(), "one was not refused");
-    // This one's own, and the few that the machine has.
-    ensure!(
-        (0..10).contains(&forking) && mended == 0,
-        "{forking} under way, {mended} put right"
-    );
     Ok(())
 }

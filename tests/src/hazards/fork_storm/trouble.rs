@@ -51,7 +51,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Every action, and limits of forks.
-const EVERYTHING: &str = "forks: {rate: 1000/s, burst: 1000}
+pub const EVERYTHING: &str = "forks: {rate: 1000/s, burst: 1000}
 deny:
   - kernel_log.read
   - kernel_log.clear
