@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::{Line, Rounds, clock, in_turn, line, print, programs};
+use super::{Line, OFF_AND_ON, Rounds, clock, in_turn, line, print, programs};
 use crate::{
     daemon::Policy,
     hazards::thin_discard::pool::{Pool, must},
@@ -123,7 +123,7 @@ pub fn run(rounds: Rounds) -> Result<()> {
             .collect();
         let policy = Policy::write("enforce", group.rule, group.host)?;
         println!("{}:", group.rule);
-        in_turn(&mut lines, rounds, &policy)?;
+        in_turn(&mut lines, rounds, &policy, &OFF_AND_ON)?;
         print(&lines);
         let works: Vec<&str> = group.works.iter().map(|(work, _)| *work).collect();
         programs::each(&policy, &[], &works, "")?;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Rounds, clock, in_turn, line, print, programs, start};
+use super::{OFF_AND_ON, Rounds, clock, in_turn, line, print, programs, start};
 use crate::{
     daemon::{Policy, lower_rung},
     host::Setting,
@@ -23,7 +23,7 @@ pub fn run(rounds: Rounds) -> Result<()> {
         line("open+read+close, governed container", "file", true, "1 %"),
         line("open+read+close, host", "file", false, "1 %"),
     ];
-    let starts = in_turn(&mut lines, rounds, &Policy::enforce(ALL)?)?;
+    let starts = in_turn(&mut lines, rounds, &Policy::enforce(ALL)?, &OFF_AND_ON)?;
     print(&lines);
     start(&starts);
     // Without it a writer is held to ten lines in five seconds.

@@ -1,4 +1,4 @@
-//! What Bulkhead costs, in guest instructions: off and on in turn, in one boot.
+//! What Bulkhead costs, in guest instructions: off and on in turn, in one boot; of forks also beside a daemon that has attached nothing to them.
 //!
 //! The machine runs with `-icount shift=1,sleep=off` on one processor: its clock advances by two nanoseconds with every
 //! instruction, and by nothing else while a task runs. [`clock`] checks that with a loop of known length.
@@ -39,17 +39,32 @@ pub struct Rounds {
     pub rounds: u32,
 }
 
-/// One line of the table: means of the same work, off and on.
+/// What is there while something is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// No daemon.
+    Off,
+    /// One that has attached nothing to what is measured (`--rung setting`): what a process more, and what it does, make of it. Addresses
+    /// fall otherwise than without it, which can weigh more than a hook.
+    Beside,
+    /// All of it.
+    On,
+}
+
+/// With and without.
+const OFF_AND_ON: [Side; 2] = [Side::Off, Side::On];
+
+/// One line of the table: the same work on each side.
 struct Line {
     what: &'static str,
     /// What the probe calls it.
     work: &'static str,
     /// In a governed container, or on the host.
     inside: bool,
-    off: Vec<f64>,
-    on: Vec<f64>,
-    /// Medians of single rounds, off and on.
-    medians: [Vec<f64>; 2],
+    /// By [`Side`], each turn's mean,
+    means: [Vec<f64>; 3],
+    /// and its median of single rounds.
+    medians: [Vec<f64>; 3],
     most: &'static str,
 }
 
@@ -79,7 +94,8 @@ pub fn run(rounds: Rounds) -> Result<()> {
         ),
     ];
     let policy = Policy::enforce(RULE)?;
-    let starts = in_turn(&mut lines, rounds, &policy)?;
+    let sides = [Side::Off, Side::Beside, Side::On];
+    let starts = in_turn(&mut lines, rounds, &policy, &sides)?;
     print(&lines);
     start(&starts);
     refused(rounds)?;
@@ -87,25 +103,40 @@ pub fn run(rounds: Rounds) -> Result<()> {
     programs::setup()
 }
 
-/// Fills the table, off and on in turn, and returns the instructions of each start.
-fn in_turn(lines: &mut [Line], rounds: Rounds, policy: &Policy) -> Result<Vec<f64>> {
+/// Fills the table, each side in turn, and returns the instructions of each start.
+fn in_turn(
+    lines: &mut [Line],
+    rounds: Rounds,
+    policy: &Policy,
+    sides: &[Side],
+) -> Result<Vec<f64>> {
     let mut starts = Vec::new();
     for turn in 0..rounds.turns {
-        measure(lines, rounds, false)?;
-        let (daemon, instructions) = started(policy)?;
-        starts.push(instructions);
-        measure(lines, rounds, true)?;
-        if turn + 1 == rounds.turns {
-            println!(
-                "resident memory of the daemon: {} KiB",
-                resident(daemon.pid())?
+        for side in sides {
+            let daemon = match side {
+                Side::Off => None,
+                Side::Beside => Some(Daemon::start(policy, &["--rung", "setting"])?),
+                Side::On => {
+                    let (daemon, instructions) = started(policy)?;
+                    starts.push(instructions);
+                    Some(daemon)
+                }
+            };
+            measure(lines, rounds, *side)?;
+            if let (Side::On, Some(daemon)) = (side, &daemon)
+                && turn + 1 == rounds.turns
+            {
+                println!(
+                    "resident memory of the daemon: {} KiB",
+                    resident(daemon.pid())?
+                );
+            }
+            drop(daemon);
+            ensure!(
+                !std::path::Path::new(daemon::PINS).exists(),
+                "off is not off"
             );
         }
-        drop(daemon);
-        ensure!(
-            !std::path::Path::new(daemon::PINS).exists(),
-            "off is not off"
-        );
     }
     Ok(starts)
 }
@@ -159,24 +190,30 @@ fn start(starts: &[f64]) {
 
 fn print(lines: &[Line]) {
     println!(
-        "{:<40} {:>11} {:>11} {:>9} {:>7} {:>8} {:>8}   at most",
-        "instructions", "off", "on", "more", "±", "%", "median"
+        "{:<40} {:>11} {:>11} {:>9} {:>7} {:>8} {:>8} {:>8}   at most",
+        "instructions", "off", "on", "more", "±", "%", "median", "hooks"
     );
     for line in lines {
-        let (off, on) = (mean(&line.off), mean(&line.on));
-        let pairs: Vec<f64> = line
-            .on
+        let of = |side: Side| &line.means[side as usize];
+        let (off, on) = (mean(of(Side::Off)), mean(of(Side::On)));
+        let pairs: Vec<f64> = of(Side::On)
             .iter()
-            .zip(&line.off)
+            .zip(of(Side::Off))
             .map(|(on, off)| on - off)
             .collect();
+        // Of the medians, what the hooks make: with them, less beside a daemon without.
+        let median = |side: Side| mean(&line.medians[side as usize]);
+        let hooks = match of(Side::Beside).is_empty() {
+            true => "-".to_owned(),
+            false => format!("{:+.0}", median(Side::On) - median(Side::Beside)),
+        };
         println!(
-            "{:<40} {off:>11.0} {on:>11.0} {:>9.0} {:>7.0} {:>7.2}% {:>+8.0}   {}",
+            "{:<40} {off:>11.0} {on:>11.0} {:>9.0} {:>7.0} {:>7.2}% {:>+8.0} {hooks:>8}   {}",
             line.what,
             on - off,
             error(&pairs),
             100.0 * (on - off) / off,
-            mean(&line.medians[1]) - mean(&line.medians[0]),
+            median(Side::On) - median(Side::Off),
             line.most
         );
     }
@@ -187,9 +224,8 @@ const fn line(what: &'static str, work: &'static str, inside: bool, most: &'stat
         what,
         work,
         inside,
-        off: Vec::new(),
-        on: Vec::new(),
-        medians: [Vec::new(), Vec::new()],
+        means: [Vec::new(), Vec::new(), Vec::new()],
+        medians: [Vec::new(), Vec::new(), Vec::new()],
         most,
     }
 }
@@ -213,9 +249,9 @@ fn clock() -> Result<()> {
     Ok(())
 }
 
-fn measure(lines: &mut [Line], rounds: Rounds, on: bool) -> Result<()> {
+fn measure(lines: &mut [Line], rounds: Rounds, side: Side) -> Result<()> {
     let container = Cgroup::container()?;
-    if on {
+    if side == Side::On {
         status()?["containers"]
             .as_array()
             .context("status has no containers")?
@@ -235,11 +271,15 @@ fn measure(lines: &mut [Line], rounds: Rounds, on: bool) -> Result<()> {
         let costs = cost(line.inside.then_some(&container), line.work, rounds)?;
         ensure!(costs.wrong == 0, "{}: {} refused", line.work, costs.wrong);
         let instructions = all_told(&costs);
-        if on { &mut line.on } else { &mut line.off }.push(instructions);
-        line.medians[usize::from(on)].push(costs.median / NANOSECONDS);
+        line.means[side as usize].push(instructions);
+        line.medians[side as usize].push(costs.median / NANOSECONDS);
         println!(
             "  {} {}: {instructions:.0} a round, median {:.0}, worst {:.0}",
-            if on { "on, " } else { "off," },
+            match side {
+                Side::Off => "off,",
+                Side::Beside => "beside,",
+                Side::On => "on, ",
+            },
             line.what,
             costs.median / NANOSECONDS,
             costs.worst / NANOSECONDS

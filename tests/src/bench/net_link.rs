@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Rounds, clock, in_turn, line, print, programs, start};
+use super::{OFF_AND_ON, Rounds, clock, in_turn, line, print, programs, start};
 use crate::daemon::Policy;
 
 const RULE: &str = "deny: [bridge.create]\nwhen: {netns: nested}";
@@ -20,7 +20,7 @@ pub fn run(rounds: Rounds) -> Result<()> {
         line("asking for a link, host", "route", false, ""),
     ];
     let policy = Policy::enforce(RULE)?;
-    let starts = in_turn(&mut lines, rounds, &policy)?;
+    let starts = in_turn(&mut lines, rounds, &policy, &OFF_AND_ON)?;
     print(&lines);
     start(&starts);
     programs::each(&policy, &[], &["ioctl"], "net_link_")?;
