@@ -105,7 +105,7 @@ fields! {
     RegisterSecond32 = "pt_regs.cx",
     /// How many arguments `security_perf_event_open` has: 2 where what is asked for stands before them (to 6.11).
     PerfArguments = "",
-    /// How many arguments `cgroup_attach_permissions` has (5 since 5.16).
+    /// How many arguments `cgroup_attach_permissions` has: 4 at first, and 5 from 5.15 on.
     PermissionArguments = "",
     /// A file is read to be loaded as a module; the same of one that is compressed (7.x).
     ReadingModule = "kernel_read_file_id:READING_MODULE",

@@ -81,12 +81,15 @@ pub struct Host {
     /// The load whose programs are attached ahead of those that act and wait for their turn, or wait no longer while the others are still
     /// attached; 0: none. See [`WAITING`]. The daemon's to store.
     pub taking_over: u32,
+    /// Tasks that were let be made straight in some cgroup (`CLONE_INTO_CGROUP`), whoever's, as far as a program sees that alone: it is
+    /// proved by this.
+    pub made_into: u64,
     /// What was ever counted in the kernel table `THIN`: when it moves, it is time to look there.
     pub thin_counted: u64,
     /// `user_made` by whose they are: by [`user_of`] the cgroup that all of a user's are below.
     pub user_made_by: [u32; USERS],
 }
-const _: () = assert!(size_of::<Host>() == 232 + 4 * USERS);
+const _: () = assert!(size_of::<Host>() == 240 + 4 * USERS);
 
 /// What the daemon asks the kernel's own count of forks by: the context of the program that says it.
 #[repr(C)]
@@ -133,6 +136,14 @@ impl Host {
         self.forks_begun
             .wrapping_sub(self.forks_landed.wrapping_add(total))
             .wrapping_sub(self.forks_failed) as i64
+    }
+
+    /// What [`Host::forks_landed`] must be for no fork to be under way.
+    #[must_use]
+    pub const fn all_landed(&self, total: u64) -> u64 {
+        self.forks_begun
+            .wrapping_sub(self.forks_failed)
+            .wrapping_sub(total)
     }
 }
 
@@ -181,6 +192,22 @@ mod tests {
     fn whenever_the_turn_goes_over_each_step_is_judged_once() {
         for (switch, asks) in (0..=6).flat_map(|switch| [(switch, 1), (switch, 3)]) {
             assert_eq!(judged(switch, asks), [asks; 3], "{switch}, {asks}");
+        }
+    }
+
+    #[test]
+    fn forks_under_way_are_counted_from_whatever_the_kernel_has_counted_by_then() {
+        for total in [0, 5, u64::MAX] {
+            let mut host = Host {
+                forks_begun: 100,
+                forks_failed: 7,
+                ..Host::default()
+            };
+            host.forks_landed = host.all_landed(total);
+            assert_eq!(host.forking(total), 0);
+            host.forks_begun += 3;
+            assert_eq!(host.forking(total.wrapping_add(1)), 2);
+            assert_eq!(host.forking(total.wrapping_add(4)), -1);
         }
     }
 

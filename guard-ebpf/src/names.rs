@@ -56,7 +56,7 @@ const CLONE3: Call = Call(435, 435);
 
 // int cgroup_attach_permissions(struct cgroup *src_cgrp, struct cgroup *dst_cgrp, struct super_block *sb, bool threadgroup)   5.10
 // int cgroup_attach_permissions(struct cgroup *src_cgrp, struct cgroup *dst_cgrp, struct super_block *sb, bool threadgroup,
-//                               struct cgroup_namespace *ns)                                                                  7.3
+//                               struct cgroup_namespace *ns)                                                   later 5.15 to 7.3
 // The last that the kernel asks before it makes a child there; who moves a task comes here as well, and is seen above. For kernels on
 // which no program sees each fork that is done.
 #[fexit(function = "cgroup_attach_permissions")]
@@ -70,6 +70,11 @@ pub fn identity_made_outside(ctx: FExitContext) -> i32 {
         ctx.arg(4)
     };
     if refused == 0 && Call::is_any([CLONE3]) {
+        // Of whatever load: it is tried before it acts where another does.
+        if let Some(host) = subject::host_of_all() {
+            // SAFETY: a live map value; the counter is only added to.
+            unsafe { add(&raw mut (*host).made_into, 1) };
+        }
         let _ = leaves(ctx.arg(1), TOLD_MADE_OUTSIDE);
     }
     0

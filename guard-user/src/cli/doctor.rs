@@ -111,6 +111,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let identity = kernel.attach_identity(&btf);
     kernel.ask_for_total_forks(&btf);
     let moves = kernel.attach_moves(&btf);
+    let made_outside = kernel.attach_made_outside(&btf, &hierarchy).transpose();
     let rung = arguments.rung;
     let mut setup = Setup::default();
     let (at_forks, others): (Vec<_>, Vec<_>) = hooks::all().partition(|hook| hook.is_at_forks());
@@ -156,7 +157,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             hierarchy.mount.display()
         ),
         identity: said(identity.map(drop).map_err(|error| error.in_short())),
-        moves: said(moves.map(drop).map_err(|error| error.in_short())),
+        moves: said(
+            moves
+                .and(made_outside)
+                .map(drop)
+                .map_err(|error| error.in_short()),
+        ),
         missing: if btf.is_some() {
             prove::missing(&config)
         } else {

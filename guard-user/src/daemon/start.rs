@@ -113,7 +113,9 @@ impl Daemon {
         kernel.ask_for_total_forks(&btf);
         // An earlier daemon's go on telling until ours do; where there are none, that can wait.
         if kernel.taken_over {
-            links.extend(witness::attach(&kernel, &btf, &plan, &mut notes));
+            links.extend(witness::attach(
+                &kernel, &btf, &hierarchy, &plan, &mut notes,
+            ));
         }
         let missing = prove::missing(&config);
         if !missing.is_empty() && btf.is_some() {

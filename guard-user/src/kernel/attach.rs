@@ -20,7 +20,7 @@ use super::{
     hooks::{self, Hook, Place},
     load::{Kernel, LoadError},
     rungs::{self, Rung},
-    sys,
+    self_test, sys,
     under_way::{self, Counting, Total},
     variables,
 };
@@ -92,8 +92,6 @@ enum How<'r> {
     RawTracepoint(&'static CStr),
     Devices(BorrowedFd<'r>),
     Settings(BorrowedFd<'r>),
-    /// Not at all: the daemon runs it.
-    Run,
 }
 
 impl Link {
@@ -105,19 +103,86 @@ impl Link {
 }
 
 impl How<'_> {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Lsm(_) => "lsm",
-            Self::ModifyReturn(_) => "fmod_ret",
-            Self::Entry(_) => "fentry",
-            Self::Exit(_) => "fexit",
-            Self::Tracepoint(_) => "tp_btf",
-            Self::RawTracepoint(_) => "raw tracepoint",
-            Self::Devices(_) => "cgroup device",
-            Self::Settings(_) => "cgroup sysctl",
-            Self::Run => "syscall",
-        }
+    fn kind(self, btf: &Btf) -> Result<Kind, LoadError> {
+        use bpf_attach_type as attach;
+        use bpf_prog_type as program;
+        let (name, program, attach, function) = match self {
+            Self::Lsm(function) => (
+                "lsm",
+                program::BPF_PROG_TYPE_LSM,
+                attach::BPF_LSM_MAC as u32,
+                Some(function),
+            ),
+            Self::ModifyReturn(function) => (
+                "fmod_ret",
+                program::BPF_PROG_TYPE_TRACING,
+                attach::BPF_MODIFY_RETURN as u32,
+                Some(function),
+            ),
+            Self::Entry(function) => (
+                "fentry",
+                program::BPF_PROG_TYPE_TRACING,
+                attach::BPF_TRACE_FENTRY as u32,
+                Some(function),
+            ),
+            Self::Exit(function) => (
+                "fexit",
+                program::BPF_PROG_TYPE_TRACING,
+                attach::BPF_TRACE_FEXIT as u32,
+                Some(function),
+            ),
+            Self::Tracepoint(function) => (
+                "tp_btf",
+                program::BPF_PROG_TYPE_TRACING,
+                attach::BPF_TRACE_RAW_TP as u32,
+                Some(function),
+            ),
+            Self::RawTracepoint(_) => (
+                "raw tracepoint",
+                program::BPF_PROG_TYPE_RAW_TRACEPOINT,
+                0,
+                None,
+            ),
+            Self::Devices(_) => (
+                "cgroup device",
+                program::BPF_PROG_TYPE_CGROUP_DEVICE,
+                attach::BPF_CGROUP_DEVICE as u32,
+                None,
+            ),
+            Self::Settings(_) => (
+                "cgroup sysctl",
+                program::BPF_PROG_TYPE_CGROUP_SYSCTL,
+                attach::BPF_CGROUP_SYSCTL as u32,
+                None,
+            ),
+        };
+        let id = |name| btf.function(name).ok_or(LoadError::NoFunction(name));
+        Ok(Kind {
+            name,
+            program,
+            attach,
+            function: function.map(id).transpose()?.unwrap_or_default(),
+        })
     }
+}
+
+/// What kind of program one is loaded as.
+struct Kind {
+    name: &'static str,
+    program: bpf_prog_type,
+    attach: u32,
+    /// Number of the function that it is for, if it is for one.
+    function: u32,
+}
+
+impl Kind {
+    /// Attached to nothing: the daemon runs it.
+    const RUN: Self = Self {
+        name: "syscall",
+        program: bpf_prog_type::BPF_PROG_TYPE_SYSCALL,
+        attach: 0,
+        function: 0,
+    };
 }
 
 impl Kernel {
@@ -143,6 +208,11 @@ impl Kernel {
     /// # Errors
     /// [`LoadError`].
     pub fn attach_ends(&self, btf: &Btf, rung: Rung) -> Result<(Vec<Link>, Counting), LoadError> {
+        let before = self.counting();
+        if self.total.is_none() && before.counts && before.total_forks_at != 0 {
+            // By a program they would be counted from now on, while the load that still acts begins to count them.
+            return Err(LoadError::NoVariable(under_way::TOTAL_FORKS));
+        }
         let total_forks_at = self.total.as_ref().map_or(0, |total| total.at);
         let landed = match &self.total {
             Some(_) => None,
@@ -173,11 +243,11 @@ impl Kernel {
     /// makes a task outside of his container, or an earlier load's program counts them, which ours goes on with.
     pub fn ask_for_total_forks(&mut self, btf: &Btf) {
         let before = self.counting();
-        if before.counts && before.total_forks_at == 0 || btf.function(ATTACH_PERMISSIONS).is_none()
-        {
+        let sees_made_outside = matches!(btf.arguments(ATTACH_PERMISSIONS), Some(4 | 5));
+        if before.counts && before.total_forks_at == 0 || !sees_made_outside {
             return;
         }
-        match self.load(btf, under_way::TOTAL, How::Run) {
+        match self.load(btf, under_way::TOTAL, &Kind::RUN) {
             Ok(program) => self.total = Total::asked(program, before.total_forks_at),
             Err(error) => tracing::debug!("{}", error.in_short()),
         }
@@ -264,19 +334,40 @@ impl Kernel {
         ])
     }
 
-    /// Loads and attaches the programs that record who moves a task out of its container, or makes one outside, unless that is seen at each
-    /// fork that is done; needs a trampoline.
+    /// Loads and attaches the program that records moves out of a container; needs a trampoline.
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn attach_moves(&self, btf: &Btf) -> Result<Vec<Link>, LoadError> {
-        let moved = How::Entry("cgroup_attach_task");
-        let mut links = vec![self.attach(btf, "identity_attach_task", moved)?];
-        if self.total.is_some() {
-            let made = How::Exit(ATTACH_PERMISSIONS);
-            links.push(self.attach(btf, "identity_made_outside", made)?);
-        }
-        Ok(links)
+    pub fn attach_moves(&self, btf: &Btf) -> Result<Link, LoadError> {
+        self.attach(
+            btf,
+            "identity_attach_task",
+            How::Entry("cgroup_attach_task"),
+        )
+    }
+
+    /// Loads and attaches the program that records who makes a task outside of its container; `None`: one that sees each fork that is
+    /// done records it. Proved by a task that is made in the root, unless that cannot be: systemd's `RestrictNamespaces=` takes clone3(2)
+    /// away.
+    pub fn attach_made_outside(
+        &self,
+        btf: &Btf,
+        hierarchy: &Hierarchy,
+    ) -> Option<Result<Link, LoadError>> {
+        self.total.as_ref()?;
+        let how = How::Exit(ATTACH_PERMISSIONS);
+        let link = match self.attach(btf, "identity_made_outside", how) {
+            Ok(link) => link,
+            Err(error) => return Some(Err(error)),
+        };
+        let seen = || self.host.get(0).made_into;
+        let before = seen();
+        let root = hierarchy.unified().ok().flatten();
+        let made = root.is_some_and(|root| self_test::make_into(root.as_fd()));
+        Some(match made && seen() == before {
+            true => Err(LoadError::NotCalled(ATTACH_PERMISSIONS)),
+            false => Ok(link),
+        })
     }
 
     /// Loads and attaches the programs that tell what a runtime does in a container from what the container does. First what ends it:
@@ -350,27 +441,22 @@ impl Kernel {
     }
 
     fn attach(&self, btf: &Btf, program: &'static str, how: How<'_>) -> Result<Link, LoadError> {
-        let loaded = self.load(btf, program, how)?;
+        let kind = how.kind(btf)?;
+        let loaded = self.load(btf, program, &kind)?;
         let fd = match how {
             How::RawTracepoint(name) => sys::attach(loaded.as_fd(), Some(name)),
             How::Lsm(_)
             | How::ModifyReturn(_)
             | How::Entry(_)
             | How::Exit(_)
-            | How::Tracepoint(_)
-            | How::Run => sys::attach(loaded.as_fd(), None),
-            How::Devices(root) => {
-                let attach = bpf_attach_type::BPF_CGROUP_DEVICE as u32;
-                sys::attach_to_cgroup(loaded.as_fd(), root, attach)
-            }
-            How::Settings(root) => {
-                let attach = bpf_attach_type::BPF_CGROUP_SYSCTL as u32;
-                sys::attach_to_cgroup(loaded.as_fd(), root, attach)
+            | How::Tracepoint(_) => sys::attach(loaded.as_fd(), None),
+            How::Devices(root) | How::Settings(root) => {
+                sys::attach_to_cgroup(loaded.as_fd(), root, kind.attach)
             }
         }
         .map_err(|source| LoadError::Program {
             program,
-            how: how.name(),
+            how: kind.name,
             source,
             log: String::new(),
         })?;
@@ -382,50 +468,10 @@ impl Kernel {
         })
     }
 
-    fn load(&self, btf: &Btf, program: &'static str, how: How<'_>) -> Result<OwnedFd, LoadError> {
-        let function = |name| btf.function(name).ok_or(LoadError::NoFunction(name));
-        let (kind, attach, id) = match how {
-            How::Lsm(name) => (
-                bpf_prog_type::BPF_PROG_TYPE_LSM,
-                bpf_attach_type::BPF_LSM_MAC as u32,
-                function(name)?,
-            ),
-            How::ModifyReturn(name) => (
-                bpf_prog_type::BPF_PROG_TYPE_TRACING,
-                bpf_attach_type::BPF_MODIFY_RETURN as u32,
-                function(name)?,
-            ),
-            How::Entry(name) => (
-                bpf_prog_type::BPF_PROG_TYPE_TRACING,
-                bpf_attach_type::BPF_TRACE_FENTRY as u32,
-                function(name)?,
-            ),
-            How::Exit(name) => (
-                bpf_prog_type::BPF_PROG_TYPE_TRACING,
-                bpf_attach_type::BPF_TRACE_FEXIT as u32,
-                function(name)?,
-            ),
-            How::Tracepoint(name) => (
-                bpf_prog_type::BPF_PROG_TYPE_TRACING,
-                bpf_attach_type::BPF_TRACE_RAW_TP as u32,
-                function(name)?,
-            ),
-            How::RawTracepoint(_) => (bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0),
-            How::Devices(_) => (
-                bpf_prog_type::BPF_PROG_TYPE_CGROUP_DEVICE,
-                bpf_attach_type::BPF_CGROUP_DEVICE as u32,
-                0,
-            ),
-            How::Settings(_) => (
-                bpf_prog_type::BPF_PROG_TYPE_CGROUP_SYSCTL,
-                bpf_attach_type::BPF_CGROUP_SYSCTL as u32,
-                0,
-            ),
-            How::Run => (bpf_prog_type::BPF_PROG_TYPE_SYSCALL, 0, 0),
-        };
+    fn load(&self, btf: &Btf, program: &'static str, kind: &Kind) -> Result<OwnedFd, LoadError> {
         let refused = |source, log| LoadError::Program {
             program,
-            how: how.name(),
+            how: kind.name,
             source,
             log,
         };
@@ -446,9 +492,9 @@ impl Kernel {
         }
         let code = folded.map_or(code, |folded| Cow::Owned(folded.code));
         let loaded = sys::load(&sys::Load {
-            kind: kind as u32,
-            attach,
-            function: id,
+            kind: kind.program as u32,
+            attach: kind.attach,
+            function: kind.function,
             code: &code,
             functions: functions.as_ref(),
             license: &linked.license,

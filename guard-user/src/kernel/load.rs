@@ -77,6 +77,9 @@ pub enum LoadError {
         "this kernel does not say where its variable {0} is (kernel.kptr_restrict=2 hides it from root too)"
     )]
     NoVariable(&'static str),
+    /// A program is attached to a function, and what goes through that was not seen.
+    #[error("attached, but {0} is not called when it should be")]
+    NotCalled(&'static str),
     /// The kernel refused a program.
     #[error("the kernel refused the program {program} as {how}: {source}{}{log}", if log.is_empty() { "" } else { "\n" })]
     Program {

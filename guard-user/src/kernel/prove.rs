@@ -169,8 +169,9 @@ pub fn prove(
     let held = kernel.refused_before() && forced.is_none();
     // An earlier daemon's programs act until the ones that take their place are attached and pinned: there is no gap.
     let before = kernel.acting();
+    let counted = kernel.counting();
     for rung in Rung::ALL {
-        if forced.is_some_and(|forced| forced != rung) {
+        if forced.is_some_and(|forced| forced != rung) || held && !rung.refuses() {
             continue;
         }
         let mut say = |works: bool, reason: String| {
@@ -196,7 +197,6 @@ pub fn prove(
                 continue;
             }
         };
-        let counted = kernel.counting();
         let mut forking = Err("only a program that is asked before a fork counts them".to_owned());
         let mut counting = Counting::default();
         if rung.refuses() {
@@ -221,6 +221,7 @@ pub fn prove(
         };
         kernel.count_forking(counting);
         kernel.act();
+        kernel.mend_below_zero();
         let outcome = match self_test::run(kernel, &hierarchy.mount, id_of, &FORK) {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -248,7 +249,7 @@ pub fn prove(
             }
         };
         say(works, reason.to_owned());
-        if works && (rung.refuses() || !held) {
+        if works {
             if forking.is_ok() && !outcome.ends {
                 kernel.count_forking(Counting::default());
                 forking = Err("attached, but no fork was seen to end".to_owned());
@@ -276,7 +277,10 @@ pub fn prove(
     kernel.count_forking(Counting::default());
     kernel.act();
     let Outcome { inherits, .. } = self_test::run(kernel, &hierarchy.mount, id_of, &FORK)
-        .inspect_err(|_| kernel.act_as(before))?;
+        .inspect_err(|_| {
+            kernel.act_as(before);
+            kernel.count_forking(counted);
+        })?;
     Ok(Proved {
         rung: Rung::Setting,
         tried,

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, Write},
     mem::offset_of,
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, BorrowedFd},
     path::Path,
     sync::atomic::Ordering,
 };
@@ -14,6 +14,7 @@ use guard_common::{
     action::{Action, Fate},
     fork_storm::{PROFILE_SELF_TEST, Profile},
     host::Host,
+    setup::CLONE_INTO_CGROUP,
 };
 use nix::{
     errno::Errno,
@@ -193,6 +194,29 @@ fn fork_in_vain() {
     unsafe {
         if libc::syscall(libc::SYS_clone, flags, 0, nowhere, 0, 0) == 0 {
             libc::_exit(0);
+        }
+    }
+}
+
+/// Makes a task straight in this cgroup of v2 (`CLONE_INTO_CGROUP`), which ends at once; whether it could be made.
+pub fn make_into(cgroup: BorrowedFd<'_>) -> bool {
+    let mut arguments = libc::clone_args {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: cgroup.as_raw_fd() as u64,
+        // SAFETY: plain numbers, of which 0 is no flag, no stack and no descriptor.
+        ..unsafe { std::mem::zeroed() }
+    };
+    let size = size_of_val(&arguments);
+    // SAFETY: the arguments are as long as it says. The child is a copy of this process on a copy of its stack, and ends at once.
+    unsafe {
+        match libc::syscall(libc::SYS_clone3, &raw mut arguments, size) {
+            0 => libc::_exit(0),
+            -1 => false,
+            child => {
+                libc::waitpid(child as i32, std::ptr::null_mut(), 0);
+                true
+            }
         }
     }
 }

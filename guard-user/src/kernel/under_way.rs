@@ -39,16 +39,14 @@ impl Total {
     /// everybody.
     pub fn asked(program: OwnedFd, known: u64) -> Option<Self> {
         let mut total = Self { program, at: known };
-        total.at = total.ask()?.at;
-        let before = total.forks();
+        let before = total.ask()?;
+        if before.at == 0 {
+            return None;
+        }
+        total.at = before.at;
         let told = forks_told(&fs::read_to_string(TOLD).ok()?)?;
-        let right = total.at != 0 && (before..=total.forks()).contains(&told);
+        let right = (before.forks..=total.ask()?.forks).contains(&told);
         right.then_some(total)
-    }
-
-    /// Forks that were done since the kernel was booted.
-    fn forks(&self) -> u64 {
-        self.ask().map_or(0, |said| said.forks)
     }
 
     fn ask(&self) -> Option<TotalForks> {
@@ -71,25 +69,27 @@ fn forks_told(text: &str) -> Option<u64> {
 }
 
 impl Kernel {
-    /// How they are counted at this time, by whatever load.
+    /// How they are counted at this time, by the load that acts.
     pub(super) fn counting(&self) -> Counting {
         let host = self.host.get(0);
         Counting {
-            counts: host.counts_forking != 0,
+            // What a start that died before it acted has left counts nothing.
+            counts: host.counts_forking != 0 && host.generation != 0,
             refusal_ends: host.refusal_ends != 0,
             total_forks_at: host.total_forks_at,
         }
     }
 
-    /// What stands at [`Host::total_forks_at`]; 0 where that is 0.
-    pub(super) fn total(&self) -> u64 {
-        match (self.counting().total_forks_at, &self.total) {
-            (1.., Some(total)) => total.forks(),
-            _ => 0,
+    /// What stands at [`Host::total_forks_at`], 0 where that is 0; `None`: nobody says it.
+    pub(super) fn total(&self) -> Option<u64> {
+        match self.counting().total_forks_at {
+            0 => Some(0),
+            _ => Some(self.total.as_ref()?.ask()?.forks),
         }
     }
 
-    /// From now on they are counted so. As before, those under way are still known; otherwise none is.
+    /// From now on they are counted so. As before, those under way are still known; otherwise none is. Where it cannot be known from
+    /// where on to count they are not counted.
     pub(super) fn count_forking(&self, counting: Counting) {
         let before = self.counting();
         let store = |offset, value: bool| {
@@ -106,13 +106,12 @@ impl Kernel {
         store(offset_of!(Host, counts_forking), false);
         let long = |offset, value| self.host.long(0, offset).store(value, Ordering::Release);
         long(offset_of!(Host, total_forks_at), counting.total_forks_at);
-        let host = self.host.get(0);
-        let landed = host.forks_begun.wrapping_sub(host.forks_failed);
-        long(
-            offset_of!(Host, forks_landed),
-            landed.wrapping_sub(self.total()),
-        );
         long(offset_of!(Host, room_until), 0);
+        let Some(total) = self.total() else {
+            return;
+        };
+        let landed = self.host.get(0).all_landed(total);
+        long(offset_of!(Host, forks_landed), landed);
         store(offset_of!(Host, counts_forking), counting.counts);
     }
 
@@ -131,8 +130,16 @@ impl Kernel {
             return unjudged;
         }
         self.mend_to(unjudged.wrapping_sub(of(Some(Side::Ends))));
-        // One that began before it was counted has ended all the same. Ends first: what begins meanwhile is more.
-        let total = self.total();
+        self.mend_below_zero();
+        unjudged
+    }
+
+    /// One that began before it was counted has ended all the same.
+    pub(super) fn mend_below_zero(&self) {
+        let Some(total) = self.total().filter(|_| self.counting().counts) else {
+            return;
+        };
+        // Ends first: what begins meanwhile is more.
         let ended = self.host.get(0);
         let forking = Host {
             forks_begun: self.host.get(0).forks_begun,
@@ -142,7 +149,6 @@ impl Kernel {
         if forking < 0 {
             self.add_begun(forking.wrapping_neg());
         }
-        unjudged
     }
 
     /// Puts right what the kernel left out of the programs of an earlier load, now that ours act in their place.
@@ -185,6 +191,8 @@ impl Kernel {
 
 /// The program that counts forks that are done.
 pub(super) const LANDED: &str = "fork_storm_landed";
+/// The kernel's own count of forks that are done (kernel/fork.c).
+pub(super) const TOTAL_FORKS: &str = "total_forks";
 /// The program that says how many the kernel itself has counted.
 pub(super) const TOTAL: &str = "fork_storm_total";
 /// The program that counts forks that failed.

@@ -1,5 +1,7 @@
 //! The built-in policy, enforced, refuses nothing that real runtimes do as they come: what they do without Bulkhead, they do with it.
+//! And where a policy denies every action they start containers all the same.
 
+mod armed;
 mod docker;
 mod podman;
 mod systemd;
@@ -35,6 +37,11 @@ pub const SCENARIOS: &[&[Scenario]] = &[&[
         name: "default_policy::systemd_in_a_container_starts_as_without_and_no_other_unit_fails",
         needs: Needs::Runtimes,
         run: systemd::run,
+    },
+    Scenario {
+        name: "default_policy::docker_and_systemd_start_as_ever_where_every_action_is_denied",
+        needs: Needs::Runtimes,
+        run: armed::run,
     },
 ]];
 

@@ -6,7 +6,7 @@ use super::{Step, alike, podman::PODMAN};
 
 /// The host's own tree, of which nothing changes, with what the package systemd-sysv adds, and without what a container that runs
 /// systemd does not run as well.
-const MAKE: &str = "tree=/run/bulkhead-systemd; mkdir -p $tree/upper $tree/work $tree/root && \
+pub const MAKE: &str = "tree=/run/bulkhead-systemd; mkdir -p $tree/upper $tree/work $tree/root && \
     mount -t overlay -o lowerdir=/,upperdir=$tree/upper,workdir=$tree/work none $tree/root && \
     ln -sf /lib/systemd/systemd $tree/root/sbin/init && \
     for unit in containerd.service docker.service docker.socket podman.service podman.socket podman-restart.service \

@@ -30,6 +30,12 @@ const RULE: &str = "deny:
 const PARTS: &str = "deny:
   - socket: {families: [inet, inet6], types: [raw]}";
 
+/// mptcp is 262, of which the lower byte is tcp's number. Debian's 5.10 is built without.
+const MPTCP: (&str, i32, i32) = ("mptcp", libc::SOCK_STREAM, libc::IPPROTO_MPTCP);
+const UDPLITE: (&str, i32, i32) = ("udplite", libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE);
+const ALL_PARTS: &str = "deny:
+  - socket: {families: [inet], types: [raw], protocols: [icmp]}";
+
 fn probe(family: i32, rest: &str) -> String {
     format!("bulkhead-probe socket --family {family} {rest}")
 }
@@ -110,9 +116,48 @@ fn refused() -> Result<()> {
     ] {
         ensure!(may(us, &script)?, "the container may not: {script}");
     }
+    protocols(&policy, &daemon, us)?;
     drop(daemon);
     ensure!(may(us, &raw)?, "nobody is there, and it is refused");
     Ok(())
+}
+
+/// By its protocol a socket is refused in each family and type that has it, or in those alone that are named with it.
+fn protocols(policy: &Policy, daemon: &Daemon, us: Option<&Cgroup>) -> Result<()> {
+    let (inet, inet6) = (libc::AF_INET, libc::AF_INET6);
+    let (name, kind, number) = if release() < (5, 11) { UDPLITE } else { MPTCP };
+    let by_number = |family| probe(family, &format!("--kind {kind} --protocol {number}"));
+    let icmp = probe(inet, "--kind 3 --protocol 1");
+    let refuses = |rule: &str, these: &[String], others: &[String]| -> Result<()> {
+        policy.rewrite("enforce", rule, "reserve: {pids: 300}")?;
+        daemon.reload()?;
+        wait_for("the reload", std::time::Duration::from_secs(20), || {
+            let all = these.iter().map(|script| may(us, script));
+            Ok(!all.collect::<Result<Vec<_>>>()?.contains(&true))
+        })?;
+        for script in these {
+            ensure!(may(None, script)?, "the host may not: {script}");
+        }
+        for script in others {
+            ensure!(may(us, script)?, "the container may not: {script}");
+        }
+        Ok(())
+    };
+    let tcp = [probe(inet, "--protocol 6"), probe(inet, "--protocol 0")];
+    refuses(
+        &format!("deny: [{{socket: {{protocols: [{name}]}}}}]"),
+        &[by_number(inet), by_number(inet6)],
+        &[&tcp[..], std::slice::from_ref(&icmp)].concat(),
+    )?;
+    // Another protocol, another family and another type than those that are named together.
+    let beside = [
+        probe(inet, "--kind 3 --protocol 2"),
+        probe(inet, "--kind 3 --protocol 255"),
+        probe(inet6, "--kind 3 --protocol 58"),
+        probe(libc::AF_PACKET, "--kind 3 --protocol 1"),
+        by_number(inet),
+    ];
+    refuses(ALL_PARTS, &[icmp], &[&tcp[..], &beside].concat())
 }
 
 fn audited() -> Result<()> {
