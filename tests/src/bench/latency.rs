@@ -19,7 +19,7 @@ const CAP: u64 = 100;
 /// So often each is measured, one after the other.
 const TURNS: u32 = 5;
 
-/// Runs idle, with `pids.max` alone and with Bulkhead, and prints them side by side.
+/// Runs idle, with `pids.max` alone, with Bulkhead, and with that and a bound on processor time; prints them side by side.
 ///
 /// # Errors
 /// A measurement failed.
@@ -44,6 +44,7 @@ pub fn run(count: u32) -> Result<()> {
     drop(container);
     let policy = Policy::enforce(&format!("pids: {{max: {CAP}}}"))?;
     let (mut alone, mut guarded) = (Bombed::default(), Bombed::default());
+    let mut bounded = Bombed::default();
     // In turns: the machine that this machine runs on has other work too, now more and now less.
     for _ in 0..TURNS {
         {
@@ -53,9 +54,19 @@ pub fn run(count: u32) -> Result<()> {
         }
         let _daemon = Daemon::start(&policy, &[])?;
         guarded.add(&Cgroup::container()?, count / TURNS)?;
+        // A quarter of two processors. The least `cpu.weight` changes nothing here: it is weighed against what stands beside the container,
+        // and not against the host's.
+        let container = Cgroup::container()?;
+        container.write("cpu.max", "50000 100000")?;
+        bounded.add(&container, count / TURNS)?;
     }
     line("pids.max alone", &alone.turns, Some(alone.share));
     line("Bulkhead", &guarded.turns, Some(guarded.share));
+    line(
+        "Bulkhead, cpu.max 50 %",
+        &bounded.turns,
+        Some(bounded.share),
+    );
     Ok(())
 }
 

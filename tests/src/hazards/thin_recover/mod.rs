@@ -135,6 +135,7 @@ fn images() -> Result<()> {
     let to = ["--volume", "3", "--to-volume", device.trim(), "--yes"];
     ended(&lab.recover(&to)?, 1, "holds something")?;
     lab.succeed(&[&to[..], &["--overwrite"]].concat())?;
+    onto_empty(&lab, &image)?;
     // A loop device that somebody left over the pool's own data.
     lab.shell("ln -s $(losetup -f --show $P/data) $T/own")?;
     let own = lab.shell("readlink $T/own")?;
@@ -155,6 +156,35 @@ fn images() -> Result<()> {
     nothing_left()?;
     ensure!(before == lab.pool()?, "the pool was written to");
     Ok(())
+}
+
+/// A device that holds nothing needs no word more: nothing is what its first MiB is zeros of, to the last byte.
+fn onto_empty(lab: &Lab, image: &str) -> Result<()> {
+    lab.shell("truncate -s 128M $T/empty; ln -s $(losetup -f --show $T/empty) $T/new")?;
+    let device = lab.shell("readlink $T/new")?;
+    let to = ["--volume", "3", "--to-volume", device.trim(), "--yes"];
+    let mark = |at: u32| {
+        lab.shell(&format!(
+            "printf x | dd of=$(readlink $T/new) bs=1 seek={at} conv=fsync,notrunc status=none"
+        ))
+    };
+    mark((1 << 20) - 1)?;
+    ended(&lab.recover(&to)?, 1, "holds something")?;
+    lab.shell("blkdiscard -z $(readlink $T/new)")?;
+    // What stands behind that is written over, with zeros where the volume has none.
+    mark(1 << 20)?;
+    lab.succeed(&to)?;
+    lab.shell(&format!(
+        "losetup -d $(readlink $T/new); same $T/empty {image}"
+    ))?;
+    // One byte too small, as far as devices have bytes.
+    let short = lab.shell(&format!(
+        "truncate -s $(($(stat -c %s {image}) - 512)) $T/short; losetup -f --show $T/short"
+    ))?;
+    let to = ["--volume", "3", "--to-volume", short.trim(), "--yes"];
+    let refused = lab.recover(&to);
+    lab.shell(&format!("losetup -d {}", short.trim()))?;
+    ended(&refused?, 1, "and the volume has 134217728")
 }
 
 /// Damages block `$B` of a copy of the metadata, in its checksum.
