@@ -2,7 +2,6 @@
 
 use std::{
     borrow::Cow,
-    ffi::CStr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -11,13 +10,12 @@ use guard_common::{
     config::{Field, MISSING},
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
-
 use super::{
     btf::Btf,
     fold,
     functions::Functions,
     hooks::{self, Hook, Place},
+    kind::{How, Kind},
     load::{Kernel, LoadError},
     rungs::{self, Rung},
     self_test, sys,
@@ -81,108 +79,12 @@ pub struct Link {
     pub(super) program: OwnedFd,
 }
 
-/// How a program is attached.
-#[derive(Clone, Copy)]
-enum How<'r> {
-    Lsm(&'static str),
-    ModifyReturn(&'static str),
-    Entry(&'static str),
-    Exit(&'static str),
-    Tracepoint(&'static str),
-    RawTracepoint(&'static CStr),
-    Devices(BorrowedFd<'r>),
-    Settings(BorrowedFd<'r>),
-}
-
 impl Link {
     /// Runs that the kernel left out; see [`sys::misses`].
     #[must_use]
     pub fn misses(&self) -> u64 {
         sys::misses(self.program.as_fd()).unwrap_or_default()
     }
-}
-
-impl How<'_> {
-    fn kind(self, btf: &Btf) -> Result<Kind, LoadError> {
-        use bpf_attach_type as attach;
-        use bpf_prog_type as program;
-        let (name, program, attach, function) = match self {
-            Self::Lsm(function) => (
-                "lsm",
-                program::BPF_PROG_TYPE_LSM,
-                attach::BPF_LSM_MAC as u32,
-                Some(function),
-            ),
-            Self::ModifyReturn(function) => (
-                "fmod_ret",
-                program::BPF_PROG_TYPE_TRACING,
-                attach::BPF_MODIFY_RETURN as u32,
-                Some(function),
-            ),
-            Self::Entry(function) => (
-                "fentry",
-                program::BPF_PROG_TYPE_TRACING,
-                attach::BPF_TRACE_FENTRY as u32,
-                Some(function),
-            ),
-            Self::Exit(function) => (
-                "fexit",
-                program::BPF_PROG_TYPE_TRACING,
-                attach::BPF_TRACE_FEXIT as u32,
-                Some(function),
-            ),
-            Self::Tracepoint(function) => (
-                "tp_btf",
-                program::BPF_PROG_TYPE_TRACING,
-                attach::BPF_TRACE_RAW_TP as u32,
-                Some(function),
-            ),
-            Self::RawTracepoint(_) => (
-                "raw tracepoint",
-                program::BPF_PROG_TYPE_RAW_TRACEPOINT,
-                0,
-                None,
-            ),
-            Self::Devices(_) => (
-                "cgroup device",
-                program::BPF_PROG_TYPE_CGROUP_DEVICE,
-                attach::BPF_CGROUP_DEVICE as u32,
-                None,
-            ),
-            Self::Settings(_) => (
-                "cgroup sysctl",
-                program::BPF_PROG_TYPE_CGROUP_SYSCTL,
-                attach::BPF_CGROUP_SYSCTL as u32,
-                None,
-            ),
-        };
-        let id = |name| btf.function(name).ok_or(LoadError::NoFunction(name));
-        Ok(Kind {
-            name,
-            program,
-            attach,
-            function: function.map(id).transpose()?.unwrap_or_default(),
-        })
-    }
-}
-
-/// What kind of program one is loaded as.
-struct Kind {
-    name: &'static str,
-    program: bpf_prog_type,
-    attach: u32,
-    /// Number of the function that it is for, if it is for one.
-    function: u32,
-}
-
-impl Kind {
-    /// Attached to nothing: the daemon runs it.
-    const RUN: Self = Self {
-        name: "syscall",
-        program: bpf_prog_type::BPF_PROG_TYPE_SYSCALL,
-        attach: 0,
-        function: 0,
-    };
 }
 
 impl Kernel {

@@ -8,6 +8,7 @@ mod functions;
 pub mod hooks;
 mod image;
 pub mod install;
+mod kind;
 pub mod load;
 pub mod loops;
 pub mod mapper;
