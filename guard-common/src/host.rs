@@ -91,6 +91,9 @@ pub struct Host {
 }
 const _: () = assert!(size_of::<Host>() == 240 + 4 * USERS);
 
+/// The kernel's own count of forks that are done (kernel/fork.c).
+pub const TOTAL_FORKS: &str = "total_forks";
+
 /// What the daemon asks the kernel's own count of forks by: the context of the program that says it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use std::{
 use guard_common::{
     bpf::Object,
     config::{Field, MISSING},
+    host::TOTAL_FORKS,
 };
 
 use super::{
@@ -113,7 +114,7 @@ impl Kernel {
         let before = self.counting();
         if self.total.is_none() && before.counts && before.total_forks_at != 0 {
             // By a program they would be counted from now on, while the load that still acts begins to count them.
-            return Err(LoadError::NoVariable(under_way::TOTAL_FORKS));
+            return Err(LoadError::NoVariable(TOTAL_FORKS));
         }
         let total_forks_at = self.total.as_ref().map_or(0, |total| total.at);
         let landed = match &self.total {

@@ -135,7 +135,10 @@ pub fn run(
     }
     kernel.profiles.set(PROFILE_SELF_TEST, Plain(refusing), 0)?;
     kernel.enter(id, subject)?;
-    let landed = |kernel: &Kernel| (kernel.host.get(0).forks_landed, kernel.total());
+    let landed = |kernel: &Kernel| {
+        let own = kernel.host.get(0).forks_landed;
+        kernel.total().map(|total| own.wrapping_add(total))
+    };
     let before = landed(kernel);
     let tried = in_nested(kernel, &nested, subject, &id_of, trial);
     let refused = kernel.host.get(0);
@@ -143,7 +146,9 @@ pub fn run(
     if trial.actions.is_empty() {
         fork_in_vain();
     }
-    let ends = landed(kernel) != before && kernel.host.get(0).forks_failed != refused.forks_failed;
+    // What nobody says was not seen.
+    let done = (landed(kernel).zip(before)).is_some_and(|(now, before)| now != before);
+    let ends = done && kernel.host.get(0).forks_failed != refused.forks_failed;
     // Out of the table before the directory goes: its slot is never given to anyone.
     let removed = kernel.subjects.remove(&id);
     let counted = kernel.containers.get(slot as usize);

@@ -191,8 +191,6 @@ impl Kernel {
 
 /// The program that counts forks that are done.
 pub(super) const LANDED: &str = "fork_storm_landed";
-/// The kernel's own count of forks that are done (kernel/fork.c).
-pub(super) const TOTAL_FORKS: &str = "total_forks";
 /// The program that says how many the kernel itself has counted.
 pub(super) const TOTAL: &str = "fork_storm_total";
 /// The program that counts forks that failed.

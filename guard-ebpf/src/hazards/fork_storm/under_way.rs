@@ -10,7 +10,7 @@ use aya_ebpf::{
 use guard_common::{
     action::name,
     config::Field,
-    host::{Host, TotalForks},
+    host::{Host, TOTAL_FORKS, TotalForks},
     setup::CLONE_INTO_CGROUP,
 };
 
@@ -19,9 +19,6 @@ use crate::{
     kernel::{self, add},
     names, subject,
 };
-
-/// The kernel's own count of forks that are done (kernel/fork.c).
-const TOTAL_FORKS: &str = "total_forks";
 
 /// One more. Every fork of the host is counted: it will take a pid as well.
 #[inline(always)]

@@ -87,9 +87,9 @@ pub fn run() -> Result<()> {
     }
     let refused = mounts()?;
     let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    let words = ["permission denied", "Operation not permitted"];
     ensure!(
-        !refused.status.success() && said.to_lowercase().contains("permission denied")
-            || said.contains("Operation not permitted"),
+        !refused.status.success() && words.iter().any(|words| said.contains(words)),
         "what is started may mount: {refused:?}"
     );
     drop(daemon);
